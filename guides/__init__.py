@@ -1,0 +1,1 @@
+"""Pyro guides: one inference story per file."""

@@ -1,0 +1,45 @@
+"""What a segregation system must offer to be the first stage of SRI."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+import pyro
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor
+
+
+class Segregation(NamedTuple):
+    """A randomly ordered, independent slot posterior q(z^pi | x) and one draw from it.
+
+    Attributes:
+        means: Posterior means [B, K, D].
+        slots: One sample [B, K, D].
+    """
+
+    means: Tensor
+    slots: Tensor
+
+
+@contextmanager
+def auxiliary() -> Iterator[None]:
+    """Sites drawn inside belong to inference alone: no ELBO scores them."""
+    with ExitStack() as handlers:
+        handlers.enter_context(poutine.mask(mask=False))
+        handlers.enter_context(poutine.infer_config(config_fn=lambda site: {"is_auxiliary": True}))
+        yield
+
+
+class SegregationPair(PyroModule):
+    """A slot VAE as one module: `model` explains images by unordered slots, `guide` infers them.
+
+    Any slot VAE can be one whose guide offers `infer(images, num_slots) -> Segregation`, drawing inside the caller's
+    plate `scenes`, with a site for each draw.
+    """
+
+    @pyro.settings.context(module_local_params=True)
+    def __init__(self, model: PyroModule, guide: PyroModule, name: str = "segregation") -> None:
+        super().__init__(name)
+        self.model = model
+        self.guide = guide

@@ -1,0 +1,112 @@
+"""Segregate, relate, imagine: the guide of SRI (Emami et al. 2023, section 4)."""
+
+import pyro
+import torch
+from pyro.distributions import Delta, Independent
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from pyro_sri.distributions import diagonal_normal, sri_scale
+from pyro_sri.guides.segregation import SegregationPair, auxiliary
+from pyro_sri.matching import MATCHINGS, Matching, permute_slots, slot_distances
+from pyro_sri.models.scene import SceneModel
+from pyro_sri.nn import SceneEncoder, SlotPrior, SlotScales
+
+
+class SRIGuide(PyroModule):
+    r"""Infers the scene variable and the ordered slots in three stages.
+
+    1. Segregate: :math:`z^\pi \sim q(z^\pi \mid x)`, a randomly ordered, independent slot posterior with means
+       :math:`\mu^\pi`. What follows sees it detached: the segregation learns from its own objective alone.
+    2. Relate: :math:`s \sim q(s \mid z^\pi)` by permutation-invariant attention (equations 30, 31).
+    3. Imagine: roll the model's prior out from s, :math:`\hat z_k \sim p(z_k \mid \hat z_{<k}, s)` (equation 6); match
+       each imagined slot to a segregated one, which gives the order :math:`\pi`; and
+
+       .. math:: z_k \sim q(z_k \mid s, x) = \mathcal{N}(\mu^\pi_{\pi(k)}, \sigma_k(s, \mu^\pi_{\pi(<k)})^2)
+          \quad\text{(equation 7).}
+
+    Sites, in the plate `scenes`: those of the segregation (`segregation_seeds`, `attention_masks`, `segregated_slots`
+    for GENESIS-v2), `scene` [S], `imagined_slot_k` [D], `order` [K] (Delta of integers: position k of the sequence
+    holds segregated slot order[k]), `slot_k` [D]. All but `scene` and `slot_k` are auxiliary and not scored, so that
+    stock ELBOs are valid bounds; they never train the segregation, which `SRI_ELBO` does.
+
+    Args:
+        model: The scene model; the guide uses its slot prior for the rollout, without owning it.
+        segregation: The segregation pair.
+        num_layers: Number of relational attention blocks.
+        matching: "greedy" (in rollout order, on the device) or "hungarian" (optimal, on the host).
+        name: Root of the parameters' names in Pyro's store.
+    """
+
+    @pyro.settings.context(module_local_params=True)
+    def __init__(
+        self,
+        model: SceneModel,
+        segregation: SegregationPair,
+        *,
+        num_layers: int = 3,
+        matching: Matching = "greedy",
+        name: str = "sri_guide",
+    ) -> None:
+        super().__init__(name)
+        prior = model.slot_prior
+        slot_size, scene_size = prior.loc.out_features, len(model.scene_loc)
+        self.num_slots = model.num_slots
+        self.matching = matching
+        self._linked = (prior,)  # a tuple hides it from module registration: the model owns it
+        self.segregation = segregation
+        self.scene_encoder = SceneEncoder(slot_size, scene_size, num_layers)
+        self.slot_scales = SlotScales(slot_size, scene_size)
+
+    @property
+    def slot_prior(self) -> SlotPrior:
+        """The scene model's p(z_k | z_<k, s)."""
+        return self._linked[0]
+
+    def scene_dist(self, slots: Tensor) -> Independent:
+        """q(s | z^pi): slots [B, K, D] -> a distribution over [B, S]."""
+        loc, raw_scale = self.scene_encoder(slots)
+        return diagonal_normal(loc, sri_scale(raw_scale))
+
+    def imagine(self, scene: Tensor, num_slots: int) -> Tensor:
+        """Rolls the prior out from the scene [B, S]; draws `imagined_slot_k`, returns their prior means [B, K, D]."""
+        inputs, state = self.slot_prior.start(scene)
+        means = []
+        for k in range(num_slots):
+            loc, raw_scale, state = self.slot_prior.step(inputs, state)  # [B, D]
+            inputs = pyro.sample(f"imagined_slot_{k}", diagonal_normal(loc, sri_scale(raw_scale)))
+            means.append(loc)
+        return torch.stack(means, 1)
+
+    def forward(
+        self,
+        images: Tensor,
+        num_scenes: int | None = None,
+        *,
+        num_slots: int | None = None,
+        temperature: float = 1.0,
+    ) -> None:
+        """The inference story.
+
+        Args:
+            images: [B, 3, H, W] in [0, 1].
+            num_scenes: Not used: the images say how many.
+            num_slots: Number of slots, K if None.
+            temperature: Not used: a posterior has none. Both stand here because a guide takes its model's arguments.
+        """
+        num_slots = num_slots or self.num_slots
+        with pyro.plate("scenes", len(images)):
+            with auxiliary():
+                segregated = self.segregation.guide.infer(images, num_slots)
+            means = segregated.means.detach()
+
+            scene = pyro.sample("scene", self.scene_dist(segregated.slots.detach()))
+
+            with auxiliary():
+                imagined_means = self.imagine(scene, num_slots)
+                cost = slot_distances(imagined_means, means)  # [B, K, K]
+                order = pyro.sample("order", Delta(MATCHINGS[self.matching](cost), event_dim=1))  # [B, K]
+            means = permute_slots(means, order)
+            scales = sri_scale(self.slot_scales(scene, means))  # [B, K, D]
+            for k in range(num_slots):
+                pyro.sample(f"slot_{k}", diagonal_normal(means[:, k], scales[:, k]))

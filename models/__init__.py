@@ -1,0 +1,1 @@
+"""Pyro models: one generative story per file."""

@@ -1,0 +1,92 @@
+"""The hierarchical autoregressive slot VAE of SRI (Emami et al. 2023, section 3)."""
+
+import pyro
+import torch
+from pyro.distributions import Independent
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from pyro_sri.distributions import ImageLikelihood, diagonal_normal, sri_scale
+from pyro_sri.models.image import batch_size, sample_image
+from pyro_sri.nn import SlotDecoder, SlotPrior
+
+
+class SceneModel(PyroModule):
+    r"""A scene variable, an ordered sequence of slots, and an image.
+
+    .. math::
+        s &\sim \mathcal{N}(0, I) \\
+        z_k &\sim p(z_k \mid z_{<k}, s) = \mathcal{N}(\mu_k, \sigma_k^2), \quad
+            (\mu_k, \sigma_k) = \mathrm{LSTM}(s, z_{<k}), \quad k = 1 .. K \\
+        x &\sim p(x \mid z_{1:K})
+
+    (equations 1 to 4). Each slot is decoded on its own into a colour image and a mask; the masks compete by a softmax.
+
+    Sites, in the plate `scenes` over images: `scene` [S], `slot_0` .. `slot_{K-1}` [D], `image` [3, H, W];
+    deterministic `slot_rgb` [K, 3, H, W], `slot_masks` [K, 1, H, W], `reconstruction` [3, H, W].
+
+    Args:
+        image_size: Image side H = W, a multiple of 16.
+        num_slots: K.
+        slot_size: D, a multiple of 8.
+        scene_size: S.
+        likelihood: p(x | z).
+        name: Root of the parameters' names in Pyro's store.
+    """
+
+    scene_loc: Tensor
+    scene_scale: Tensor
+
+    @pyro.settings.context(module_local_params=True)
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        num_slots: int,
+        slot_size: int = 64,
+        scene_size: int = 128,
+        likelihood: ImageLikelihood = ImageLikelihood(),
+        name: str = "scene_model",
+    ) -> None:
+        super().__init__(name)
+        self.num_slots = num_slots
+        self.likelihood = likelihood
+        self.slot_prior = SlotPrior(slot_size, scene_size)
+        self.decoder = SlotDecoder(image_size, slot_size)
+        self.register_buffer("scene_loc", torch.zeros(scene_size), persistent=False)
+        self.register_buffer("scene_scale", torch.ones(scene_size), persistent=False)
+
+    def scene_dist(self, num_scenes: int, temperature: float = 1.0) -> Independent:
+        """p(s) = Normal(0, T^2 I), [B, S]."""
+        shape = (num_scenes, -1)
+        return diagonal_normal(self.scene_loc.expand(shape), temperature * self.scene_scale.expand(shape))
+
+    def forward(
+        self,
+        images: Tensor | None = None,
+        num_scenes: int | None = None,
+        *,
+        num_slots: int | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """The generative story.
+
+        Args:
+            images: Observed images [B, 3, H, W] in [0, 1]; None to sample them.
+            num_scenes: Number of scenes to sample when there are no images.
+            num_slots: Number of slots, K if None; any number works.
+            temperature: Factor T on every prior standard deviation.
+
+        Returns:
+            Images [B, 3, H, W].
+        """
+        num_scenes = batch_size(images, num_scenes)
+        with pyro.plate("scenes", num_scenes):
+            scene = pyro.sample("scene", self.scene_dist(num_scenes, temperature))  # [B, S]
+            inputs, state = self.slot_prior.start(scene)
+            slots = []
+            for k in range(num_slots or self.num_slots):
+                loc, raw_scale, state = self.slot_prior.step(inputs, state)  # [B, D]
+                inputs = pyro.sample(f"slot_{k}", diagonal_normal(loc, temperature * sri_scale(raw_scale)))
+                slots.append(inputs)
+            return sample_image(self.likelihood, self.decoder(torch.stack(slots, 1)), images)

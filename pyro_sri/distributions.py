@@ -1,0 +1,216 @@
+"""Image likelihoods as distributions, and the maps from raw network outputs to standard deviations.
+
+Three maps are in use in the published systems; each is named after the place where it is used.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pyro.distributions import Independent, Normal
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+SOFTPLUS_CEILING = 80.0  # above it exp overflows in float32, and a variance of 80 is never meant
+VARIANCE_FLOOR = 1e-5
+GENESIS_POSTERIOR_SHIFT, GENESIS_POSTERIOR_FLOOR = 0.5, 1e-8
+GENESIS_PRIOR_SHIFT, GENESIS_PRIOR_FLOOR = 4.0, 1e-4
+
+
+def sri_scale(raw: Tensor) -> Tensor:
+    """Standard deviation sqrt(ln(1 + exp(min(raw, 80))) + 1e-5): the softplus is the variance (SRI, EMORL)."""
+    return (F.softplus(raw.clamp(max=SOFTPLUS_CEILING)) + VARIANCE_FLOOR).sqrt()
+
+
+def genesis_posterior_scale(raw: Tensor) -> Tensor:
+    """Standard deviation softplus(raw + 0.5) + 1e-8 of the posteriors of GENESIS and GENESIS-v2."""
+    return F.softplus(raw + GENESIS_POSTERIOR_SHIFT) + GENESIS_POSTERIOR_FLOOR
+
+
+def genesis_prior_scale(raw: Tensor) -> Tensor:
+    """Standard deviation sigmoid(raw + 4) + 1e-4 of the learned priors of GENESIS and GENESIS-v2."""
+    return torch.sigmoid(raw + GENESIS_PRIOR_SHIFT) + GENESIS_PRIOR_FLOOR
+
+
+def diagonal_normal(loc: Tensor, scale: Tensor, event_dim: int = 1) -> Independent:
+    """Normal(loc, diag(scale^2)) over the last `event_dim` dimensions."""
+    return Normal(loc, scale).to_event(event_dim)
+
+
+def reconstruct(rgb: Tensor, log_masks: Tensor) -> Tensor:
+    """The mask-weighted mean sum_k m_k rgb_k: [.., K, 3, H, W] and [.., K, 1, H, W] -> [.., 3, H, W]."""
+    return (log_masks.exp() * rgb).sum(-4)
+
+
+class _SlotImageDistribution(TorchDistribution):
+    """What the two likelihoods share: slots' colours and masks, one standard deviation, images as events."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        "rgb": constraints.independent(constraints.real, 4),
+        "log_masks": constraints.independent(constraints.less_than(1e-4), 4),
+        "scale": constraints.positive,
+    }
+    support = constraints.independent(constraints.real, 3)
+    has_rsample = False
+
+    def __init__(
+        self,
+        rgb: Tensor,
+        log_masks: Tensor,
+        scale: Tensor | float,
+        *,
+        normalised: bool = True,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.rgb = rgb
+        self.log_masks = log_masks
+        self.scale = torch.as_tensor(scale, dtype=rgb.dtype, device=rgb.device)
+        self.normalised = normalised
+        batch_shape, event_shape = rgb.shape[:-4], rgb.shape[-3:]
+        super().__init__(batch_shape, event_shape, validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """sum_k m_k rgb_k, [.., 3, H, W]."""
+        return reconstruct(self.rgb, self.log_masks)
+
+    @property
+    def log_normaliser(self) -> float:
+        """Nats per image that an unnormalised density leaves out: 3HW * 0.5 ln(2 pi), or 0."""
+        return 0.0 if self.normalised else math.prod(self.event_shape) * HALF_LOG_2PI
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "_SlotImageDistribution":
+        """The same distribution over a larger batch."""
+        return type(self)(
+            self.rgb.expand(*batch_shape, *self.rgb.shape[-4:]),
+            self.log_masks.expand(*batch_shape, *self.log_masks.shape[-4:]),
+            self.scale,
+            normalised=self.normalised,
+            validate_args=False,
+        )
+
+    def _log_density_constant(self) -> Tensor:
+        return -self.scale.log() - (HALF_LOG_2PI if self.normalised else 0.0)
+
+
+class GaussianImage(_SlotImageDistribution):
+    r"""Gaussian image likelihood (Emami et al. 2023, equation 3).
+
+    .. math:: p(x \mid z) = \mathcal{N}\big(x;\ \textstyle\sum_k m_k \mu_k,\ \sigma^2\big)
+
+    Args:
+        rgb: Slot colours mu [.., K, 3, H, W].
+        log_masks: Log mask probabilities [.., K, 1, H, W], normalised over K.
+        scale: The pixel standard deviation sigma.
+        normalised: False drops 0.5 ln(2 pi) per value, as EMORL's published objective does.
+    """
+
+    @property
+    def variance(self) -> Tensor:
+        """sigma^2 everywhere, [.., 3, H, W]."""
+        return self.scale.square().expand(self.shape())
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Images [.., 3, H, W] -> nats per image [..]."""
+        if self._validate_args:
+            self._validate_sample(value)
+        residual = (value - self.mean) / self.scale
+        constant = self._log_density_constant() * math.prod(self.event_shape)
+        return constant - 0.5 * residual.square().sum((-3, -2, -1))
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """Images sample_shape + [.., 3, H, W]; not clipped to [0, 1]."""
+        with torch.no_grad():
+            return torch.normal(self.mean.expand(self.shape(sample_shape)), self.scale)
+
+
+class MixtureImage(_SlotImageDistribution):
+    r"""Mixture-of-Gaussians image likelihood (Emami et al. 2023, equation 4).
+
+    .. math:: p(x \mid z) = \prod_i \sum_k m_{ik}\, \mathcal{N}(x_i;\ \mu_{ik},\ \sigma^2)
+
+    With `mixture="channel"`, i runs over pixels and colour channels, as in every published implementation and number;
+    with `mixture="pixel"` over pixels, as the equation reads: a pixel's three channels share one component.
+
+    Args:
+        rgb: Slot colours mu [.., K, 3, H, W].
+        log_masks: Log mask probabilities [.., K, 1, H, W], normalised over K.
+        scale: The pixel standard deviation sigma.
+        mixture: What one mixture is over.
+        normalised: False drops 0.5 ln(2 pi) per value.
+    """
+
+    def __init__(
+        self,
+        rgb: Tensor,
+        log_masks: Tensor,
+        scale: Tensor | float,
+        *,
+        mixture: Literal["channel", "pixel"] = "channel",
+        normalised: bool = True,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.mixture = mixture
+        super().__init__(rgb, log_masks, scale, normalised=normalised, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "MixtureImage":
+        """The same distribution over a larger batch."""
+        expanded = super().expand(batch_shape)
+        assert isinstance(expanded, MixtureImage)
+        expanded.mixture = self.mixture
+        return expanded
+
+    @property
+    def variance(self) -> Tensor:
+        """sigma^2 plus the spread of the slots' colours, [.., 3, H, W]."""
+        spread = (self.log_masks.exp() * (self.rgb - self.mean.unsqueeze(-4)).square()).sum(-4)
+        return self.scale.square() + spread
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Images [.., 3, H, W] -> nats per image [..]."""
+        if self._validate_args:
+            self._validate_sample(value)
+        log_density = -0.5 * ((value.unsqueeze(-4) - self.rgb) / self.scale).square()  # [.., K, 3, H, W]
+        if self.mixture == "pixel":
+            log_density = log_density.sum(-3, keepdim=True)  # [.., K, 1, H, W]
+        constant = self._log_density_constant() * math.prod(self.event_shape)
+        return constant + (self.log_masks + log_density).logsumexp(-4).sum((-3, -2, -1))
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """Images sample_shape + [.., 3, H, W]; not clipped to [0, 1]."""
+        with torch.no_grad():
+            channels = 3 if self.mixture == "channel" else 1
+            logits = self.log_masks.expand(*self.log_masks.shape[:-3], channels, *self.log_masks.shape[-2:])
+            logits = logits.movedim(-4, -1)  # [.., channels, H, W, K]
+            slots = torch.distributions.Categorical(logits=logits, validate_args=False).sample(sample_shape)
+            slots = slots.expand(self.shape(sample_shape)).unsqueeze(-4)  # [.., 1, 3, H, W]
+            rgb = self.rgb.expand(*sample_shape, *self.rgb.shape).gather(-4, slots).squeeze(-4)
+            return torch.normal(rgb, self.scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLikelihood:
+    """Which p(x | z) a model uses.
+
+    Attributes:
+        kind: "mog" (MixtureImage) or "gaussian" (GaussianImage).
+        pixel_std: sigma, positive.
+        normalised: Whether densities keep their 0.5 ln(2 pi) per value.
+        mixture: What one mixture is over ("mog" only).
+    """
+
+    kind: Literal["mog", "gaussian"] = "mog"
+    pixel_std: float = 0.7
+    normalised: bool = True
+    mixture: Literal["channel", "pixel"] = "channel"
+
+    def __call__(self, rgb: Tensor, log_masks: Tensor) -> GaussianImage | MixtureImage:
+        """The distribution of images given slot colours [.., K, 3, H, W] and log masks [.., K, 1, H, W]."""
+        if self.kind == "gaussian":
+            return GaussianImage(rgb, log_masks, self.pixel_std, normalised=self.normalised)
+        return MixtureImage(rgb, log_masks, self.pixel_std, normalised=self.normalised, mixture=self.mixture)

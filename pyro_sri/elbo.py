@@ -1,0 +1,157 @@
+"""The objective of SRI: named terms read off the traces of model and guide, weighed by GECO."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.distributions import kl_divergence
+
+from pyro_sri.geco import GECO
+
+Terms = dict[str, Tensor]
+
+TERMS = ("segregation_nll", "segregation_kl", "nll", "kl_scene", "kl_slots", "kl_cross")
+
+
+class _Substitute(Messenger):
+    """Gives the sites of a model the values that the guide drew.
+
+    Unlike `poutine.replay` it also takes values that an enclosing handler fixed in the guide, and it marks the sites
+    as settled, so that the same handler leaves them alone in the model.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.trace and not poutine.util.site_is_subsample(msg):
+            msg["value"] = self.trace.nodes[msg["name"]]["value"]
+            msg["is_observed"] = msg["done"] = True
+
+
+def run_against(model: Callable[..., Any], guide_trace: Trace, *args: Any, **kwargs: Any) -> Trace:
+    """The trace of a model whose latent sites take the guide's values."""
+    with poutine.trace() as recorder, _Substitute(guide_trace):
+        model(*args, **kwargs)
+    return recorder.trace
+
+
+def _log_prob(trace: Trace, name: str) -> Tensor:
+    """Nats per image of a site at its value, whether the site is masked or not: [B]."""
+    site = trace.nodes[name]
+    return site["fn"].log_prob(site["value"])
+
+
+def _kl(posterior: Trace, name: str, prior: Trace, prior_name: str | None = None) -> Tensor:
+    """Analytic KL between the distributions of two sites: [B]."""
+    return kl_divergence(posterior.nodes[name]["fn"], prior.nodes[prior_name or name]["fn"])
+
+
+class SRI_ELBO(Trace_ELBO, nn.Module):
+    r"""The objective of SRI (Emami et al. 2023, equations 8 to 12).
+
+    .. math::
+        L &= L_{seg} + L_{SRI} \\
+        L_{seg} &= -\log p(x \mid z^\pi) + \log q(z^\pi \mid x) - \log p(z^\pi) \\
+        L_{SRI} &= -\log p(x \mid z) + KL_{scene} + KL_{slots} + KL_{cross} \\
+        KL_{scene} &= KL( q(s \mid x) \,\|\, N(0, I) ) \\
+        KL_{slots} &= \textstyle\sum_k KL( q(z_k \mid s, x) \,\|\, p(z_k \mid z_{<k}, s) ) \\
+        KL_{cross} &= \textstyle\sum_k KL( q(z_k \mid s, x) \,\|\, p(z_k \mid \hat z_{<k}, s) )
+
+    one sample per image, averaged over the batch; the segregation's KL is Monte Carlo (as in GENESIS-v2), the others
+    are analytic. With GECO each of the two lines is NLL + beta KL (or EMORL's form) with its own controller, whose
+    state lives in buffers: `ELBOModule`s save, move and switch it. The controllers move in training mode with
+    gradients on, after the loss of the step was formed; `SVI.evaluate_loss` never moves them.
+
+    Guides without a `segregation` attribute or imagined slots have zeros for those terms. Usable with `pyro.infer.SVI`
+    and as `SRI_ELBO()(model, guide)`. Nothing here waits for the device.
+
+    Example::
+
+        svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-4}), SRI_ELBO())
+        svi.step(images)
+
+    Args:
+        geco: Controller of L_SRI; None weighs every term by 1.
+        segregation_geco: Controller of L_seg; None weighs both terms by 1.
+    """
+
+    def __init__(self, *, geco: GECO | None = None, segregation_geco: GECO | None = None) -> None:
+        nn.Module.__init__(self)  # first: a plain super().__init__() never reaches it
+        Trace_ELBO.__init__(self)
+        self.geco = geco
+        self.segregation_geco = segregation_geco
+
+    def terms(self, model: Any, guide: Any, images: Tensor, **kwargs: Any) -> Terms:
+        """The terms of the objective.
+
+        Works under enclosing handlers, such as `with poutine.condition(data=...)`.
+
+        Args:
+            model: A model with sites `scene`, `slot_k`, `image`.
+            guide: Its guide.
+            images: [B, 3, H, W] in [0, 1].
+            **kwargs: Passed on to model and guide.
+
+        Returns:
+            `segregation_nll`, `segregation_kl`, `nll`, `kl_scene`, `kl_slots`, `kl_cross`: each [B], in nats.
+        """
+        guide_trace = poutine.trace(guide).get_trace(images, **kwargs)
+        model_trace = run_against(model, guide_trace, images, **kwargs)
+        zeros = torch.zeros_like(images[:, 0, 0, 0])
+        slots = [name for name in guide_trace.nodes if name.startswith("slot_")]
+        imagined = [(name, f"imagined_{name}") for name in slots if f"imagined_{name}" in guide_trace]
+        terms = dict.fromkeys(TERMS, zeros)
+        if hasattr(guide, "segregation"):
+            terms.update(self._segregation_terms(guide.segregation.model, guide_trace, images, **kwargs))
+        terms["nll"] = -_log_prob(model_trace, "image")
+        if "scene" in guide_trace:
+            terms["kl_scene"] = _kl(guide_trace, "scene", model_trace)
+        terms["kl_slots"] = sum((_kl(guide_trace, name, model_trace) for name in slots), zeros)
+        terms["kl_cross"] = sum((_kl(guide_trace, name, guide_trace, prior) for name, prior in imagined), zeros)
+        return terms
+
+    def _segregation_terms(self, model: Any, guide_trace: Trace, images: Tensor, **kwargs: Any) -> Terms:
+        """NLL and Monte Carlo KL of the segregation pair; the guide's own sites are masked, their densities are not."""
+        model_trace = run_against(model, guide_trace, images, **kwargs)
+        latents = [
+            name
+            for name, site in model_trace.nodes.items()
+            if site["type"] == "sample" and name in guide_trace and not poutine.util.site_is_subsample(site)
+        ]
+        kl = sum(_log_prob(guide_trace, name) - _log_prob(model_trace, name) for name in latents)
+        return {"segregation_nll": -_log_prob(model_trace, "image"), "segregation_kl": kl}
+
+    def objective(self, terms: Terms) -> Tensor:
+        """Weighs the terms' batch means into one loss (nats per image) and, when training, moves GECO."""
+        mean = {name: term.mean() for name, term in terms.items()}
+        parts = (
+            (self.segregation_geco, mean["segregation_nll"], mean["segregation_kl"]),
+            (self.geco, mean["nll"], mean["kl_scene"] + mean["kl_slots"] + mean["kl_cross"]),
+        )
+        loss = torch.zeros_like(mean["nll"])
+        for geco, nll, kl in parts:
+            loss = loss + (nll + kl if geco is None else geco(nll, kl))
+            if geco is not None and self.training and torch.is_grad_enabled():
+                geco.update(nll)
+        return loss
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss as a scalar tensor, in nats per image: what an `ELBOModule` returns."""
+        return self.objective(self.terms(model, guide, *args, **kwargs))
+
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """The loss as a number: what `SVI.evaluate_loss` returns."""
+        return self.differentiable_loss(model, guide, *args, **kwargs).item()
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """The loss as a number, with gradients left in the parameters: what `SVI.step` calls."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        loss.backward()
+        return loss.item()

@@ -1,0 +1,67 @@
+"""Matching imagined slots to segregated slots (Emami et al. 2023, section 4)."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+Matching = Literal["greedy", "hungarian"]
+
+
+@torch.no_grad()
+def slot_distances(imagined: Tensor, segregated: Tensor) -> Tensor:
+    """Euclidean distances between slots.
+
+    Args:
+        imagined: Means of the imagined slots [B, K, D].
+        segregated: Means of the segregated slots [B, K, D].
+
+    Returns:
+        Cost [B, K, K]: entry [b, k, j] is the distance from imagined slot k to segregated slot j. No gradient.
+    """
+    return torch.linalg.vector_norm(imagined[:, :, None] - segregated[:, None], dim=-1)
+
+
+@torch.no_grad()
+def greedy_matching(cost: Tensor) -> Tensor:
+    """Gives each imagined slot, in order, the cheapest segregated slot that is still free.
+
+    Batched, on the cost's device, without host synchronisation; ties go to the lowest index.
+
+    Args:
+        cost: [B, K, K].
+
+    Returns:
+        Order [B, K] of integers: position k takes segregated slot order[:, k].
+    """
+    cost = cost.clone()
+    order = []
+    for k in range(cost.shape[1]):
+        chosen = cost[:, k].argmin(1)  # [B]
+        order.append(chosen)
+        cost.scatter_(2, chosen[:, None, None].expand(-1, cost.shape[1], 1), torch.inf)
+    return torch.stack(order, 1)
+
+
+@torch.no_grad()
+def hungarian_matching(cost: Tensor) -> Tensor:
+    """The assignment of least total cost (Kuhn 1955), by SciPy on the host.
+
+    Args:
+        cost: [B, K, K].
+
+    Returns:
+        Order [B, K] of integers: position k takes segregated slot order[:, k].
+    """
+    columns = [torch.from_numpy(linear_sum_assignment(c)[1]) for c in cost.cpu().numpy()]
+    return torch.stack(columns).to(cost.device)
+
+
+MATCHINGS: dict[Matching, Callable[[Tensor], Tensor]] = {"greedy": greedy_matching, "hungarian": hungarian_matching}
+
+
+def permute_slots(slots: Tensor, order: Tensor) -> Tensor:
+    """Slots [B, K, D] in a new order [B, K]: position k holds slots[:, order[:, k]]."""
+    return slots.gather(1, order[..., None].expand_as(slots))

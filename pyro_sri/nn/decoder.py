@@ -1,0 +1,55 @@
+"""The spatial broadcast decoder with transposed convolutions (Watters et al. 2019; Engelcke et al. 2021)."""
+
+import itertools
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from pyro_sri.nn.coordinates import SpatialBroadcast
+from pyro_sri.nn.unet import NUM_GROUPS
+
+UPSAMPLING = 16  # four transposed convolutions of stride 2
+
+
+class SlotImages(NamedTuple):
+    """What the slots look like.
+
+    Attributes:
+        rgb: Colour of each slot [B, K, 3, H, W] in [0, 1].
+        log_masks: Log mask probabilities [B, K, 1, H, W], normalised over K.
+    """
+
+    rgb: Tensor
+    log_masks: Tensor
+
+
+class SlotDecoder(nn.Module):
+    """Decodes every slot on its own into colour and mask logit; masks are the softmax over slots.
+
+    Args:
+        image_size: Image side, a multiple of 16.
+        slot_size: D, a multiple of 8.
+
+    Raises:
+        ValueError: On an image size that is not a multiple of 16.
+    """
+
+    def __init__(self, image_size: int, slot_size: int) -> None:
+        super().__init__()
+        if image_size % UPSAMPLING:
+            raise ValueError(f"image size {image_size} does not fit the decoder: it takes multiples of {UPSAMPLING}")
+        narrow = min(slot_size, 64)
+        layers: list[nn.Module] = [SpatialBroadcast(image_size // UPSAMPLING)]
+        widths = [slot_size + 2, slot_size, slot_size, narrow, narrow]
+        for in_channels, out_channels in itertools.pairwise(widths):
+            layers += [
+                nn.ConvTranspose2d(in_channels, out_channels, 5, stride=2, padding=2, output_padding=1),
+                nn.GroupNorm(NUM_GROUPS, out_channels),
+                nn.ReLU(inplace=True),
+            ]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(narrow, 4, 1))
+
+    def forward(self, slots: Tensor) -> SlotImages:
+        """Slots [B, K, D] -> their images."""
+        decoded = self.layers(slots.flatten(0, 1)).unflatten(0, slots.shape[:2])  # [B, K, 4, H, W]
+        return SlotImages(decoded[:, :, :3].sigmoid(), decoded[:, :, 3:].log_softmax(dim=1))

@@ -1,0 +1,49 @@
+"""From an unordered set of slots to the scene variable (Emami et al. 2023, equations 30 and 31)."""
+
+import torch
+from torch import Tensor, nn
+
+
+class RelationalAttention(nn.Module):
+    """A residual self-attention block whose values are relations between slots; permutation equivariant.
+
+        a_ij = softmax_j( q(x_i) . k(x_j) / sqrt(D) ),   v_ij = MLP_v([x_i, x_i - x_j])
+        x_i <- x_i + MLP( LayerNorm( x_i + sum_j a_ij v_ij ) )
+
+    No positional encoding; every weight is shared over slots.
+    """
+
+    def __init__(self, slot_size: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(slot_size, slot_size, bias=False)
+        self.key = nn.Linear(slot_size, slot_size, bias=False)
+        self.relation = nn.Sequential(nn.Linear(2 * slot_size, slot_size), nn.GELU(), nn.Linear(slot_size, slot_size))
+        self.norm = nn.LayerNorm(slot_size)
+        self.mlp = nn.Sequential(nn.Linear(slot_size, slot_size), nn.GELU(), nn.Linear(slot_size, slot_size))
+
+    def forward(self, slots: Tensor) -> Tensor:
+        """[B, K, D] -> [B, K, D]."""
+        scores = self.query(slots) * slots.shape[-1] ** -0.5 @ self.key(slots).mT  # [B, K, K]
+        own = slots[:, :, None].expand(-1, -1, slots.shape[1], -1)  # [B, K, K, D]
+        values = self.relation(torch.cat([own, own - slots[:, None]], dim=-1))  # [B, K, K, D]
+        messages = (scores.softmax(-1)[..., None] * values).sum(2)  # [B, K, D]
+        return slots + self.mlp(self.norm(slots + messages))
+
+
+class SceneEncoder(nn.Module):
+    """Set embedding of the slots: relational attention, sum pooling (Zaheer et al. 2017), two heads.
+
+    Permutation invariant.
+    """
+
+    def __init__(self, slot_size: int, scene_size: int, num_layers: int = 3) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(RelationalAttention(slot_size) for _ in range(num_layers)))
+        self.projection = nn.Sequential(nn.Linear(slot_size, scene_size), nn.GELU())
+        self.loc = nn.Linear(scene_size, scene_size)
+        self.raw_scale = nn.Linear(scene_size, scene_size)
+
+    def forward(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Slots [B, K, D] -> mean and raw scale of the scene variable, each [B, S]."""
+        scene = self.projection(self.blocks(slots).sum(1))
+        return self.loc(scene), self.raw_scale(scene)

@@ -1,0 +1,138 @@
+"""Instance colouring stick-breaking: attention masks from a clustering of pixel embeddings (Engelcke et al. 2021)."""
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pyro_sri.nn.coordinates import PixelCoordinates
+
+Kernel = Literal["gaussian", "laplacian", "epanechnikov"]
+
+COLOUR_DIM = 8
+ALPHA_RANGE = (0.01, 0.99)  # no step of the stick may take nothing or all: the logarithms stay finite
+DISTANCE_RANGE = (1e-10, 1e10)  # keeps the gradient of the square root finite at the seed pixel
+
+
+def straight_through_clamp(x: Tensor, low: float, high: float) -> Tensor:
+    """Clamps the value and passes the gradient on unchanged."""
+    return x + (x.clamp(low, high) - x).detach()
+
+
+class ColourHead(nn.Module):
+    """Pixel embeddings ("instance colours"), semi-convolutional (Novotny et al. 2018) if asked.
+
+    A semi-convolutional embedding adds the pixel's coordinates to the last two channels; the learned gate in front of
+    the convolution starts at `gate_init` (0: the first masks are circles around their seeds).
+    """
+
+    def __init__(self, features: int, image_size: int, semiconv: bool = True, gate_init: float = 0.0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(features, COLOUR_DIM, 1)
+        self.semiconv = semiconv
+        if semiconv:
+            self.gate = nn.Parameter(torch.tensor(gate_init))
+            self.coordinates = PixelCoordinates(image_size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features [B, F, H, W] -> colours [B, 8, H, W]."""
+        colours = self.conv(features)
+        if not self.semiconv:
+            return colours
+        offset = torch.cat([torch.zeros_like(colours[:1, :-2]), self.coordinates.grid[None]], dim=1)  # [1, 8, H, W]
+        return self.gate * colours + offset
+
+
+class Clustering(NamedTuple):
+    """What the stick-breaking returns.
+
+    Attributes:
+        log_masks: Log attention masks [B, K, 1, H, W]; the masks sum to 1 over K.
+        log_scopes: Log of what is left to explain before each step [B, K, 1, H, W].
+        seeds: Seed colours of the first K - 1 steps [B, K - 1, 8].
+        seed_index: Their pixels, row-major [B, K - 1].
+    """
+
+    log_masks: Tensor
+    log_scopes: Tensor
+    seeds: Tensor
+    seed_index: Tensor
+
+
+class StickBreaking(nn.Module):
+    """Clusters pixels by colour, one random seed at a time; the last mask takes the rest.
+
+    In step k the seed is the pixel where uniform noise times the remaining scope is largest; a kernel of the distance
+    to the seed's colour says which share alpha of the scope mask k takes:
+
+        m_k = s_k alpha_k,   s_{k+1} = s_k (1 - alpha_k),   m_{K-1} = s_{K-1}
+
+    Args:
+        features: Input channels F.
+        image_size: Image side.
+        num_slots: K for which the kernel's initial width is chosen, so that a pixel at unit distance goes to the
+            first mask with probability 1/K or so.
+        kernel: exp(-d^2/s), exp(-d/s) or max(0, 1 - d^2/s), s = exp(log_sigma) learned.
+        semiconv: Semi-convolutional colours.
+        gate_init: Start of the colour head's gate.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        image_size: int,
+        num_slots: int,
+        kernel: Kernel = "gaussian",
+        semiconv: bool = True,
+        gate_init: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.colour_head = ColourHead(features, image_size, semiconv, gate_init)
+        width = {
+            "gaussian": 1 / (num_slots * math.log(2)),
+            "laplacian": 1 / (math.sqrt(num_slots) * math.log(2)),
+            "epanechnikov": 2 / num_slots,
+        }[kernel]
+        self.log_sigma = nn.Parameter(torch.tensor(width).log())
+
+    def alpha(self, colours: Tensor, seed: Tensor) -> Tensor:
+        """Kernel of the distance between colours [B, 8, P] and seed colour [B, 8, 1], before clamping: [B, P]."""
+        squared_distance = (colours - seed).square().sum(1)
+        sigma = self.log_sigma.exp()
+        if self.kernel == "gaussian":
+            return torch.exp(-squared_distance / sigma)
+        if self.kernel == "laplacian":
+            return torch.exp(-straight_through_clamp(squared_distance, *DISTANCE_RANGE).sqrt() / sigma)
+        return torch.relu(1 - squared_distance / sigma)
+
+    def forward(self, features: Tensor, uniforms: Tensor, num_slots: int) -> Clustering:
+        """Clusters the pixels.
+
+        Args:
+            features: [B, F, H, W].
+            uniforms: The scores that pick the seeds [B, H, W] in [0, 1), shared by all steps.
+            num_slots: K, at least 1.
+        """
+        colours = self.colour_head(features).flatten(2)  # [B, 8, P]
+        scores = uniforms.flatten(1)  # [B, P]
+        log_scope = torch.zeros_like(colours[:, 0])  # [B, P]
+        log_masks, log_scopes, seeds, seed_index = [], [log_scope], [], []
+        for _ in range(num_slots - 1):
+            index = (scores * log_scope.detach().exp()).argmax(1)  # [B]
+            seed = colours.gather(2, index[:, None, None].expand(-1, COLOUR_DIM, 1))  # [B, 8, 1]
+            alpha = straight_through_clamp(self.alpha(colours, seed), *ALPHA_RANGE)
+            log_masks.append(log_scope + alpha.log())
+            log_scope = log_scope + torch.log1p(-alpha)
+            log_scopes.append(log_scope)
+            seeds.append(seed.squeeze(2))
+            seed_index.append(index)
+        log_masks.append(log_scope)
+        shape = (-1, num_slots, 1, *features.shape[2:])
+        return Clustering(
+            torch.stack(log_masks, 1).view(shape),
+            torch.stack(log_scopes, 1).view(shape),
+            torch.stack(seeds, 1) if seeds else colours.new_empty(len(colours), 0, COLOUR_DIM),
+            torch.stack(seed_index, 1) if seed_index else scores.new_empty(len(colours), 0, dtype=torch.long),
+        )

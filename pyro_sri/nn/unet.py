@@ -1,0 +1,81 @@
+"""The UNet that turns an image into a feature map of the same size (Ronneberger et al. 2015; Engelcke et al. 2021)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NUM_GROUPS = 8
+BOTTLENECK_UNITS = 128
+
+# Widths of the blocks' outputs in multiples of the base width, by image side; the deepest map is 4x4 (6x6 for 96).
+_DOWN_WIDTHS = {
+    32: (1, 2, 2, 2),
+    64: (1, 1, 2, 2, 2),
+    96: (1, 1, 2, 2, 2),
+    128: (1, 1, 1, 2, 2, 2),
+}
+_UP_WIDTHS = {
+    32: (2, 2, 1, 1),
+    64: (2, 2, 1, 1, 1),
+    96: (2, 2, 1, 1, 1),
+    128: (2, 2, 1, 1, 1, 1),
+}
+IMAGE_SIZES = tuple(_DOWN_WIDTHS)
+
+
+class ConvBlock(nn.Sequential):
+    """3x3 convolution without bias, group normalisation with 8 groups, ReLU: [N, in, H, W] -> [N, out, H, W]."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+            nn.GroupNorm(NUM_GROUPS, out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+class UNet(nn.Module):
+    """Image encoder of GENESIS-v2 (Engelcke et al. 2021, appendix B).
+
+    Args:
+        image_size: Image side, one of 32, 64, 96, 128.
+        features: Output channels F, a multiple of 8, at most 64.
+
+    Raises:
+        ValueError: On another image size or number of features.
+    """
+
+    def __init__(self, image_size: int, features: int) -> None:
+        super().__init__()
+        if image_size not in IMAGE_SIZES:
+            raise ValueError(f"image size {image_size} does not fit the UNet: it takes 32, 64, 96 or 128")
+        if features % NUM_GROUPS or not 0 < features <= 64:
+            raise ValueError(f"{features} features do not fit the UNet: it takes a multiple of {NUM_GROUPS} up to 64")
+        down = [features * width for width in _DOWN_WIDTHS[image_size]]
+        up = [features * width for width in _UP_WIDTHS[image_size]]
+        self.down = nn.ModuleList(ConvBlock(i, o) for i, o in zip([3, *down], down, strict=False))
+        below = [down[-1], *up]  # what comes from below, beside the skip of the same resolution
+        self.up = nn.ModuleList(ConvBlock(b + skip, o) for b, skip, o in zip(below, reversed(down), up, strict=False))
+        side = image_size >> (len(down) - 1)
+        self.mlp = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(down[-1] * side**2, BOTTLENECK_UNITS),
+            nn.ReLU(inplace=True),
+            nn.Linear(BOTTLENECK_UNITS, BOTTLENECK_UNITS),
+            nn.ReLU(inplace=True),
+            nn.Linear(BOTTLENECK_UNITS, down[-1] * side**2),
+            nn.ReLU(inplace=True),
+            nn.Unflatten(1, (down[-1], side, side)),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] -> features [B, F, H, W]."""
+        skips = [self.down[0](images)]
+        for block in self.down[1:]:
+            skips.append(block(skips[-1][:, :, ::2, ::2]))  # nearest down-sampling by 2
+        x = self.mlp(skips[-1])
+        for i, block in enumerate(self.up):
+            if i:
+                x = F.interpolate(x, scale_factor=2, mode="nearest")
+            x = block(torch.cat([x, skips.pop()], dim=1))
+        return x

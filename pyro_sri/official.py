@@ -1,0 +1,155 @@
+"""The authors' published weights, read into our models and guides."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from pyro_sri.distributions import ImageLikelihood
+from pyro_sri.errors import UserError
+from pyro_sri.guides.genesis_v2 import GenesisV2Guide
+from pyro_sri.guides.segregation import SegregationPair
+from pyro_sri.guides.sri import SRIGuide
+from pyro_sri.models.genesis_v2 import IndependentSlotModel
+from pyro_sri.models.scene import SceneModel
+from pyro_sri.nn import Kernel
+
+StateDict = Mapping[str, Tensor]
+
+# Prefixes of the authors' names and of ours, in this order; the first that fits is taken.
+_GENESIS_V2_GUIDE = {
+    "encoder.": "encoder.",
+    "seg_head.": "segmentation_head.",
+    "att_process.log_sigma": "stick_breaking.log_sigma",
+    "att_process.colour_head.gate.gate": "stick_breaking.colour_head.gate",
+    "att_process.colour_head.conv.": "stick_breaking.colour_head.conv.",
+    "att_process.colour_head.": "stick_breaking.colour_head.conv.",  # without semi-convolution
+    "feat_head.": "slot_head.feature_head.",
+    "z_head.": "slot_head.slot_mlp.",
+}
+_ATTENTION_BLOCK = {
+    "q.": "query.",
+    "k.": "key.",
+    "relational_v.": "relation.",
+    "norm_pre_ff.": "norm.",
+    "mlp.": "mlp.",
+}
+_SRI = {
+    "genesisv2.decoder_module.": "guide.segregation.model.decoder.layers.",
+    **{f"genesisv2.{theirs}": f"guide.segregation.guide.{ours}" for theirs, ours in _GENESIS_V2_GUIDE.items()},
+    **{
+        f"scene_encoder.blocks.{i}.{theirs}": f"guide.scene_encoder.blocks.{i}.{ours}"
+        for i in range(16)
+        for theirs, ours in _ATTENTION_BLOCK.items()
+    },
+    "scene_encoder.project_to_scene_dim.": "guide.scene_encoder.projection.",
+    "scene_encoder.mu_s.": "guide.scene_encoder.loc.",
+    "scene_encoder.sp_s.": "guide.scene_encoder.raw_scale.",
+    "prior_lstm.scene_encoder.": "model.slot_prior.first_input.",
+    "prior_lstm.lstm.weight_ih_l0": "model.slot_prior.lstm.weight_ih",
+    "prior_lstm.lstm.weight_hh_l0": "model.slot_prior.lstm.weight_hh",
+    "prior_lstm.lstm.bias_ih_l0": "model.slot_prior.lstm.bias_ih",
+    "prior_lstm.lstm.bias_hh_l0": "model.slot_prior.lstm.bias_hh",
+    "prior_lstm.mu.": "model.slot_prior.loc.",
+    "prior_lstm.sp.": "model.slot_prior.raw_scale.",
+    "posterior_lstm.scene_encoder.": "guide.slot_scales.first_input.",
+    "posterior_lstm.lstm.": "guide.slot_scales.lstm.",
+    "posterior_lstm.sp.": "guide.slot_scales.raw_scale.",
+    "decoder.": "model.decoder.layers.",
+}
+
+
+def sri_parameter_name(official_name: str) -> str:
+    """Our name of one of the authors' SRI parameters, below `model.` or `guide.`.
+
+    Raises:
+        UserError: If the authors' networks have no such parameter.
+    """
+    for theirs, ours in _SRI.items():
+        if official_name.startswith(theirs):
+            return ours + official_name.removeprefix(theirs)
+    raise UserError(f"the weights hold '{official_name}', which SRI on GENESIS-v2 does not have")
+
+
+def load_sri(
+    state_dict: StateDict,
+    *,
+    image_size: int,
+    num_slots: int,
+    kernel: Kernel = "gaussian",
+    semiconv: bool = True,
+    pixel_std: float = 0.7,
+    likelihood: Literal["mog", "gaussian"] = "mog",
+) -> tuple[SceneModel, SRIGuide]:
+    """Builds SRI on GENESIS-v2 from the authors' published weights.
+
+    Feature, slot and scene sizes and the number of attention blocks are read from the weights, as is the dtype.
+
+    Args:
+        state_dict: The authors' state dict, under their names.
+        image_size: Image side, one of 32, 64, 96, 128.
+        num_slots: K.
+        kernel: Kernel of the clustering.
+        semiconv: Whether the pixel embeddings are semi-convolutional.
+        pixel_std: sigma.
+        likelihood: "mog" (normalised) or "gaussian" (unnormalised), as the authors trained them.
+
+    Returns:
+        Model and guide.
+
+    Raises:
+        UserError: On unknown, missing or misshapen parameters.
+    """
+    renamed = {sri_parameter_name(name): (name, tensor) for name, tensor in state_dict.items()}
+    slot_size = _size(state_dict, "scene_encoder.project_to_scene_dim.0.weight", 1)
+    scene_size = _size(state_dict, "scene_encoder.project_to_scene_dim.0.weight", 0)
+    blocks = {name.split(".")[2] for name in state_dict if name.startswith("scene_encoder.blocks.")}
+    image_likelihood = ImageLikelihood(kind=likelihood, pixel_std=pixel_std, normalised=likelihood == "mog")
+    try:
+        model = SceneModel(
+            image_size=image_size,
+            num_slots=num_slots,
+            slot_size=slot_size,
+            scene_size=scene_size,
+            likelihood=image_likelihood,
+        )
+        segregation = SegregationPair(
+            IndependentSlotModel(
+                image_size=image_size, num_slots=num_slots, slot_size=slot_size, likelihood=image_likelihood
+            ),
+            GenesisV2Guide(
+                image_size=image_size, num_slots=num_slots, slot_size=slot_size, kernel=kernel, semiconv=semiconv
+            ),
+        )
+    except ValueError as error:
+        raise UserError(f"the weights do not fit: {error}") from error
+    guide = SRIGuide(model, segregation, num_layers=len(blocks))
+    _fill({"model": model, "guide": guide}, renamed)
+    return model, guide
+
+
+def _size(state_dict: StateDict, name: str, dim: int) -> int:
+    if name not in state_dict:
+        raise UserError(f"the weights lack '{name}': not an SRI state dict?")
+    return state_dict[name].shape[dim]
+
+
+def _fill(roots: dict[str, PyroModule], renamed: dict[str, tuple[str, Tensor]]) -> None:
+    """Copies tensors (our name -> their name, tensor) into the roots, all or none."""
+    ours = {f"{root}.{name}": p for root, module in roots.items() for name, p in module.named_parameters()}
+    for name, (official_name, tensor) in renamed.items():
+        if name not in ours:
+            raise UserError(f"the weights hold '{official_name}', which a network of this size and kind does not have")
+        if ours[name].shape != tensor.shape:
+            raise UserError(
+                f"'{official_name}' has shape {list(tensor.shape)} where this network has {list(ours[name].shape)}: "
+                "check the image size"
+            )
+    missing = sorted(ours.keys() - renamed.keys())
+    if missing:
+        raise UserError(f"the weights lack {len(missing)} parameters of this network, the first is our '{missing[0]}'")
+    dtype = next(iter(renamed.values()))[1].dtype
+    for root, module in roots.items():
+        module.to(dtype)
+        module.load_state_dict({name: renamed[f"{root}.{name}"][1] for name in module.state_dict()})
