@@ -6,7 +6,7 @@ from pyro.distributions import Delta, Independent
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_sri.distributions import diagonal_normal, sri_scale
+from pyro_sri.distributions import diagonal_normal, genesis_posterior_raw, sri_raw, sri_scale
 from pyro_sri.guides.segregation import SegregationPair, auxiliary
 from pyro_sri.matching import MATCHINGS, Matching, permute_slots, slot_distances
 from pyro_sri.models.scene import SceneModel
@@ -62,6 +62,16 @@ class SRIGuide(PyroModule):
     def slot_prior(self) -> SlotPrior:
         """The scene model's p(z_k | z_<k, s)."""
         return self._linked[0]
+
+    def start_scales_at(self, std: float) -> None:
+        """Shifts the biases behind both slot posteriors' scales so that the untrained ones are about `std`.
+
+        The default start of about 0.9 drowns the untrained means in noise; decoders then learn from the means sooner.
+        """
+        with torch.no_grad():
+            *_, last = self.segregation.guide.slot_head.slot_mlp
+            last.bias[last.out_features // 2 :] = genesis_posterior_raw(std)
+            self.slot_scales.raw_scale.bias.fill_(sri_raw(std))
 
     def scene_dist(self, slots: Tensor) -> Independent:
         """q(s | z^pi): slots [B, K, D] -> a distribution over [B, S]."""

@@ -1,3 +1,22 @@
 """SRI (Segregate, Relate, Imagine) and its family of slot VAEs as Pyro programs."""
 
 __version__ = "0.1.0"
+
+from pathlib import Path
+from typing import Any
+
+__all__ = ["__version__", "load"]
+
+
+def load(run: Path | str) -> tuple[Any, Any]:
+    """Model and guide of a run, with its best weights, on the CPU, in evaluation mode.
+
+    Args:
+        run: A run directory, or the name of a preset whose weights ship.
+
+    Raises:
+        pyro_sri.errors.UserError: If there is no such run, or its checkpoint is missing, damaged or does not fit.
+    """
+    from pyro_sri.runs import find_run  # the package itself stays light
+
+    return find_run(run).load()

@@ -37,6 +37,16 @@ def genesis_prior_scale(raw: Tensor) -> Tensor:
     return torch.sigmoid(raw + GENESIS_PRIOR_SHIFT) + GENESIS_PRIOR_FLOOR
 
 
+def sri_raw(scale: float) -> float:
+    """The raw output that `sri_scale` maps to a standard deviation (up to the floor)."""
+    return math.log(math.expm1(scale**2))
+
+
+def genesis_posterior_raw(scale: float) -> float:
+    """The raw output that `genesis_posterior_scale` maps to a standard deviation (up to the floor)."""
+    return math.log(math.expm1(scale)) - GENESIS_POSTERIOR_SHIFT
+
+
 def diagonal_normal(loc: Tensor, scale: Tensor, event_dim: int = 1) -> Independent:
     """Normal(loc, diag(scale^2)) over the last `event_dim` dimensions."""
     return Normal(loc, scale).to_event(event_dim)

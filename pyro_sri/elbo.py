@@ -1,7 +1,7 @@
 """The objective of SRI: named terms read off the traces of model and guide, weighed by GECO."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
@@ -42,6 +42,15 @@ def run_against(model: Callable[..., Any], guide_trace: Trace, *args: Any, **kwa
     return recorder.trace
 
 
+def latent_sites(model_trace: Trace, guide_trace: Trace) -> list[str]:
+    """Names of the model's sites that the guide infers, in the model's order."""
+    return [
+        name
+        for name, site in model_trace.nodes.items()
+        if site["type"] == "sample" and name in guide_trace and not poutine.util.site_is_subsample(site)
+    ]
+
+
 def _log_prob(trace: Trace, name: str) -> Tensor:
     """Nats per image of a site at its value, whether the site is masked or not: [B]."""
     site = trace.nodes[name]
@@ -51,6 +60,42 @@ def _log_prob(trace: Trace, name: str) -> Tensor:
 def _kl(posterior: Trace, name: str, prior: Trace, prior_name: str | None = None) -> Tensor:
     """Analytic KL between the distributions of two sites: [B]."""
     return kl_divergence(posterior.nodes[name]["fn"], prior.nodes[prior_name or name]["fn"])
+
+
+class SRITraces(NamedTuple):
+    """One run of guide, model and segregation model (None where the guide has no `segregation`)."""
+
+    guide: Trace
+    model: Trace
+    segregation: Trace | None
+
+
+def trace_sri(model: Any, guide: Any, images: Tensor, **kwargs: Any) -> SRITraces:
+    """Runs the guide on images [B, 3, H, W], and the models against it."""
+    guide_trace = poutine.trace(guide).get_trace(images, **kwargs)
+    model_trace = run_against(model, guide_trace, images, **kwargs)
+    if not hasattr(guide, "segregation"):
+        return SRITraces(guide_trace, model_trace, None)
+    return SRITraces(guide_trace, model_trace, run_against(guide.segregation.model, guide_trace, images, **kwargs))
+
+
+def read_terms(traces: SRITraces) -> Terms:
+    """The terms of the objective, each [B] in nats, as `SRI_ELBO.terms` describes them."""
+    guide, model, segregation = traces
+    nll = -_log_prob(model, "image")
+    terms = dict.fromkeys(TERMS, torch.zeros_like(nll))
+    if segregation is not None:
+        # The guide's own sites are masked, so their densities are computed here. Monte Carlo, as in GENESIS-v2.
+        for name in latent_sites(segregation, guide):
+            terms["segregation_kl"] = terms["segregation_kl"] + _log_prob(guide, name) - _log_prob(segregation, name)
+        terms["segregation_nll"] = -_log_prob(segregation, "image")
+    terms["nll"] = nll
+    for name in latent_sites(model, guide):
+        term = "kl_scene" if name == "scene" else "kl_slots"
+        terms[term] = terms[term] + _kl(guide, name, model)
+        if (imagined := f"imagined_{name}") in guide:
+            terms["kl_cross"] = terms["kl_cross"] + _kl(guide, name, guide, imagined)
+    return terms
 
 
 class SRI_ELBO(Trace_ELBO, nn.Module):
@@ -102,31 +147,7 @@ class SRI_ELBO(Trace_ELBO, nn.Module):
         Returns:
             `segregation_nll`, `segregation_kl`, `nll`, `kl_scene`, `kl_slots`, `kl_cross`: each [B], in nats.
         """
-        guide_trace = poutine.trace(guide).get_trace(images, **kwargs)
-        model_trace = run_against(model, guide_trace, images, **kwargs)
-        zeros = torch.zeros_like(images[:, 0, 0, 0])
-        slots = [name for name in guide_trace.nodes if name.startswith("slot_")]
-        imagined = [(name, f"imagined_{name}") for name in slots if f"imagined_{name}" in guide_trace]
-        terms = dict.fromkeys(TERMS, zeros)
-        if hasattr(guide, "segregation"):
-            terms.update(self._segregation_terms(guide.segregation.model, guide_trace, images, **kwargs))
-        terms["nll"] = -_log_prob(model_trace, "image")
-        if "scene" in guide_trace:
-            terms["kl_scene"] = _kl(guide_trace, "scene", model_trace)
-        terms["kl_slots"] = sum((_kl(guide_trace, name, model_trace) for name in slots), zeros)
-        terms["kl_cross"] = sum((_kl(guide_trace, name, guide_trace, prior) for name, prior in imagined), zeros)
-        return terms
-
-    def _segregation_terms(self, model: Any, guide_trace: Trace, images: Tensor, **kwargs: Any) -> Terms:
-        """NLL and Monte Carlo KL of the segregation pair; the guide's own sites are masked, their densities are not."""
-        model_trace = run_against(model, guide_trace, images, **kwargs)
-        latents = [
-            name
-            for name, site in model_trace.nodes.items()
-            if site["type"] == "sample" and name in guide_trace and not poutine.util.site_is_subsample(site)
-        ]
-        kl = sum(_log_prob(guide_trace, name) - _log_prob(model_trace, name) for name in latents)
-        return {"segregation_nll": -_log_prob(model_trace, "image"), "segregation_kl": kl}
+        return read_terms(trace_sri(model, guide, images, **kwargs))
 
     def objective(self, terms: Terms) -> Tensor:
         """Weighs the terms' batch means into one loss (nats per image) and, when training, moves GECO."""

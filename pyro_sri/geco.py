@@ -58,7 +58,7 @@ class GenesisGECO(nn.Module):
         self.speedup = 1.0 if speedup is None else speedup
         self.alpha = alpha
         self.beta_range = (beta_min, beta_max)
-        self.register_buffer("beta", torch.tensor(beta_init))
+        self.register_buffer("beta", torch.tensor(float(beta_init)))
         self.register_buffer("error_ema", torch.tensor(0.0))
         self.register_buffer("started", torch.tensor(False))
 

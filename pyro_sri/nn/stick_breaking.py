@@ -32,7 +32,7 @@ class ColourHead(nn.Module):
         self.conv = nn.Conv2d(features, COLOUR_DIM, 1)
         self.semiconv = semiconv
         if semiconv:
-            self.gate = nn.Parameter(torch.tensor(gate_init))
+            self.gate = nn.Parameter(torch.tensor(float(gate_init)))
             self.coordinates = PixelCoordinates(image_size)
 
     def forward(self, features: Tensor) -> Tensor:

@@ -1,0 +1,5 @@
+"""`python -m pyro_sri` is `pyro-sri`."""
+
+from pyro_sri.scripts.main import main
+
+main()

@@ -1,0 +1,101 @@
+"""The runs that ship: published hyper-parameters under the names of their data, and one for a laptop."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pyro_sri.config import RunConfig, SRIConfig, nearest
+from pyro_sri.errors import UserError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A run that ships.
+
+    Attributes:
+        config: The run.
+        summary: What it is, in one line.
+        needs: The data and time it needs, in one line.
+        makes_data: Arguments of `data make` if the run makes its own data; None if the user must give a file.
+    """
+
+    config: RunConfig
+    summary: str
+    needs: str
+    makes_data: dict[str, Any] | None = None
+
+
+_MOG = {"likelihood": "mog", "pixel_std": 0.7, "normalised": True, "geco_target": 0.5655}
+_GAUSSIAN = {"likelihood": "gaussian", "pixel_std": 0.7, "normalised": False, "geco_target": -0.353}
+
+_STACKS = {"dataset": "stacks", "image_size": 64, "num_slots": 9}
+_ROOMS = {"dataset": "rooms", "image_size": 64, "num_slots": 7}
+_CLEVR6 = {"dataset": "clevr6", "image_size": 96, "num_slots": 7, "steps": 425_000}
+
+_AUTHORS_TIME = "the authors took 20 h on two A100"
+
+
+def _sri(name: str, summary: str, needs: str, **fields: Any) -> Preset:
+    return Preset(SRIConfig(preset=name, **fields), summary, needs)
+
+
+PRESETS: dict[str, Preset] = {
+    preset.config.preset: preset
+    for preset in (
+        _sri(
+            "sri-mog-shapestacks",
+            "SRI, mixture likelihood, towers of blocks (Emami et al. 2023, table 2)",
+            f"`stacks` or a converted ShapeStacks file, 64x64; {_AUTHORS_TIME}",
+            **_STACKS,
+            **_MOG,
+        ),
+        _sri(
+            "sri-g-shapestacks",
+            "SRI, Gaussian likelihood, towers of blocks (table 2 and the ablations)",
+            f"`stacks` or a converted ShapeStacks file, 64x64; {_AUTHORS_TIME}",
+            **_STACKS,
+            **_GAUSSIAN,
+        ),
+        _sri(
+            "sri-mog-objects_room",
+            "SRI, mixture likelihood, rooms with 1 to 3 objects (table 2)",
+            f"`rooms` or a converted Objects Room file, 64x64; {_AUTHORS_TIME}",
+            **_ROOMS,
+            **_MOG,
+        ),
+        _sri(
+            "sri-g-objects_room",
+            "SRI, Gaussian likelihood, rooms with 1 to 3 objects (table 2)",
+            f"`rooms` or a converted Objects Room file, 64x64; {_AUTHORS_TIME}",
+            **_ROOMS,
+            **_GAUSSIAN,
+        ),
+        _sri(
+            "sri-mog-clevr6",
+            "SRI, mixture likelihood, 3 to 6 CLEVR objects; likelihood and target as GENESIS-v2's, ours to choose",
+            "`clevr6` or a converted CLEVR6 file, 96x96",
+            **_CLEVR6,
+            likelihood="mog",
+            pixel_std=0.1,
+            normalised=False,
+            geco_target=-2.265,
+        ),
+        _sri(
+            "sri-g-clevr6",
+            "SRI, Gaussian likelihood, 3 to 6 CLEVR objects (table 2)",
+            "`clevr6` or a converted CLEVR6 file, 96x96",
+            **_CLEVR6,
+            **(_GAUSSIAN | {"geco_target": -0.356}),
+        ),
+    )
+}
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        UserError: If there is none; names the nearest.
+    """
+    if name not in PRESETS:
+        raise UserError(f"there is no preset '{name}': {nearest(name, PRESETS)}")
+    return PRESETS[name]

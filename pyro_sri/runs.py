@@ -1,0 +1,212 @@
+"""Run directories: what a training run leaves behind, and how it is read again."""
+
+import dataclasses
+import json
+import os
+import shlex
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from pyro.nn import PyroModule
+
+from pyro_sri.config import RunConfig, flag, from_yaml, nearest, to_yaml
+from pyro_sri.data.format import DatasetFile
+from pyro_sri.errors import UserError
+from pyro_sri.presets import PRESETS
+
+CONFIG = "config.yaml"
+LOG = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+METRICS = Path("evaluation") / "metrics.json"
+WEIGHTS = Path(__file__).parent / "weights"  # runs that ship with the package
+
+Checkpoint = dict[str, Any]
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file under a temporary name beside it, flushes it to the disk, and renames it.
+
+    Raises:
+        UserError: If the disk is full or read-only; the old file, if any, stays.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+        raise UserError(f"cannot write {path}: {reason}; free some space or choose another place") from error
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint atomically; it can be read with `torch.load(weights_only=True)`."""
+    write_atomically(path, lambda file: torch.save(checkpoint, file))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint, without running code from it.
+
+    Raises:
+        UserError: If it is missing, damaged, or not one of ours.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist: was the run stopped before its first checkpoint?")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can fail in many ways
+        raise UserError(f"{path} is not a readable checkpoint: it is damaged or was not written by train") from error
+    if not isinstance(checkpoint, dict) or not {"step", "objective"} <= checkpoint.keys():
+        raise UserError(f"{path} is not a checkpoint of a run: it holds no step or weights")
+    return checkpoint
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory.
+
+    Attributes:
+        path: The directory.
+        config: What the run is.
+    """
+
+    path: Path
+    config: RunConfig
+
+    def checkpoint(self, name: str = "best") -> Path:
+        """Where a checkpoint stands: "best" (by validation) or "last"."""
+        return self.path / CHECKPOINTS / f"{name}.pt"
+
+    @property
+    def step(self) -> int:
+        """The step of the best checkpoint."""
+        return int(load_checkpoint(self.checkpoint())["step"])
+
+    def load(self, name: str = "best") -> tuple[PyroModule, PyroModule]:
+        """Model and guide with the weights of a checkpoint, on the CPU, in evaluation mode.
+
+        Raises:
+            UserError: If the checkpoint is missing, damaged or does not fit the configuration.
+        """
+        path = self.checkpoint(name)
+        weights = load_checkpoint(path)["objective"]
+        with torch.random.fork_rng():  # the initial weights are thrown away: no one's random state should notice
+            model, guide, objective = self.config.build()
+        fill(objective(model, guide), weights, path)
+        return model.eval(), guide.eval()
+
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a line cut short by a crash is left out."""
+        return read_log(self.path / LOG)
+
+    def metrics(self) -> dict[str, Any] | None:
+        """What `evaluate` found, or None."""
+        path = self.path / METRICS
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def command(self) -> str:
+        """The command that repeats the run."""
+        preset = PRESETS.get(self.config.preset)
+        default = dataclasses.asdict(preset.config) if preset else {}
+        words = ["pyro-sri", "train", self.config.preset]
+        for name, value in dataclasses.asdict(self.config).items():
+            if name == "preset" or (value == default.get(name) and name in default):
+                continue
+            if isinstance(value, bool):
+                words.append(flag(name) if value else "--no-" + flag(name)[2:])
+            else:
+                words += [flag(name), str(value)]
+        return shlex.join([*words, "--out", str(self.path)])
+
+    def open_data(self) -> DatasetFile:
+        """The run's dataset file.
+
+        Raises:
+            UserError: If the run names none, or it cannot be read.
+        """
+        if self.config.data is None:
+            raise UserError(f"{self.path} names no data file: give one with --data")
+        return DatasetFile(self.config.data)
+
+
+def fill(module: torch.nn.Module, weights: Any, path: Path) -> None:
+    """Loads weights into a module.
+
+    Raises:
+        UserError: If they do not fit.
+    """
+    try:
+        module.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError, KeyError) as error:
+        raise UserError(f"{path} does not fit {CONFIG} beside it: other networks, or a field was edited") from error
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; the last line may have been cut short by a crash and is then left out."""
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def open_run(path: Path) -> Run:
+    """Reads a run directory's configuration.
+
+    Raises:
+        UserError: If there is none or it is wrong.
+    """
+    config = path / CONFIG
+    try:
+        text = config.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a run directory: it has no readable {CONFIG}") from error
+    return Run(path, from_yaml(text, str(config)))
+
+
+def find_run(run: Path | str) -> Run:
+    """A run by its directory, or by the name of a preset whose weights ship.
+
+    Raises:
+        UserError: If there is neither.
+    """
+    path = Path(run)
+    if not path.exists():
+        shipped = WEIGHTS / str(run)
+        if str(run) in PRESETS and shipped.is_dir():
+            return open_run(shipped)
+        if str(run) in PRESETS:
+            raise UserError(f"no weights ship for '{run}': train it first, with 'pyro-sri train {run}'")
+        raise UserError(f"there is no run directory {run}, nor a preset of that name; {nearest(str(run), PRESETS)}")
+    return open_run(path)
+
+
+def create_run(path: Path, config: RunConfig) -> Run:
+    """Makes a run directory for a new run.
+
+    Raises:
+        UserError: If the folder holds anything already, or cannot be written.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        what = "another run: continue it with --resume" if (path / CONFIG).exists() else "other files"
+        raise UserError(f"{path} holds {what}, or choose another folder with --out")
+    write_config(path, config)
+    return Run(path, config)
+
+
+def write_config(path: Path, config: RunConfig) -> None:
+    """Writes config.yaml into a run directory."""
+    write_atomically(path / CONFIG, lambda file: file.write(to_yaml(config).encode()))

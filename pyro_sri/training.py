@@ -1,0 +1,374 @@
+"""Training: one loop for every system, on lightning-fabric; stops and resumes without a trace."""
+
+import dataclasses
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from lightning_fabric import Fabric
+from pyro.infer.elbo import ELBOModule
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from pyro_sri import runs
+from pyro_sri.config import RESUMABLE, Device, RunConfig, flag
+from pyro_sri.data.format import DatasetFile
+from pyro_sri.data.loading import evaluation_batches, to_images, training_batches
+from pyro_sri.elbo import Terms
+from pyro_sri.errors import UserError
+from pyro_sri.viz import tensorboard_images
+
+VALIDATED_STEPS = 3  # first steps of a run that check every distribution's arguments and sites' shapes
+FINAL_LEARNING_RATE = 0.02  # what the cosine leaves of the learning rate
+PICTURE_IMAGES = 8
+
+Progress = Callable[[int, dict[str, float] | None], None]
+
+
+class TrainingStep(ELBOModule):
+    """Model, guide and objective as one module whose forward pass is a training step's loss."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Terms]:
+        """Images [B, 3, H, W] in [0, 1] -> the loss, and the batch means of its terms without gradients."""
+        terms = self.elbo.terms(self.model, self.guide, images)
+        return self.elbo.objective(terms), {name: term.detach().mean() for name, term in terms.items()}
+
+
+class Diverged(UserError):
+    """The loss or a parameter is no longer finite; the last good checkpoint stands."""
+
+
+def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Progress | None = None) -> runs.Run:
+    """Trains a run from its start or from its last checkpoint to `config.steps`.
+
+    A step's draws are a pure function of (seed, process, step), and so is its batch: a resumed run continues bit for
+    bit on the same kind of device.
+
+    Args:
+        config: The run; `config.data` names the file.
+        path: The run directory; new or empty unless `resume`.
+        resume: Continue the run in `path` if there is one.
+        progress: Called after every step with its number, and at log lines with the means of the terms (else None).
+
+    Returns:
+        The finished run, or the run as far as it came when it was interrupted.
+
+    Raises:
+        UserError: On data that does not fit, a folder that holds something else, changed fields, a full disk.
+        Diverged: If the loss is no longer finite.
+    """
+    fabric = _fabric(config)
+    run = _open_or_create(config, path, resume, fabric)
+    torch.manual_seed(config.seed)
+    step_module = TrainingStep(*config.build())
+    parameters = list(step_module.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=config.learning_rate)
+    state = _State()
+    if run.checkpoint("last").exists():
+        state.restore(run, step_module, optimizer)
+    if state.step >= config.steps:
+        return run
+    return _Trainer(config, run, fabric, step_module, optimizer, state, progress).run_steps()
+
+
+def pick_device(device: Device) -> torch.device:
+    """The device that "auto", "cpu" or "cuda" means here.
+
+    Raises:
+        UserError: If there is no GPU where one is asked for.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("there is no GPU that PyTorch can use: leave out --device cuda or set --device cpu")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _fabric(config: RunConfig) -> Fabric:
+    accelerator = pick_device(config.device).type
+    if accelerator == "cuda" and config.devices > torch.cuda.device_count():
+        raise UserError(f"--devices {config.devices} asks for more GPUs than the {torch.cuda.device_count()} here")
+    strategy = "ddp" if config.devices > 1 else "auto"
+    fabric = Fabric(accelerator=accelerator, devices=config.devices, strategy=strategy)
+    fabric.launch()
+    return fabric
+
+
+def _open_or_create(config: RunConfig, path: Path, resume: bool, fabric: Fabric) -> runs.Run:
+    """The run directory; only the first process writes."""
+    check_data(config)
+    exists = (path / runs.CONFIG).exists()
+    fabric.barrier()  # no process may look after the first one has written
+    if resume and exists:
+        check_same(config, runs.open_run(path).config)
+        if fabric.is_global_zero:
+            runs.write_config(path, config)
+        run = runs.Run(path, config)
+    else:
+        run = runs.create_run(path, config) if fabric.is_global_zero else runs.Run(path, config)
+    fabric.barrier()
+    return run
+
+
+def check_data(config: RunConfig) -> None:
+    """Raises UserError unless the data file is there and fits the run; warns if slots are fewer than entities."""
+    if config.data is None:
+        raise UserError("a run needs a data file: give one with --data")
+    with DatasetFile(config.data) as data:
+        if data.image_size != config.image_size:
+            raise UserError(f"{config.data} holds {data.image_size}x{data.image_size} images, not {config.image_size}")
+        if config.batch_size > data.num_images("train"):
+            raise UserError(
+                f"{config.data} has {data.num_images('train')} training images, fewer than --batch-size "
+                f"{config.batch_size}: choose a smaller batch or make more"
+            )
+
+
+def check_same(config: RunConfig, stored: RunConfig) -> None:
+    """Raises UserError if a resumed run would not be the stored one."""
+    if type(config) is not type(stored):
+        raise UserError(f"the run to resume is of the system '{stored.system}', not '{config.system}'")
+    changed = [
+        f"{flag(field.name)} (was {getattr(stored, field.name)})"
+        for field in dataclasses.fields(config)
+        if field.name not in RESUMABLE and getattr(config, field.name) != getattr(stored, field.name)
+    ]
+    if changed:
+        raise UserError(f"a resumed run cannot change {', '.join(changed)}: leave it out, or start anew with --out")
+
+
+@dataclasses.dataclass
+class _State:
+    """Where a run stands, beside weights and optimiser."""
+
+    step: int = 0
+    best: float = math.inf
+
+    def restore(self, run: runs.Run, module: ELBOModule, optimizer: torch.optim.Optimizer) -> None:
+        path = run.checkpoint("last")
+        checkpoint = runs.load_checkpoint(path)
+        runs.fill(module, checkpoint["objective"], path)
+        try:
+            optimizer.load_state_dict(checkpoint["optimizer"])
+            self.step, self.best = int(checkpoint["step"]), float(checkpoint["best"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise UserError(f"{path} does not fit {runs.CONFIG} beside it: its optimiser state is another's") from error
+
+
+class _Trainer:
+    """The loop and its bookkeeping."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run: runs.Run,
+        fabric: Fabric,
+        module: TrainingStep,
+        optimizer: torch.optim.Optimizer,
+        state: _State,
+        progress: Progress | None,
+    ) -> None:
+        self.config, self.run, self.fabric, self.state, self.progress = config, run, fabric, state, progress
+        self.plain_module, self.plain_optimizer = module, optimizer
+        self.module, self.optimizer = fabric.setup(module, optimizer)
+        self.finite = torch.tensor(True, device=fabric.device)
+        self.sums: Terms = {}
+        self.log_start = (state.step, time.perf_counter())
+        self.stopped = False
+        self.writer: SummaryWriter | None = None
+        if fabric.is_global_zero:
+            self._cut_log()
+            self.writer = SummaryWriter(run.path / "tensorboard", purge_step=state.step + 1)
+
+    def run_steps(self) -> runs.Run:
+        """Trains to the last step, or until a signal; leaves a checkpoint either way."""
+        config, state = self.config, self.state
+        batches = training_batches(
+            config.data,
+            "train",
+            config.batch_size,
+            config.seed,
+            state.step,
+            num_workers=config.num_workers,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+            pin_memory=self.fabric.device.type == "cuda",
+        )
+        first = state.step
+        self.module.train()
+        with pyro.settings.context(module_local_params=True), self._signals():
+            while state.step < config.steps and not self.stopped:
+                with pyro.validation_enabled(state.step < first + VALIDATED_STEPS):
+                    self._step(to_images(next(batches)["images"], self.fabric.device))
+                state.step += 1
+                self._bookkeeping()
+        if self.writer is not None:
+            self.writer.close()
+        return self.run
+
+    def _step(self, images: Tensor) -> None:
+        seed_step(self.config.seed, self.fabric.global_rank, self.state.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.state.step)
+        self.optimizer.zero_grad()
+        loss, terms = self.module(images)
+        self.fabric.backward(loss)
+        if self.config.gradient_clip:
+            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.config.gradient_clip)
+        self.optimizer.step()
+        self.finite &= torch.isfinite(loss.detach())
+        for name, term in (("loss", loss.detach()), *terms.items()):
+            self.sums[name] = self.sums.get(name, 0) + term
+
+    def _bookkeeping(self) -> None:
+        """What is due after a step: log line, validation, pictures, checkpoint."""
+        step, config = self.state.step, self.config
+        last = step == config.steps or self.stopped
+        line = self._log() if step % config.log_every == 0 or last else None
+        if self.progress is not None and self.fabric.is_global_zero:
+            self.progress(step, line)
+        validate = step % config.validate_every == 0 or step == config.steps
+        improved = self._validate() if validate else False
+        if self.writer is not None and (step % config.picture_every == 0 or step == config.steps):
+            self._log_pictures()
+        if validate or last or step % config.checkpoint_every == 0:
+            self._save(improved)
+
+    def _log(self) -> dict[str, float]:
+        self._require_finite()
+        since, start = self.log_start
+        steps, seconds = self.state.step - since, time.perf_counter() - start
+        line = {name: total.item() / steps for name, total in self.sums.items()}
+        line |= controller_state(self.plain_module.elbo)
+        line["learning_rate"] = learning_rate(self.config, self.state.step - 1)
+        line["images_per_second"] = steps * self.config.batch_size / seconds
+        self.sums, self.log_start = {}, (self.state.step, time.perf_counter())
+        self._write(line)
+        return line
+
+    def _write(self, line: dict[str, float]) -> None:
+        if self.writer is None:
+            return
+        with (self.run.path / runs.LOG).open("a") as log:
+            log.write(json.dumps({"step": self.state.step, **line}) + "\n")
+        for name, value in line.items():
+            self.writer.add_scalar(name, value, self.state.step)
+
+    @torch.no_grad()
+    def _validate(self) -> bool:
+        """Means of the terms over validation images; whether -ELBO is the lowest so far. True without such images."""
+        with DatasetFile(self.config.data) as data:
+            if "val" not in data.splits:
+                return True
+        module = self.plain_module.eval()
+        seed_step(self.config.seed, 0, 0)
+        sums: Terms = {}
+        count = 0
+        for batch in evaluation_batches(self.config.data, "val", self.config.batch_size, self.config.validation_images):
+            images = to_images(batch["images"], self.fabric.device)
+            for name, term in module.elbo.terms(module.model, module.guide, images).items():
+                sums[name] = sums.get(name, 0) + term.sum()
+            count += len(images)
+        module.train()
+        line = {f"val_{name}": total.item() / count for name, total in sums.items()}
+        self._write(line)
+        negative_elbo = line["val_nll"] + line["val_kl_scene"] + line["val_kl_slots"] + line["val_segregation_nll"]
+        improved = negative_elbo < self.state.best
+        if improved:
+            self.state.best = negative_elbo
+        return improved
+
+    @torch.no_grad()
+    def _log_pictures(self) -> None:
+        split = "val"
+        with DatasetFile(self.config.data) as data:
+            split = split if split in data.splits else "train"
+        batch = next(evaluation_batches(self.config.data, split, PICTURE_IMAGES, PICTURE_IMAGES))
+        seed_step(self.config.seed, 0, 0)
+        module = self.plain_module.eval()
+        images = to_images(batch["images"], self.fabric.device)
+        for name, picture in tensorboard_images(module.model, module.guide, images, PICTURE_IMAGES).items():
+            self.writer.add_image(name, picture, self.state.step, dataformats="HWC")
+        module.train()
+
+    def _save(self, improved: bool) -> None:
+        self._require_finite()
+        if self.fabric.is_global_zero:
+            checkpoint = {
+                "step": self.state.step,
+                "best": self.state.best,
+                "objective": self.plain_module.state_dict(),
+                "optimizer": self.plain_optimizer.state_dict(),
+            }
+            if improved or not self.run.checkpoint("best").exists():
+                runs.save_checkpoint(self.run.checkpoint("best"), checkpoint)
+            runs.save_checkpoint(self.run.checkpoint("last"), checkpoint)
+        self.fabric.barrier()
+
+    def _require_finite(self) -> None:
+        """Raises Diverged if a loss was, or a parameter or buffer is, not finite."""
+        fine = self.finite
+        for tensor in self.plain_module.state_dict().values():
+            fine = fine & torch.isfinite(tensor).all()
+        if not fine.item():
+            last = self.run.checkpoint("last")
+            kept = f"{last} is the last good checkpoint" if last.exists() else "there is no checkpoint yet"
+            raise Diverged(
+                f"training diverged before step {self.state.step}: the loss or a parameter is not finite; {kept}; "
+                "try a smaller --learning-rate or a --gradient-clip"
+            )
+
+    def _cut_log(self) -> None:
+        """Removes log lines beyond the checkpoint: their steps will be done again."""
+        path = self.run.path / runs.LOG
+        kept = [line for line in runs.read_log(path) if line["step"] <= self.state.step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        if path.exists() and path.read_text() != text:
+            runs.write_atomically(path, lambda file: file.write(text.encode()))
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Makes Ctrl-C and SIGTERM end the run after the current step, with a checkpoint."""
+
+        def stop(number: int, frame: Any) -> None:
+            self.stopped = True
+
+        try:
+            before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread: the caller handles signals
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def seed_step(seed: int, rank: int, step: int) -> None:
+    """Seeds every device's generator for one step of one process."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0] >> 1))
+
+
+def learning_rate(config: RunConfig, step: int) -> float:
+    """The learning rate of a step: linear warm-up, then constant or a cosine down to a fiftieth."""
+    rate = config.learning_rate
+    if step < config.warmup_steps:
+        rate *= (step + 1) / config.warmup_steps
+    if config.decay_steps:
+        cosine = 0.5 * (1 + math.cos(math.pi * min(step / config.decay_steps, 1.0)))
+        rate *= FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * cosine
+    return rate
+
+
+def controller_state(objective: Any) -> dict[str, float]:
+    """The weights of GECO's controllers, as the log names them."""
+    controllers = {"beta": getattr(objective, "geco", None)}
+    controllers["beta_segregation"] = getattr(objective, "segregation_geco", None)
+    return {name: geco.beta.item() for name, geco in controllers.items() if geco is not None}

@@ -1,0 +1,202 @@
+"""`pyro-sri bench`: what a training step costs, and where the time goes."""
+
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from pyro_sri.config import Device, RunConfig
+from pyro_sri.errors import UserError
+from pyro_sri.presets import find_preset
+from pyro_sri.scripts.cli import parse
+from pyro_sri.training import TrainingStep, pick_device
+
+WARM_UP = 2
+
+
+def bench(
+    preset: tyro.conf.Positional[str],
+    batch: int | None = None,
+    steps: int = 10,
+    device: Device = "auto",
+    seed: int = 0,
+    json: bool = False,
+) -> None:
+    """Measure a preset's training step on random images.
+
+    Quote the best step as a ratio to a fixed piece of work on the same machine, timed in turn: machines differ and
+    are noisy.
+
+    Examples:
+      pyro-sri bench sri-quick
+      pyro-sri bench sri-mog-shapestacks --batch 8 --steps 5 --json
+
+    Args:
+        preset: Name of a preset.
+        batch: Images per step; the preset's own number if not given.
+        steps: Steps that are timed, after two that are not.
+        device: Where to run; auto takes a GPU if there is one.
+        seed: Seed of weights, images and draws.
+        json: End with one line of JSON.
+    """
+    if steps < 1 or (batch is not None and batch < 1):
+        raise UserError("--steps and --batch must be at least 1")
+    config = find_preset(preset).config
+    result = measure(config, batch or config.batch_size, steps, pick_device(device), seed)
+    _print_table(result)
+    if json:
+        _print_json(result)
+
+
+def measure(config: RunConfig, batch: int, steps: int, device: torch.device, seed: int) -> dict[str, Any]:
+    """Times training steps.
+
+    Args:
+        config: The run.
+        batch: Images per step.
+        steps: Timed steps.
+        device: Where.
+        seed: Seed of weights, images and draws.
+
+    Returns:
+        What `bench --json` prints: times in ms, memory in MiB (of the process on the CPU, of the allocator on a GPU).
+        A stage's time is that of the module's forward pass and of its own share of the backward pass.
+    """
+    torch.manual_seed(seed)
+    module = TrainingStep(*config.build()).to(device)
+    optimizer = torch.optim.Adam(module.parameters(), lr=config.learning_rate)
+    images = torch.rand(batch, 3, config.image_size, config.image_size, device=device)
+    wait: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+    def step(clock: "StageClock | None" = None) -> float:
+        wait()
+        start = time.perf_counter()
+        optimizer.zero_grad()
+        loss, _ = module(images)
+        forward_end = time.perf_counter()
+        loss.backward()
+        wait()
+        backward_end = time.perf_counter()
+        optimizer.step()
+        wait()
+        if clock is not None:
+            clock.add("optimiser", time.perf_counter() - backward_end)
+            clock.add("forward, all", forward_end - start)
+            clock.add("backward, all", backward_end - forward_end)
+        return 1000 * (time.perf_counter() - start)
+
+    with pyro.settings.context(module_local_params=True), pyro.validation_enabled(False):
+        for _ in range(WARM_UP):
+            step()
+        times = [step() for _ in range(steps)]
+        clock = StageClock(wait)
+        with clock.watching(_stages(module)):
+            step(clock)
+    return {
+        "preset": config.preset,
+        "batch": batch,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "precision": "float32",
+        "best_step_ms": round(min(times), 2),
+        "median_step_ms": round(statistics.median(times), 2),
+        "images_per_second": round(1000 * batch / statistics.median(times), 2),
+        "peak_memory_mb": round(_peak_memory(device), 1),
+        "stages": {name: round(ms, 2) for name, ms in clock.milliseconds.items()},
+    }
+
+
+def _stages(module: TrainingStep) -> dict[str, nn.Module]:
+    """The parts of an SRI step that hold its arithmetic."""
+    guide = module.guide
+    segregation = guide.segregation
+    return {
+        "UNet": segregation.guide.encoder,
+        "segmentation head": segregation.guide.segmentation_head,
+        "stick breaking": segregation.guide.stick_breaking,
+        "slot head": segregation.guide.slot_head,
+        "segregation decoder": segregation.model.decoder,
+        "scene encoder": guide.scene_encoder,
+        "posterior LSTM": guide.slot_scales,
+        "scene decoder": module.model.decoder,
+    }
+
+
+class StageClock:
+    """Adds up the time spent in modules, forward, with their gradients waited for."""
+
+    def __init__(self, wait: Callable[[], object]) -> None:
+        self.wait = wait
+        self.milliseconds: dict[str, float] = {}
+
+    def add(self, name: str, seconds: float) -> None:
+        """Adds seconds to a stage."""
+        self.milliseconds[name] = self.milliseconds.get(name, 0.0) + 1000 * seconds
+
+    @contextmanager
+    def watching(self, stages: dict[str, nn.Module]) -> Iterator[None]:
+        """Times the forward passes of these modules while inside."""
+        starts: dict[str, float] = {}
+
+        def before(name: str) -> Callable[..., None]:
+            def hook(*_: Any) -> None:
+                self.wait()
+                starts[name] = time.perf_counter()
+
+            return hook
+
+        def after(name: str) -> Callable[..., None]:
+            def hook(*_: Any) -> None:
+                self.wait()
+                self.add(f"{name}, forward", time.perf_counter() - starts[name])
+
+            return hook
+
+        handles = []
+        for name, stage in stages.items():
+            handles += [stage.register_forward_pre_hook(before(name)), stage.register_forward_hook(after(name))]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _peak_memory(device: torch.device) -> float:
+    """MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _print_table(result: dict[str, Any]) -> None:
+    table = Table("what", "ms", "share", title=f"{result['preset']}, batch {result['batch']}, {result['device']}")
+    table.add_row("step, best", f"{result['best_step_ms']:.1f}", "")
+    table.add_row("step, median", f"{result['median_step_ms']:.1f}", "")
+    for name, ms in result["stages"].items():
+        table.add_row(name, f"{ms:.1f}", f"{100 * ms / result['median_step_ms']:.0f}%")
+    console = Console()
+    console.print(table)
+    console.print(f"{result['images_per_second']:.1f} images/s, peak memory {result['peak_memory_mb']:.0f} MiB")
+
+
+def _print_json(result: dict[str, Any]) -> None:
+    print(json.dumps(result))
+
+
+def main(args: Sequence[str]) -> None:
+    """Runs the command."""
+    parse(bench, "pyro-sri bench", args)

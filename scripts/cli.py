@@ -1,0 +1,97 @@
+"""How every command reads its arguments and reports mistakes: one plain line on standard error, exit status 2."""
+
+import contextlib
+import functools
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+
+from pyro_sri.errors import UserError
+
+_BOX = re.compile(r"[│╭╮╰╯]")
+_RULE = re.compile(r"^\s*─{3,}\s*$")
+_SUGGESTION = "Perhaps you meant:"
+_OPTION = re.compile(r"--[\w-]+")
+
+MARKERS = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
+
+
+def parse(function: Callable[..., Any], prog: str, args: Sequence[str]) -> Any:
+    """Calls a typed function with arguments from the command line.
+
+    Args:
+        function: Its docstring and annotations make the help.
+        prog: What the command is called, for the help.
+        args: What the user wrote after it.
+
+    Returns:
+        What the function returns.
+
+    Raises:
+        UserError: For arguments that do not fit.
+    """
+    return _parse(lambda: tyro.cli(_deferred(function), prog=prog, args=list(args), config=MARKERS), prog)
+
+
+def parse_subcommand(functions: dict[str, Callable[..., Any]], prog: str, description: str, args: Sequence[str]) -> Any:
+    """Like `parse`, for a command that is a group of commands."""
+    if not args:
+        raise UserError(f"{prog} needs one of {', '.join(functions)}; see {prog} --help")
+    if args[0] not in functions and not args[0].startswith("-"):
+        raise UserError(f"{prog} has no command '{args[0]}'; it has {', '.join(functions)}")
+    return _parse(
+        lambda: tyro.extras.subcommand_cli_from_dict(
+            {name: _deferred(function) for name, function in functions.items()},
+            prog=prog,
+            description=description,
+            args=list(args),
+            config=MARKERS,
+        ),
+        prog,
+    )
+
+
+def _deferred(function: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
+    """The same signature and documentation, but calling it only binds the arguments."""
+
+    @functools.wraps(function)
+    def bind(*args: Any, **kwargs: Any) -> Callable[[], Any]:
+        return functools.partial(function, *args, **kwargs)
+
+    return bind
+
+
+def _parse(parser: Callable[[], Callable[[], Any]], prog: str) -> Any:
+    """Lets tyro bind the arguments, then calls; where tyro would draw a box around a mistake, raises one line."""
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            command = parser()
+    except SystemExit as end:
+        if end.code in (None, 0):
+            raise
+        raise UserError(one_line(errors.getvalue(), prog)) from None
+    return command()
+
+
+def one_line(box: str, prog: str) -> str:
+    """The gist of an argument library's error box."""
+    lines = [_BOX.sub("", line).strip() for line in box.splitlines()]
+    lines = [line for line in lines[1:-1] if line]
+    rule = next((i for i, line in enumerate(lines) if _RULE.match(line)), len(lines))
+    words = " ".join(lines[:rule])
+    suggestion = ""
+    if _SUGGESTION in lines:
+        after = " ".join(lines[lines.index(_SUGGESTION) + 1 :])
+        if option := _OPTION.search(after):
+            suggestion = f"; did you mean {option.group()}?"
+    return f"{words}{suggestion} (see {prog} --help)"
+
+
+def note(text: str) -> None:
+    """One line for people, on standard error."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,179 @@
+"""`pyro-sri train`: train a preset, or continue a run."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pyro_sri import runs
+from pyro_sri.config import RunConfig
+from pyro_sri.data.format import DatasetFile
+from pyro_sri.data.generators import GENERATORS, make_dataset
+from pyro_sri.errors import UserError
+from pyro_sri.presets import PRESETS, Preset, find_preset
+from pyro_sri.scripts.cli import note, parse
+from pyro_sri.training import check_same, train
+
+DATASETS = Path("datasets")
+PROG = "pyro-sri train"
+
+_HELP = """Train a preset, or continue a run.
+
+Writes a run directory: config.yaml, checkpoints/ (best.pt by validation, last.pt), metrics.jsonl, tensorboard/.
+Stop it at any time: the same command with --resume continues as if it had never stopped.
+
+Examples:
+  pyro-sri train sri-quick
+  pyro-sri train sri-mog-shapestacks --data stacks.h5 --out runs/stacks
+  pyro-sri train sri-mog-shapestacks --out runs/stacks --resume
+
+Args:
+    config: The preset's fields.
+    out: Run directory, new or empty; runs/PRESET if not given.
+    resume: Continue the run in --out from its last checkpoint; start it if there is none.
+"""
+
+
+def main(args: Sequence[str]) -> None:
+    """Runs the command."""
+    if not args or args[0].startswith("-"):
+        if {"-h", "--help"} & set(args):
+            print(_HELP.split("\n\nArgs")[0])
+            print(f"\nusage: {PROG} PRESET [--data FILE] [--out RUN] [--resume] [any field of the preset]")
+            print(f"\npresets: {', '.join(PRESETS)}\nThe fields of a preset: {PROG} PRESET --help")
+            return
+        raise UserError(f"which preset? '{PROG} PRESET' takes one of {', '.join(PRESETS)}")
+    preset = find_preset(args[0])
+    config, out, resume = _read(preset.config, args[1:])
+    if resume and (out / runs.CONFIG).exists():
+        stored = runs.open_run(out).config
+        if stored.preset != preset.config.preset:
+            raise UserError(f"{out} is a run of '{stored.preset}', not of '{preset.config.preset}'")
+        config, out, resume = _read(stored, args[1:])  # what is not said again stays as it was
+        check_same(_with_absolute_data(config), stored)
+    config = with_data(config, preset)
+    _announce(config, out)
+    run = _train_with_progress(config, out, resume)
+    _say_what_next(run)
+
+
+def _read(default: RunConfig, args: Sequence[str]) -> tuple[RunConfig, Path, bool]:
+    """Fields, run directory and whether to resume, with these defaults for the fields."""
+
+    def read(config: Any = default, out: Path | None = None, resume: bool = False) -> tuple[RunConfig, Path, bool]:
+        return config, out or Path("runs") / default.preset, resume
+
+    read.__annotations__["config"] = tyro.conf.OmitArgPrefixes[type(default)]  # type: ignore[misc]
+    read.__doc__ = _HELP
+    return parse(read, f"{PROG} {default.preset}", args)
+
+
+def _with_absolute_data(config: RunConfig) -> RunConfig:
+    return config if config.data is None else dataclasses.replace(config, data=config.data.resolve())
+
+
+def with_data(config: RunConfig, preset: Preset) -> RunConfig:
+    """The configuration with its data file, made first if the preset makes its own, and with the file's image size.
+
+    Raises:
+        UserError: If there is no file, or its images do not fit; the message has the command that makes one.
+    """
+    if config.data is None and preset.makes_data is not None:
+        config = dataclasses.replace(config, data=_own_data(preset))
+    if config.data is None:
+        raise UserError(
+            f"{config.preset} needs a data file: {_make_command(config.dataset, config.image_size)}, then give it "
+            f"with --data {config.dataset}.h5"
+        )
+    config = _with_absolute_data(config)
+    with DatasetFile(config.data) as data:
+        size = data.image_size
+        entities = data.num_entities("train")
+    if size != config.image_size:
+        if size not in config.image_sizes:
+            sizes = ", ".join(map(str, config.image_sizes))
+            raise UserError(
+                f"{config.data} holds {size}x{size} images, and {config.preset} takes {sizes}: "
+                f"{_make_command(config.dataset, config.image_size)}"
+            )
+        config = dataclasses.replace(config, image_size=size)
+    num_slots = getattr(config, "num_slots", None)
+    if num_slots is not None and entities is not None and num_slots < entities:
+        note(
+            f"warning: {num_slots} slots are fewer than the {entities} entities (background included) of "
+            f"{config.data.name}: some will share a slot; consider --num-slots {entities}"
+        )
+    return config
+
+
+def _make_command(dataset: str, size: int) -> str:
+    if dataset in GENERATORS:
+        return f"make one with 'pyro-sri data make {dataset} --size {size} --out {dataset}.h5'"
+    return f"make or convert one with 'pyro-sri data' ({dataset} has no generator in this version)"
+
+
+def _own_data(preset: Preset) -> Path:
+    """The file of a preset that makes its own data; made if it is not there."""
+    path = DATASETS / f"{preset.config.preset}.h5"
+    if not path.exists():
+        note(f"making {path}: generated {preset.config.dataset}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make_dataset(preset.config.dataset, path, **(preset.makes_data or {}))
+    return path
+
+
+def _announce(config: RunConfig, out: Path) -> None:
+    with DatasetFile(config.data) as data:
+        generated = "generated " if data.generated else ""
+        note(f"{config.preset} on {generated}{config.data} ({data.num_images('train')} images), run directory {out}")
+
+
+def _train_with_progress(config: RunConfig, out: Path, resume: bool) -> runs.Run:
+    """A progress bar on a terminal, plain lines elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return train(config, out, resume=resume, progress=_plain_lines(config))
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[terms]}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("train", total=config.steps, terms="")
+
+        def advance(step: int, line: dict[str, float] | None) -> None:
+            bar.update(task, completed=step)
+            if line is not None:
+                bar.update(task, terms=summary(line))
+
+        return train(config, out, resume=resume, progress=advance)
+
+
+def _plain_lines(config: RunConfig) -> Callable[[int, dict[str, float] | None], None]:
+    def say(step: int, line: dict[str, float] | None) -> None:
+        if line is not None:
+            note(f"step {step}/{config.steps}  {summary(line)}")
+
+    return say
+
+
+def summary(line: dict[str, float]) -> str:
+    """A log line in few words."""
+    kl = line["kl_scene"] + line["kl_slots"]
+    words = f"loss {line['loss']:.1f}  nll {line['nll']:.1f}  kl {kl:.1f}  cross {line['kl_cross']:.1f}"
+    beta = f"  beta {line['beta']:.3g}" if "beta" in line else ""
+    return f"{words}{beta}  {line['images_per_second']:.0f} images/s"
+
+
+def _say_what_next(run: runs.Run) -> None:
+    step = runs.load_checkpoint(run.checkpoint("last"))["step"] if run.checkpoint("last").exists() else 0
+    if step < run.config.steps:
+        note(f"stopped at step {step}; to go on: {PROG} {run.config.preset} --out {run.path} --resume")
+    else:
+        note(f"done: {run.path} is trained to step {step}; next: pyro-sri evaluate {run.path}")
