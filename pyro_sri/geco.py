@@ -64,7 +64,7 @@ class GenesisGECO(nn.Module):
 
     def forward(self, nll: Tensor, kl: Tensor) -> Tensor:
         """Batch means of NLL and KL, in nats per image -> the weighed loss."""
-        return nll + self.beta * kl
+        return nll + self.beta.clone() * kl  # a copy: `update` moves beta before the backward pass needs it
 
     @torch.no_grad()
     def update(self, nll: Tensor) -> None:
