@@ -13,7 +13,7 @@ from pyro_sri.guides.segregation import SegregationPair
 from pyro_sri.guides.sri import SRIGuide
 from pyro_sri.models.genesis_v2 import IndependentSlotModel
 from pyro_sri.models.scene import SceneModel
-from pyro_sri.nn import Kernel
+from pyro_sri.nn import IMAGE_SIZES, Kernel
 
 StateDict = Mapping[str, Tensor]
 
@@ -101,26 +101,19 @@ def load_sri(
     Raises:
         UserError: On unknown, missing or misshapen parameters.
     """
+    if image_size not in IMAGE_SIZES:
+        raise UserError(f"image size {image_size} does not fit SRI: its networks take 32, 64, 96 or 128")
     renamed = {sri_parameter_name(name): (name, tensor) for name, tensor in state_dict.items()}
     slot_size = _size(state_dict, "scene_encoder.project_to_scene_dim.0.weight", 1)
     scene_size = _size(state_dict, "scene_encoder.project_to_scene_dim.0.weight", 0)
     blocks = {name.split(".")[2] for name in state_dict if name.startswith("scene_encoder.blocks.")}
     image_likelihood = ImageLikelihood(kind=likelihood, pixel_std=pixel_std, normalised=likelihood == "mog")
+    shape = {"image_size": image_size, "num_slots": num_slots, "slot_size": slot_size}
     try:
-        model = SceneModel(
-            image_size=image_size,
-            num_slots=num_slots,
-            slot_size=slot_size,
-            scene_size=scene_size,
-            likelihood=image_likelihood,
-        )
+        model = SceneModel(**shape, scene_size=scene_size, likelihood=image_likelihood)
         segregation = SegregationPair(
-            IndependentSlotModel(
-                image_size=image_size, num_slots=num_slots, slot_size=slot_size, likelihood=image_likelihood
-            ),
-            GenesisV2Guide(
-                image_size=image_size, num_slots=num_slots, slot_size=slot_size, kernel=kernel, semiconv=semiconv
-            ),
+            IndependentSlotModel(**shape, likelihood=image_likelihood),
+            GenesisV2Guide(**shape, kernel=kernel, semiconv=semiconv),
         )
     except ValueError as error:
         raise UserError(f"the weights do not fit: {error}") from error

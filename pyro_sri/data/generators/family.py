@@ -1,0 +1,110 @@
+"""What a family of generated scenes is, and the few tools the flat families share."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from pyro_sri.data.format import Scenes
+from pyro_sri.errors import UserError
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A family of generated scenes.
+
+    Attributes:
+        name: What the commands call it.
+        description: One line for people.
+        version: Raised whenever the same seed gives different arrays than before.
+        default_size: The published image size.
+        sizes: The smallest and the largest image size that it makes.
+        max_entities: Entities of a scene at most, background included, with the default options.
+        factor_names: The columns of the factors.
+        options: A frozen dataclass of its options, which raises UserError for values out of range.
+        make: make(rngs, size, options) draws one scene from each random generator: images [n, size, size, 3], masks
+            [n, O, size, size, 1] and factors [n, O, F]. A scene depends on its own random generator alone.
+    """
+
+    name: str
+    description: str
+    version: int
+    default_size: int
+    sizes: tuple[int, int]
+    max_entities: int
+    factor_names: tuple[str, ...]
+    options: type[Any]
+    make: Callable[[Sequence[np.random.Generator], int, Any], Scenes]
+
+    def parse_options(self, values: Mapping[str, object]) -> Any:
+        """The options object with these values in place of the defaults.
+
+        Raises:
+            UserError: For an option that the family does not have, naming the nearest, or a value out of range.
+        """
+        known = [field.name for field in fields(self.options)]
+        for name in values:
+            if name not in known:
+                nearest = get_close_matches(name, known, n=1)
+                hint = f"did you mean {nearest[0]}?" if nearest else f"it has {', '.join(known) or 'no options'}"
+                raise UserError(f"{self.name} has no option {name}; {hint}")
+        return self.options(**values)
+
+
+def draw_until(
+    rngs: Sequence[np.random.Generator],
+    shape: tuple[int, ...],
+    accept: Callable[[NDArray[np.float64], NDArray[np.intp]], NDArray[np.bool_]],
+) -> NDArray[np.float64]:
+    """Uniform draws from each random generator, redrawn until each is accepted (rejection sampling).
+
+    Args:
+        rngs: n random generators, one per scene.
+        shape: The shape of one scene's draws.
+        accept: Takes draws [m, *shape] and the scenes (indices) that they are for; says which of them will do.
+
+    Returns:
+        The accepted draws, in [0, 1), [n, *shape].
+    """
+    draws = np.empty((len(rngs), *shape))
+    pending = np.arange(len(rngs))
+    while len(pending):
+        draws[pending] = [rngs[int(scene)].random(shape) for scene in pending]
+        pending = pending[~accept(draws[pending], pending)]
+    return draws
+
+
+def choose(draws: NDArray[np.float64], count: int | NDArray[np.integer]) -> NDArray[np.intp]:
+    """Whole numbers from 0 to count - 1, uniform where the draws are uniform in [0, 1)."""
+    return (draws * count).astype(np.intp)
+
+
+def windows(canvas: NDArray[Any], side: int) -> NDArray[Any]:
+    """A writable view of every square window of a stack of canvases.
+
+    Args:
+        canvas: [n, H, W].
+        side: Side of the windows.
+
+    Returns:
+        [n, H - side + 1, W - side + 1, side, side]: index it by (scene, top, left).
+    """
+    return sliding_window_view(canvas, (side, side), axis=(1, 2), writeable=True)
+
+
+def one_hot_masks(entities: NDArray[np.integer], num_entities: int) -> NDArray[np.uint8]:
+    """Masks, 255 inside and 0 outside, from a map of entities.
+
+    Args:
+        entities: The entity that each pixel belongs to, [n, H, W].
+        num_entities: O.
+
+    Returns:
+        uint8 [n, O, H, W, 1].
+    """
+    inside = entities[:, None] == np.arange(num_entities, dtype=entities.dtype)[:, None, None]  # [n, O, H, W]
+    return (inside.view(np.uint8) * np.uint8(255))[..., None]

@@ -1,0 +1,172 @@
+"""A dataset file at a glance: a contact sheet, and a summary in numbers."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from pyro_sri.data.format import SCENES_PER_READ, DatasetFile
+from pyro_sri.errors import UserError
+
+# Pixels of the sheet.
+SHEET_WIDTH = 1760  # at most
+TILE_SIDE = 104  # at least, by whole-number enlargement, so that no pixel is blurred
+GAP, PAIR_GAP = 1, 6
+TITLE_HEIGHT = 26
+PAIRS_PER_ROW = 8
+
+PAPER, INK = (255, 255, 255), (20, 20, 20)
+OBJECT_COLOURS = np.array(
+    [
+        (230, 57, 60),
+        (61, 176, 76),
+        (68, 119, 255),
+        (255, 225, 25),
+        (66, 212, 244),
+        (240, 50, 230),
+        (245, 130, 49),
+        (191, 239, 69),
+        (250, 190, 212),
+        (145, 30, 180),
+    ],
+    dtype=np.uint8,
+)
+BACKGROUND_COLOURS = np.array([(40, 40, 44), (62, 62, 68), (84, 84, 92), (106, 106, 116)], dtype=np.uint8)
+
+# Attributes that `info` reports under their own names; the others of a file are its parameters.
+NOT_PARAMETERS = ("source", "generator", "generator_version", "factor_names", "background_entities")
+
+
+def contact_sheet(path: Path | str, out: Path | str, num: int = 32, split: str = "train") -> None:
+    """Write a sheet of scenes, each image beside its coloured instance masks where the file has them.
+
+    The background is dark; objects have the same colour if they have the same place among the masks. The title says
+    "generated" where the scenes are.
+
+    Args:
+        path: A dataset file.
+        out: The PNG to write; an existing file is never touched.
+        num: How many scenes, the first of the split; fewer if it has fewer.
+        split: The split to show.
+
+    Raises:
+        UserError: If the file breaks the layout or has no such split, or the sheet cannot be written.
+    """
+    out = Path(out)
+    if num < 1:
+        raise UserError(f"a preview of {num} scenes is empty; use --num 1 or more")
+    if out.suffix.lower() != ".png":
+        raise UserError(f"{out} does not end in .png; a preview is a PNG picture")
+    if out.exists():
+        raise UserError(f"{out} exists already; choose another name or remove it first")
+    with DatasetFile(path) as file:
+        images = file.read(file.images(split), slice(num))  # [n, H, W, 3]
+        masks = file.masks(split)
+        tiles = [images] if masks is None else [images, colour_masks(file.read(masks, slice(num)), file)]
+        shown = "" if masks is None else "  |  right: instance masks"
+        title = (
+            f"{_origin(file)}  |  {split}, {len(images)} of {file.num_images(split)}  |  {file.image_size} px{shown}"
+        )
+    sheet = _arrange(tiles, title)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(out)
+    except OSError as error:
+        raise UserError(f"cannot write {out} ({error.strerror}); check the folder and the free space") from None
+
+
+def colour_masks(masks: NDArray[np.uint8], file: DatasetFile) -> NDArray[np.uint8]:
+    """Instance masks as pictures: backgrounds in dark greys, objects in bright colours, black where nothing is.
+
+    Args:
+        masks: [n, O, H, W, 1], 255 inside.
+        file: The file they are from, which knows the background entities.
+
+    Returns:
+        uint8 [n, H, W, 3].
+    """
+    objects = [entity for entity in range(masks.shape[1]) if entity not in file.background_entities]
+    colours = np.zeros((masks.shape[1], 3), dtype=np.uint8)
+    for entities, table in ((objects, OBJECT_COLOURS), (file.background_entities, BACKGROUND_COLOURS)):
+        for place, entity in enumerate(entities):
+            colours[entity] = table[place % len(table)]
+    covered = np.asarray(masks.any(1))  # [n, H, W, 1]
+    return np.where(covered, colours[masks.argmax(1)[..., 0]], np.uint8(0))
+
+
+def info(path: Path | str) -> dict[str, Any]:
+    """A summary of a dataset file; everything is read once.
+
+    Args:
+        path: A dataset file.
+
+    Returns:
+        Plain values, ready for JSON: path; source ("generated", another that the file names, or "unknown"); generated;
+        generator and generator_version or None; parameters, by name; factor_names; image_size; background_entities;
+        splits, each with num_images, images, masks and factors (shapes, or None) and objects_per_scene (how many scenes
+        have so many objects with at least one pixel, or None without masks); content_hash (sha256 of all arrays).
+
+    Raises:
+        UserError: If the file breaks the layout or is damaged.
+    """
+    with DatasetFile(path) as file:
+        return {
+            "path": str(file.path),
+            "source": file.attributes.get("source", "unknown"),
+            "generated": file.generated,
+            "generator": file.attributes.get("generator"),
+            "generator_version": file.attributes.get("generator_version"),
+            "parameters": {name: value for name, value in file.attributes.items() if name not in NOT_PARAMETERS},
+            "factor_names": file.attributes.get("factor_names"),
+            "image_size": file.image_size,
+            "background_entities": list(file.background_entities),
+            "splits": {split: _split_info(file, split) for split in file.splits},
+            "content_hash": file.content_hash(),
+        }
+
+
+def _split_info(file: DatasetFile, split: str) -> dict[str, Any]:
+    arrays = {"images": file.images(split), "masks": file.masks(split), "factors": file.factors(split)}
+    shapes = {name: None if array is None else list(array.shape) for name, array in arrays.items()}
+    return {"num_images": file.num_images(split), **shapes, "objects_per_scene": _objects_per_scene(file, split)}
+
+
+def _objects_per_scene(file: DatasetFile, split: str) -> dict[int, int] | None:
+    masks = file.masks(split)
+    if masks is None:
+        return None
+    objects = [entity for entity in range(masks.shape[1]) if entity not in file.background_entities]
+    counts: Counter[int] = Counter()
+    for start in range(0, len(masks), SCENES_PER_READ):
+        piece = file.read(masks, slice(start, start + SCENES_PER_READ))
+        visible = np.asarray(piece.any((2, 3, 4)))  # [n, O]
+        counts.update(visible[:, objects].sum(1).tolist())
+    return dict(sorted(counts.items()))
+
+
+def _origin(file: DatasetFile) -> str:
+    attributes = file.attributes
+    if file.generated:
+        return f"{attributes.get('generator', 'scenes')}, generated, seed {attributes.get('seed')}"
+    return f"{file.path.name}, {attributes.get('source', 'source unknown')}"
+
+
+def _arrange(tiles: list[NDArray[np.uint8]], title: str) -> Image.Image:
+    """Put tiles of the same scene side by side, scenes in rows, under a title."""
+    num, side = len(tiles[0]), tiles[0].shape[1]
+    enlarge = -(-TILE_SIDE // side)
+    tile = side * enlarge + GAP
+    pair = tile * len(tiles) + PAIR_GAP
+    columns = max(1, min(num, PAIRS_PER_ROW, SHEET_WIDTH // pair))
+    rows = -(-num // columns)
+    sheet = Image.new("RGB", (columns * pair + PAIR_GAP, TITLE_HEIGHT + rows * (tile + PAIR_GAP)), PAPER)
+    for scene in range(num):
+        row, column = divmod(scene, columns)
+        for place, pictures in enumerate(tiles):
+            picture = Image.fromarray(pictures[scene]).resize((side * enlarge,) * 2, Image.Resampling.NEAREST)
+            sheet.paste(picture, (PAIR_GAP + column * pair + place * tile, TITLE_HEIGHT + row * (tile + PAIR_GAP)))
+    ImageDraw.Draw(sheet).text((PAIR_GAP, 5), title, fill=INK, font=ImageFont.load_default(14))
+    return sheet

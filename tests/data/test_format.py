@@ -1,0 +1,294 @@
+import hashlib
+import resource
+import signal
+import threading
+
+import h5py
+import numpy as np
+import pytest
+
+from pyro_sri.data.format import DatasetFile, Scenes, _Output, check_dataset, write_dataset
+from pyro_sri.errors import UserError
+
+SIZE, ENTITIES = 8, 3
+
+
+def some_scenes(num, seed=0):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (num, SIZE, SIZE, 3), dtype=np.uint8)
+    entities = rng.integers(0, ENTITIES, (num, 1, SIZE, SIZE, 1))
+    masks = np.where(entities == np.arange(ENTITIES).reshape(-1, 1, 1, 1), 255, 0).astype(np.uint8)
+    return Scenes(images, masks, rng.random((num, ENTITIES, 2), dtype=np.float32))
+
+
+@pytest.fixture
+def written(tmp_path):
+    path = tmp_path / "scenes.h5"
+    pieces = [some_scenes(40, 1), some_scenes(7, 2)]
+    write_dataset(
+        path,
+        {"train": iter(pieces), "test": [some_scenes(5, 3)]},
+        {"source": "generated", "generator": "noise", "seed": 4, "scale": 0.5, "factor_names": ["x", "y"]},
+    )
+    return path
+
+
+def raw_file(path, **arrays):
+    """A file with arrays named like train/imgs, written without our writer."""
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+    return path
+
+
+def images(num=2, size=SIZE, channels=3):
+    return np.zeros((num, size, size, channels), dtype=np.uint8)
+
+
+def one_line(caught, *words):
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+    return message
+
+
+def test_what_is_written_is_read_back(written):
+    first, second = some_scenes(40, 1), some_scenes(7, 2)
+    with DatasetFile(written) as file:
+        assert file.splits == ("train", "test")
+        assert file.image_size == SIZE
+        assert (file.num_images("train"), file.num_images("test")) == (47, 5)
+        assert file.num_entities("train") == ENTITIES
+        assert file.background_entities == (0,)
+        assert file.generated
+        assert file.attributes == {
+            "source": "generated",
+            "generator": "noise",
+            "seed": 4,
+            "scale": 0.5,
+            "factor_names": ["x", "y"],
+        }
+        for array, expected in zip(
+            (file.images, file.masks, file.factors), zip(first, second, strict=True), strict=True
+        ):
+            np.testing.assert_array_equal(array("train")[:], np.concatenate(expected))
+            assert array("train").dtype == expected[0].dtype
+        picked = file.read(file.images("train"), [45, 3, 3])
+        np.testing.assert_array_equal(picked, [second.images[5], first.images[3], first.images[3]])
+    assert [path.name for path in written.parent.iterdir()] == ["scenes.h5"]
+
+
+def test_content_hash_follows_the_arrays_alone(written, tmp_path):
+    other, changed = tmp_path / "other.h5", tmp_path / "changed.h5"
+    scenes = some_scenes(40, 1), some_scenes(7, 2)
+    test = some_scenes(5, 3)
+    joined = Scenes(*(np.concatenate(arrays) for arrays in zip(*scenes, strict=True)))
+    write_dataset(other, {"train": [joined], "test": [test]}, {})
+    test.images[4, 0, 0, 0] ^= 1
+    write_dataset(changed, {"train": [joined], "test": [test]}, {})
+    hashes = []
+    for path in (written, other, changed):
+        with DatasetFile(path) as file:
+            hashes.append(file.content_hash())
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_content_hash_of_a_file_by_hand(tmp_path):
+    path = raw_file(tmp_path / "a.h5", **{"train/imgs": images()})
+    with DatasetFile(path) as file:
+        assert (
+            file.content_hash() == hashlib.sha256(b"train/imgs |u1 (2, 8, 8, 3)\n" + bytes(2 * 8 * 8 * 3)).hexdigest()
+        )
+
+
+def test_a_published_file_without_masks_factors_and_attributes(tmp_path):
+    with DatasetFile(raw_file(tmp_path / "a.h5", **{"train/imgs": images(), "val/imgs": images(3)})) as file:
+        assert file.splits == ("train", "val")
+        assert file.masks("train") is None
+        assert file.factors("val") is None
+        assert file.num_entities("train") is None
+        assert not file.generated
+        assert file.background_entities == (0,)
+    check_dataset(tmp_path / "a.h5")
+
+
+def test_background_entities_come_from_the_file(tmp_path):
+    path = raw_file(tmp_path / "a.h5", **{"train/imgs": images()})
+    with h5py.File(path, "a") as file:
+        file.attrs["background_entities"] = [0, 1, 2, 3]
+        file.attrs["note"] = np.bytes_(b"fixed-length text")
+    with DatasetFile(path) as file:
+        assert file.background_entities == (0, 1, 2, 3)
+        assert file.attributes["note"] == "fixed-length text"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"scenes/imgs": images()}, ["train, val, test"]),
+        ({"train/images": images()}, ["train", "imgs"]),
+        ({"train/imgs/deeper": images()}, ["train", "imgs"]),
+        ({"train/imgs": images().astype(np.float32)}, ["train/imgs", "float32", "uint8"]),
+        ({"train/imgs": images(channels=1)}, ["train/imgs", "(2, 8, 8, 1)"]),
+        ({"train/imgs": images()[:, :4]}, ["train/imgs", "(2, 4, 8, 3)", "H == W"]),
+        ({"train/imgs": images(num=0)}, ["train/imgs", "n >= 1"]),
+        ({"train/imgs": images()[0]}, ["train/imgs"]),
+        ({"train/imgs": images(), "test/imgs": images(size=4)}, ["different sizes"]),
+        ({"train/imgs": images(), "train/masks": np.zeros((2, 3, 8, 8, 1), np.int64)}, ["train/masks", "int64"]),
+        ({"train/imgs": images(), "train/masks": np.zeros((3, 3, 8, 8, 1), np.uint8)}, ["[2,O,8,8,1]"]),
+        ({"train/imgs": images(), "train/masks": np.zeros((2, 3, 8, 8), np.uint8)}, ["[2,O,8,8,1]"]),
+        ({"train/imgs": images(), "train/masks": np.zeros((2, 0, 8, 8, 1), np.uint8)}, ["[2,O,8,8,1]"]),
+        ({"train/imgs": images(), "train/masks/deeper": images()}, ["train/masks", "no array"]),
+        ({"train/imgs": images(), "train/factors": np.zeros((3, 4, 5))}, ["train/factors", "one row per image"]),
+    ],
+)
+def test_a_broken_layout_is_refused_in_one_line(tmp_path, arrays, words):
+    path = raw_file(tmp_path / "a.h5", **arrays)
+    with pytest.raises(UserError) as caught:
+        DatasetFile(path)
+    one_line(caught, str(path), *words)
+
+
+def test_files_that_cannot_be_opened(tmp_path, written):
+    text, cut, empty = tmp_path / "text.h5", tmp_path / "cut.h5", tmp_path / "empty.h5"
+    text.write_text("not HDF5\n" * 1000)
+    cut.write_bytes(written.read_bytes()[:-100])
+    empty.touch()
+    for path, word in (
+        (tmp_path / "none.h5", "no file"),
+        (tmp_path, "folder"),
+        (text, "not an HDF5 file"),
+        (cut, "cut short"),
+        (empty, "not an HDF5 file"),
+    ):
+        with pytest.raises(UserError) as caught:
+            DatasetFile(path)
+        one_line(caught, str(path), word)
+
+
+def test_a_split_that_is_not_there(written):
+    with DatasetFile(written) as file:
+        for ask in (file.images, file.masks, file.factors, file.num_images, file.num_entities):
+            with pytest.raises(UserError) as caught:
+                ask("val")
+            one_line(caught, str(written), "'val'", "train, test")
+
+
+def test_an_existing_file_is_never_touched(written):
+    before = written.read_bytes()
+    with pytest.raises(UserError) as caught:
+        write_dataset(written, {"train": [some_scenes(2)]}, {})
+    one_line(caught, str(written), "exists", "another name")
+    assert written.read_bytes() == before
+
+
+def test_a_failure_on_the_way_leaves_nothing_behind(tmp_path):
+    def pieces():
+        yield some_scenes(3)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_dataset(tmp_path / "new" / "a.h5", {"train": pieces()}, {})
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_an_interrupt_in_the_middle_of_a_write_is_not_lost(tmp_path, monkeypatch):
+    write = _Output.write
+
+    def interrupted_write(self, data):
+        signal.raise_signal(signal.SIGINT)
+        return write(self, data)
+
+    monkeypatch.setattr(_Output, "write", interrupted_write)
+    with pytest.raises(KeyboardInterrupt):
+        write_dataset(tmp_path / "a.h5", {"train": [some_scenes(3)]}, {})
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_scenes_are_written_from_any_thread(tmp_path):
+    thread = threading.Thread(target=write_dataset, args=(tmp_path / "a.h5", {"train": [some_scenes(3)]}, {}))
+    thread.start()
+    thread.join()
+    check_dataset(tmp_path / "a.h5")
+
+
+def test_scenes_that_break_the_layout_are_not_written(tmp_path):
+    scenes = some_scenes(3)
+    with pytest.raises(UserError) as caught:
+        write_dataset(tmp_path / "a.h5", {"train": [scenes._replace(masks=scenes.masks[:, :, :4])]}, {})
+    one_line(caught, "train/masks")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("limit", [0, 700, 5_000, 60_000])
+def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path, limit):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(UserError) as caught:
+            write_dataset(tmp_path / "a.h5", {"train": (some_scenes(64, seed) for seed in range(8))}, {"seed": 0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    one_line(caught, "cannot write", "a.h5", "free space")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError) as caught:
+        write_dataset(tmp_path / "file" / "a.h5", {"train": [some_scenes(2)]}, {})
+    one_line(caught, "cannot write", "check the folder")
+
+
+def test_check_passes_a_sound_file_and_reports_how_far_it_is(written):
+    told = []
+    check_dataset(written, lambda *news: told.append(news))
+    assert told == [
+        *[(f"train/{name}", 47, 47) for name in ("imgs", "masks", "factors")],
+        *[(f"test/{name}", 5, 5) for name in ("imgs", "masks", "factors")],
+    ]
+
+
+def test_check_finds_a_single_flipped_bit(written):
+    with h5py.File(written) as file:
+        array = file["train/imgs"]
+        assert array.chunks[0] == 16
+        block = array.id.get_chunk_info(1)  # images 16 to 31
+    content = bytearray(written.read_bytes())
+    content[block.byte_offset + 1000] ^= 4
+    written.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        check_dataset(written)
+    one_line(caught, str(written), "train/imgs", "item 16")
+    with DatasetFile(written) as file, pytest.raises(UserError) as caught:
+        file.content_hash()
+    one_line(caught, str(written), "train/imgs", "data check")
+
+
+@pytest.mark.parametrize(
+    ("source", "value", "place"),
+    [
+        ("generated", 0, (31, 0, 2, 2, 0)),  # a pixel in no entity
+        ("published", 255, (31, slice(None), 2, 2, 0)),  # a pixel in every entity
+        ("published", 7, (31, 1, 2, 2, 0)),  # neither inside nor outside
+    ],
+)
+def test_check_names_the_first_bad_mask(tmp_path, source, value, place):
+    path, scenes = tmp_path / "a.h5", some_scenes(40)
+    scenes.masks[31, :, 2, 2] = np.array([255, 0, 0], dtype=np.uint8)[:, None]
+    scenes.masks[place] = value
+    write_dataset(path, {"val": [scenes]}, {"source": source})
+    with pytest.raises(UserError) as caught:
+        check_dataset(path)
+    one_line(caught, "val/masks", "item 31")
+
+
+def test_check_names_the_first_bad_factors(tmp_path):
+    path, scenes = tmp_path / "a.h5", some_scenes(40)
+    scenes.factors[20:] = np.nan
+    write_dataset(path, {"train": [scenes]}, {})
+    with pytest.raises(UserError) as caught:
+        check_dataset(path)
+    one_line(caught, "train/factors", "item 20")

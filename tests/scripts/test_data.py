@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from pyro_sri.data.format import DatasetFile
+from pyro_sri.data.generators import GENERATORS
+from pyro_sri.errors import UserError
+from pyro_sri.scripts.data import COMMANDS, main, make
+
+
+def run(*words):
+    main([str(word) for word in words])
+
+
+def refused(*words):
+    with pytest.raises(UserError) as caught:
+        run(*words)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory):
+    path = tmp_path_factory.mktemp("commands") / "pieces.h5"
+    run("make", "tetrominoes", "--out", path, "--train", 12, "--val", 2, "--test", 0, "--seed", 3, "--num-pieces", 2)
+    return path
+
+
+def test_make(pieces):
+    with DatasetFile(pieces) as file:
+        assert (file.num_images("train"), file.num_images("val")) == (12, 2)
+        assert (file.image_size, file.num_entities("train")) == (35, 3)
+        assert (file.attributes["seed"], file.attributes["num_pieces"]) == (3, 2)
+
+
+def test_make_says_what_it_made(tmp_path, capsys):
+    out = tmp_path / "a.h5"
+    words = ("--size", 32, "--train", 3, "--val", 0, "--test", 0, "--max-objects", 2, "--background", "black")
+    run("make", "multi_dsprites", "--out", out, *words)
+    printed = capsys.readouterr()
+    assert printed.out == f"made {out}: generated multi_dsprites, 3 train, 0 val, 0 test images\n"
+    assert printed.err == ""
+
+
+def test_info_says_generated_and_everything_else(pieces, capsys):
+    run("info", pieces)
+    printed = " ".join(capsys.readouterr().out.split())
+    with DatasetFile(pieces) as file:
+        expected = (
+            file.content_hash(),
+            "pieces.h5 (generated)",
+            "tetrominoes, version 1",
+            "num_pieces 2",
+            "seed 3",
+            "35 x 35 x 3",
+            "2: 12",
+            "quarter_turns",
+        )
+    for words in expected:
+        assert words in printed
+
+
+def test_preview(pieces, tmp_path, capsys):
+    run("preview", pieces, "--out", tmp_path / "a.png", "--num", 2, "--split", "val")
+    assert capsys.readouterr().out == f"drew {tmp_path / 'a.png'}\n"
+    assert len(np.unique(np.asarray(Image.open(tmp_path / "a.png")).reshape(-1, 3), axis=0)) > 5
+
+
+def test_check(pieces, tmp_path, capsys):
+    run("check", pieces)
+    printed = capsys.readouterr()
+    assert printed.out == f"{pieces} is sound\n"
+    assert printed.err == ""
+    (tmp_path / "cut.h5").write_bytes(pieces.read_bytes()[:-1])
+    assert "cut short" in refused("check", tmp_path / "cut.h5")
+
+
+def test_mistakes_are_one_line(pieces, tmp_path, capsys):
+    out = tmp_path / "a.h5"
+    assert "did you mean multi_dsprites?" in refused("make", "multi-dsprites", "--out", out)
+    assert "exists already" in refused("make", "tetrominoes", "--out", pieces)
+    assert "no option max_objects" in refused("make", "tetrominoes", "--out", out, "--max-objects", 3)
+    assert "size 8" in refused("make", "tetrominoes", "--out", out, "--size", 8)
+    assert "no file" in refused("info", tmp_path / "none.h5")
+    assert "no split 'test'" in refused("preview", pieces, "--out", tmp_path / "a.png", "--split", "test")
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(command, "--help")
+    assert caught.value.code == 0
+    printed = capsys.readouterr().out
+    assert f"pyro-sri data {command} " in printed.partition("For example:")[2]
+
+
+def test_help_of_make_names_every_family(capsys):
+    for name in GENERATORS:
+        assert f"{name}: " in make.__doc__

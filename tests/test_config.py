@@ -1,0 +1,106 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from pyro_sri.config import SRIConfig, from_yaml, to_yaml
+from pyro_sri.elbo import SRI_ELBO
+from pyro_sri.errors import UserError
+from pyro_sri.geco import EmorlGECO, GenesisGECO
+from pyro_sri.presets import PRESETS, find_preset
+
+QUICK = SRIConfig(preset="p", dataset="tetrominoes", image_size=32, num_slots=3, slot_size=8, scene_size=8)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_yaml(name: str) -> None:
+    config = dataclasses.replace(PRESETS[name].config, data=Path("/some/where.h5"))
+    assert from_yaml(to_yaml(config), "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sri-mog-shapestacks", ("mog", True, 0.7, 0.5655, 9, 64, 500_000)),
+        ("sri-g-shapestacks", ("gaussian", False, 0.7, -0.353, 9, 64, 500_000)),
+        ("sri-mog-objects_room", ("mog", True, 0.7, 0.5655, 7, 64, 500_000)),
+        ("sri-g-objects_room", ("gaussian", False, 0.7, -0.353, 7, 64, 500_000)),
+        ("sri-mog-clevr6", ("mog", False, 0.1, -2.265, 7, 96, 425_000)),
+        ("sri-g-clevr6", ("gaussian", False, 0.7, -0.356, 7, 96, 425_000)),
+    ],
+)
+def test_published_hyper_parameters(name: str, expected: tuple[object, ...]) -> None:
+    config = find_preset(name).config
+    fields = ("likelihood", "normalised", "pixel_std", "geco_target", "num_slots", "image_size", "steps")
+    assert tuple(getattr(config, field) for field in fields) == expected
+    assert (config.slot_size, config.scene_size, config.attention_layers) == (64, 128, 3)
+    assert (config.batch_size, config.learning_rate, config.geco_step, config.geco_speedup) == (32, 1e-4, 1e-6, 10)
+    assert (config.init, config.beta_init, config.decay_steps, config.matching) == ("official", 1.0, 0, "greedy")
+
+
+def test_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'sri-mog-clevr6'"):
+        find_preset("sri-mog-clevr")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2", "not YAML"),
+        ("just words", "names no system"),
+        ("system: sry", "did you mean 'sri'"),
+        ("system: sri\npreset: p\ndataset: d\nnum_slot: 3", "did you mean 'num_slots'"),
+        ("system: sri\ndataset: d", "lacks the field 'preset'"),
+        ("system: sri\npreset: p\ndataset: d\nnum_slots: many", "must be of type int"),
+        ("system: sri\npreset: p\ndataset: d\nnum_slots: true", "must be of type int"),
+        ("system: sri\npreset: p\ndataset: d\nlearning_rate: fast", "must be of type float"),
+        ("system: sri\npreset: p\ndataset: d\nkernel: square", "must be one of gaussian, laplacian, epanechnikov"),
+        ("system: sri\npreset: p\ndataset: d\nnum_slots: 0", "--num-slots is 0"),
+        ("!!python/object/apply:os.getcwd []", "not YAML"),
+    ],
+)
+def test_bad_yaml_is_one_plain_line(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        from_yaml(text, "config.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_exponents_without_a_point_are_numbers() -> None:
+    assert from_yaml("system: sri\npreset: p\ndataset: d\nlearning_rate: 1e-4", "c").learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_slots": 0},
+        {"pixel_std": 0.0},
+        {"pixel_std": -1.0},
+        {"pixel_std": float("nan")},
+        {"steps": -1},
+        {"batch_size": 0},
+        {"learning_rate": 0.0},
+        {"slot_size": 12},
+        {"slot_size": 72},
+        {"image_size": 48},
+        {"seed": -1},
+        {"beta_init": 0.0},
+    ],
+)
+def test_impossible_values_are_refused(fields: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="must be") as caught:
+        dataclasses.replace(QUICK, **fields)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("--")
+
+
+def test_build_follows_the_fields() -> None:
+    model, guide, objective = dataclasses.replace(QUICK, geco="emorl", attention_layers=1, share_decoder=True).build()
+    assert isinstance(objective, SRI_ELBO)
+    assert isinstance(objective.geco, EmorlGECO)
+    assert len(guide.scene_encoder.blocks) == 1
+    assert guide.segregation.model.decoder is model.decoder
+    assert dataclasses.replace(QUICK, geco="none").build()[2].geco is None
+    geco = dataclasses.replace(QUICK, beta_init=0.1, beta_max=1.0).build()[2].geco
+    assert isinstance(geco, GenesisGECO)
+    assert geco.beta.item() == pytest.approx(0.1)
+    assert geco.beta_range[1] == 1.0

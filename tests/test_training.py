@@ -1,0 +1,298 @@
+"""Training: resumes bit for bit, never loses anything, says plainly what is wrong."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pyro_sri import load, runs
+from pyro_sri.config import SRIConfig
+from pyro_sri.errors import UserError
+from pyro_sri.training import Diverged, learning_rate, train
+
+TINY: dict[str, Any] = {
+    "image_size": 32,
+    "num_slots": 3,
+    "slot_size": 8,
+    "scene_size": 8,
+    "batch_size": 4,
+    "attention_layers": 1,
+    "log_every": 4,
+    "validate_every": 8,
+    "picture_every": 8,
+    "validation_images": 8,
+    "checkpoint_every": 4,
+    "device": "cpu",
+}
+
+
+def tiny(data: Path, **fields: Any) -> SRIConfig:
+    return SRIConfig(preset="sri-quick", dataset="tetrominoes", data=data, **TINY | {"steps": 8} | fields)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "last.pt", weights_only=True)["objective"]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Bit for bit: weights, GECO, optimiser, and the log but for its timings."""
+    first, second = (torch.load(p / "checkpoints" / "last.pt", weights_only=True) for p in (one, other))
+    assert first["step"] == second["step"]
+    assert first["best"] == second["best"]
+    assert list(first["objective"]) == list(second["objective"])
+    for name in first["objective"]:
+        assert torch.equal(first["objective"][name], second["objective"][name]), name
+    for number, state in first["optimizer"]["state"].items():
+        for name, tensor in state.items():
+            assert torch.equal(tensor, second["optimizer"]["state"][number][name])
+    logs = [
+        [{k: v for k, v in line.items() if k != "images_per_second"} for line in runs.read_log(p / "metrics.jsonl")]
+        for p in (one, other)
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_a_run_directory_holds_everything(tetrominoes: Path, tmp_path: Path) -> None:
+    seen = []
+    run = train(tiny(tetrominoes), tmp_path / "run", progress=lambda step, line: seen.append((step, line is not None)))
+    assert seen == [(step, step % 4 == 0) for step in range(1, 9)]
+    assert {p.name for p in run.path.iterdir()} == {"config.yaml", "checkpoints", "metrics.jsonl", "tensorboard"}
+    assert runs.open_run(run.path).config == run.config
+    lines = run.log()
+    assert [line["step"] for line in lines] == [4, 8, 8]
+    assert {"loss", "nll", "kl_scene", "kl_slots", "kl_cross", "segregation_nll", "beta", "images_per_second"} <= lines[
+        0
+    ].keys()
+    assert "val_nll" in lines[2]
+    assert run.step == 8
+    model, guide = load(run.path)
+    assert not model.training
+    assert not guide.training
+    assert torch.equal(model.state_dict()["decoder.layers.13.bias"], weights(run.path)["model.decoder.layers.13.bias"])
+    events = list((run.path / "tensorboard").iterdir())
+    assert events
+    assert sum(event.stat().st_size for event in events) > 10_000  # scalars and pictures
+
+
+def test_stopping_and_resuming_changes_nothing(tetrominoes: Path, tmp_path: Path) -> None:
+    train(tiny(tetrominoes, steps=20), tmp_path / "whole")
+    for steps in (4, 8, 12, 20):
+        train(tiny(tetrominoes, steps=steps), tmp_path / "parts", resume=True)
+    logs = runs.read_log(tmp_path / "parts" / "metrics.jsonl")
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    assert logs[-1]["step"] == 20
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert list(first) == list(second)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_log_lines_beyond_the_checkpoint_are_cut(tetrominoes: Path, tmp_path: Path) -> None:
+    train(tiny(tetrominoes, steps=20), tmp_path / "whole")
+    train(tiny(tetrominoes, steps=8), tmp_path / "cut")
+    log = tmp_path / "cut" / "metrics.jsonl"
+    with log.open("a") as file:
+        file.write(json.dumps({"step": 12, "loss": 0.0}) + "\n" + '{"step": 16, "lo')
+    train(tiny(tetrominoes, steps=20), tmp_path / "cut", resume=True)
+    assert [line["step"] for line in runs.read_log(log)] == [4, 8, 8, 12, 16, 16, 20, 20]
+
+
+def test_killed_and_resumed_equals_uninterrupted(tetrominoes: Path, tmp_path: Path) -> None:
+    """40 steps at once equal 20 or so + kill -9 + the rest, through the command."""
+    fields = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    command = [
+        sys.executable,
+        "-m",
+        "pyro_sri",
+        "train",
+        "sri-g-shapestacks",
+        "--data",
+        str(tetrominoes),
+        "--steps",
+        "40",
+        *fields,
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, env=environment, capture_output=True)
+    killed = subprocess.Popen([*command, "--out", str(tmp_path / "parts")], env=environment, stderr=subprocess.DEVNULL)
+    log = tmp_path / "parts" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not any(line["step"] >= 20 for line in runs.read_log(log)):
+        assert time.monotonic() < deadline
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    stopped = torch.load(tmp_path / "parts" / "checkpoints" / "last.pt", weights_only=True)["step"]
+    assert 16 <= stopped < 40
+    resumed = subprocess.run(
+        [*command, "--out", str(tmp_path / "parts"), "--resume"], env=environment, capture_output=True, text=True
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_sigterm_leaves_a_checkpoint_and_says_how_to_go_on(tetrominoes: Path, tmp_path: Path) -> None:
+    fields = [f"--{name.replace('_', '-')}={value}" for name, value in (TINY | {"checkpoint_every": 100_000}).items()]
+    command = [sys.executable, "-m", "pyro_sri", "train", "sri-g-shapestacks", "--data", str(tetrominoes), *fields]
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "run")], stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "--resume" in errors.splitlines()[-1]
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["step"] >= 4
+
+
+def test_a_finished_run_is_left_alone(tetrominoes: Path, tmp_path: Path) -> None:
+    run = train(tiny(tetrominoes), tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in run.path.rglob("*.pt")}
+    train(tiny(tetrominoes), tmp_path, resume=True)
+    assert {p: p.stat().st_mtime_ns for p in run.path.rglob("*.pt")} == before
+
+
+def test_changed_fields_are_named(tetrominoes: Path, tmp_path: Path) -> None:
+    train(tiny(tetrominoes), tmp_path)
+    with pytest.raises(UserError, match=r"--learning-rate \(was 0.0001\)") as caught:
+        train(tiny(tetrominoes, learning_rate=1e-3, steps=12), tmp_path, resume=True)
+    assert "--steps" not in str(caught.value)
+
+
+def test_a_folder_that_holds_something_is_refused(tetrominoes: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds other files"):
+        train(tiny(tetrominoes), tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    train(tiny(tetrominoes), tmp_path / "run")
+    with pytest.raises(UserError, match="--resume"):
+        train(tiny(tetrominoes), tmp_path / "run")
+
+
+def test_divergence_stops_with_the_last_good_checkpoint(tetrominoes: Path, tmp_path: Path) -> None:
+    train(tiny(tetrominoes, steps=4), tmp_path)
+    good = weights(tmp_path)
+    checkpoint = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
+    checkpoint["optimizer"]["param_groups"][0]["betas"] = (float("nan"), 0.999)  # the next update is not finite
+    torch.save(checkpoint, tmp_path / "checkpoints" / "last.pt")
+    with pytest.raises(Diverged, match="last good checkpoint"):
+        train(tiny(tetrominoes, steps=12), tmp_path, resume=True)
+    after = weights(tmp_path)
+    assert all(torch.equal(good[name], after[name]) for name in good)
+    assert runs.read_log(tmp_path / "metrics.jsonl")[-1]["step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:1000]), "not a readable checkpoint"),
+        (lambda path: path.write_bytes(b""), "not a readable checkpoint"),
+        (lambda path: torch.save({"weights": torch.zeros(1)}, path), "holds no step or weights"),
+        (lambda path: torch.save({"step": 4, "objective": {"model.x": torch.zeros(1)}}, path), "does not fit"),
+    ],
+)
+def test_bad_checkpoints_are_one_plain_line(tetrominoes: Path, tmp_path: Path, damage: Any, message: str) -> None:
+    train(tiny(tetrominoes, steps=4), tmp_path)
+    for name in ("last", "best"):
+        damage(tmp_path / "checkpoints" / f"{name}.pt")
+    for attempt in (lambda: train(tiny(tetrominoes), tmp_path, resume=True), lambda: load(tmp_path)):
+        with pytest.raises(UserError, match=message) as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_other_networks_is_refused(tetrominoes: Path, tmp_path: Path) -> None:
+    train(tiny(tetrominoes, steps=4), tmp_path)
+    text = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace("slot_size: 8", "slot_size: 16"))
+    with pytest.raises(UserError, match=r"does not fit config.yaml"):
+        load(tmp_path)
+
+
+def test_data_that_does_not_fit(tetrominoes: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="fewer than --batch-size 64"):
+        train(tiny(tetrominoes, batch_size=64), tmp_path)
+    with pytest.raises(UserError, match="holds 32x32 images"):
+        train(tiny(tetrominoes, image_size=64), tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu(tetrominoes: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no GPU"):
+        train(tiny(tetrominoes, device="cuda"), tmp_path)
+
+
+def test_a_full_disk_is_one_plain_line_and_keeps_the_old_checkpoint(tetrominoes: Path, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    runs.save_checkpoint(path, {"step": 1, "objective": {}})
+
+    def full(file: Any) -> None:
+        file.write(b"half a file")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="No space left on device"):
+        runs.write_atomically(path, full)
+    assert runs.load_checkpoint(path)["step"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_two_processes_train_one_run(tetrominoes: Path, tmp_path: Path) -> None:
+    """A smoke test of --devices on gloo: one writer, a run that loads."""
+    fields = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    command = [
+        sys.executable,
+        "-m",
+        "pyro_sri",
+        "train",
+        "sri-g-shapestacks",
+        "--data",
+        str(tetrominoes),
+        "--steps",
+        "8",
+    ]
+    command += [*fields, "--devices", "2", "--out", str(tmp_path / "run")]
+    finished = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert [line["step"] for line in runs.read_log(tmp_path / "run" / "metrics.jsonl")] == [4, 8, 8]
+    load(tmp_path / "run")
+
+
+def test_same_seed_same_parameters(tetrominoes: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        train(tiny(tetrominoes), tmp_path / name)
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    train(tiny(tetrominoes, seed=1), tmp_path / "three")
+    assert not torch.equal(
+        weights(tmp_path / "one")["model.slot_prior.loc.bias"], weights(tmp_path / "three")["model.slot_prior.loc.bias"]
+    )
+
+
+def test_learning_rate_schedule(tetrominoes: Path) -> None:
+    config = tiny(tetrominoes, learning_rate=1.0, warmup_steps=10, decay_steps=100)
+    assert learning_rate(config, 0) == pytest.approx(0.1)
+    assert learning_rate(config, 50) == pytest.approx(0.51)
+    assert learning_rate(config, 100) == learning_rate(config, 1000) == pytest.approx(0.02)
+    assert learning_rate(dataclasses.replace(config, warmup_steps=0, decay_steps=0), 12345) == 1.0
+
+
+def test_log_cadence_and_pictures_do_not_change_the_weights(tetrominoes: Path, tmp_path: Path) -> None:
+    train(tiny(tetrominoes), tmp_path / "often")
+    train(
+        tiny(tetrominoes, log_every=100, picture_every=100, validate_every=100, checkpoint_every=100),
+        tmp_path / "rarely",
+    )
+    assert_same_weights(tmp_path / "often", tmp_path / "rarely")
