@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.loading import evaluation_batches, to_images
+from pyro_sri.errors import UserError
 from pyro_sri.inference import Explanation, explain
 from pyro_sri.metrics import adjusted_rand_index, bits_per_dimension, mean_squared_error
 from pyro_sri.metrics.likelihood import importance_bound, importance_log_weights
@@ -57,7 +58,7 @@ def evaluate(
         normalised; bits per dimension with and without KL_cross.
 
     Raises:
-        UserError: If the data cannot be read or has no such split.
+        UserError: If the data cannot be read or has no such split, or the model's output is not finite.
     """
     with DatasetFile(data) as file:
         total = min(num_images or file.num_images(split), file.num_images(split))
@@ -68,6 +69,8 @@ def evaluate(
     done = 0
     for batch in evaluation_batches(data, split, batch_size, total):
         explanation = explain(model, guide, to_images(batch["images"], device))
+        if not all(torch.isfinite(values).all() for values in (explanation.reconstruction, *explanation.terms.values())):
+            raise UserError(f"the model gives values that are not finite on {split} images from {done} on: it diverged")
         for name, values in _scores(explanation, batch, background if has_masks else None).items():
             scores.setdefault(name, []).append(values)
         done += len(batch["images"])
@@ -79,9 +82,9 @@ def evaluate(
         values = per_image.get(name, np.empty(0))
         if name in ARI_NAMES:
             values = values[~np.isnan(values)]  # NaN marks an image without foreground: it has no score
-        result[name] = float(values.mean()) if len(values) and np.isfinite(values).all() else None
+        result[name] = float(values.mean()) if len(values) else None
         if result[name] is None:
-            result[f"{name}_reason"] = _why_no_ari(name, has_masks) if name in ARI_NAMES else "not finite"
+            result[f"{name}_reason"] = _why_no_ari(name, has_masks)
     if has_masks:
         result["num_images_without_foreground"] = int(np.isnan(per_image["ari_fg"]).sum())
     result |= _importance(

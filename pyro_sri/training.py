@@ -205,7 +205,12 @@ class _Trainer:
         with pyro.settings.context(module_local_params=True), self._signals():
             while state.step < config.steps and not self.stopped:
                 with pyro.validation_enabled(state.step < first + VALIDATED_STEPS):
-                    self._step(to_images(next(batches)["images"], self.fabric.device))
+                    images = to_images(next(batches)["images"], self.fabric.device)
+                    try:
+                        self._step(images)
+                    except ValueError:  # while validation is on, a distribution refuses what is not finite
+                        self._require_finite()
+                        raise
                 state.step += 1
                 self._bookkeeping()
         if self.writer is not None:

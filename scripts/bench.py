@@ -38,9 +38,11 @@ def bench(
     Quote the best step as a ratio to a fixed piece of work on the same machine, timed in turn: machines differ and
     are noisy.
 
-    Examples:
-      pyro-sri bench sri-quick
-      pyro-sri bench sri-mog-shapestacks --batch 8 --steps 5 --json
+    For example:
+
+    pyro-sri bench sri-quick
+
+    pyro-sri bench sri-mog-shapestacks --batch 8 --steps 5 --json
 
     Args:
         preset: Name of a preset.

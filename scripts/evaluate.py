@@ -51,9 +51,11 @@ def evaluate_run(
 
     Prints a table and writes RUN/evaluation/metrics.json; an earlier one is kept under another name.
 
-    Examples:
-      pyro-sri evaluate runs/sri-quick
-      pyro-sri evaluate runs/stacks --data stacks.h5 --num-images 1000
+    For example:
+
+    pyro-sri evaluate runs/sri-quick
+
+    pyro-sri evaluate runs/stacks --data stacks.h5 --num-images 1000
 
     Args:
         run: Run directory.

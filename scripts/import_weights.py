@@ -32,8 +32,9 @@ def import_weights(
     The file is read without running code from it. Sizes are read from the weights, except those that they do not show.
     The run can be sampled, evaluated and reported like one trained here.
 
-    Examples:
-      pyro-sri import-weights sri.pth --out runs/official --image-size 64 --num-slots 9
+    For example:
+
+    pyro-sri import-weights sri.pth --out runs/official --image-size 64 --num-slots 9
 
     Args:
         file: The state dict, or a checkpoint that holds one, as saved by torch.save.

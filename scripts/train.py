@@ -26,10 +26,13 @@ _HELP = """Train a preset, or continue a run.
 Writes a run directory: config.yaml, checkpoints/ (best.pt by validation, last.pt), metrics.jsonl, tensorboard/.
 Stop it at any time: the same command with --resume continues as if it had never stopped.
 
-Examples:
-  pyro-sri train sri-quick
-  pyro-sri train sri-mog-shapestacks --data stacks.h5 --out runs/stacks
-  pyro-sri train sri-mog-shapestacks --out runs/stacks --resume
+For example:
+
+pyro-sri train sri-quick
+
+pyro-sri train sri-mog-shapestacks --data stacks.h5 --out runs/stacks
+
+pyro-sri train sri-mog-shapestacks --out runs/stacks --resume
 
 Args:
     config: The preset's fields.

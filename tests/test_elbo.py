@@ -175,7 +175,7 @@ def test_loss_of_conditioned_handlers(sri: SRI, images: torch.Tensor) -> None:
 
 def test_guides_without_segregation_have_zero_terms(images: torch.Tensor) -> None:
     """Any guide with `scene` and `slot_k` will do."""
-    model, full_guide = build_sri()
+    model, _full_guide = build_sri()
 
     def guide(images: torch.Tensor) -> None:
         with pyro.plate("scenes", len(images)):
@@ -204,7 +204,7 @@ def test_no_host_synchronisation_on_the_training_path(
         monkeypatch.undo()
 
 
-def _refuse(method: str):  # noqa: ANN202
+def _refuse(method: str):
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError(f"Tensor.{method} waits for the device")
 

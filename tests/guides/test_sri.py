@@ -65,7 +65,7 @@ def test_attention_masks_sum_to_one(sri: SRI, images: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("matching", ["greedy", "hungarian"])
 def test_slots_are_the_segregated_means_in_the_imagined_order(matching: str, images: torch.Tensor) -> None:
-    model, guide = build_sri(matching=matching, num_slots=5)
+    _model, guide = build_sri(matching=matching, num_slots=5)
     nodes = poutine.trace(guide).get_trace(images).nodes
     means = nodes["segregated_slots"]["fn"].mean
     imagined = torch.stack([nodes[f"imagined_slot_{k}"]["fn"].mean for k in range(5)], 1)
@@ -118,7 +118,7 @@ def test_posterior_predictive(sri: SRI, images: torch.Tensor) -> None:
 
 
 def test_start_scales_at(sri: SRI, images: torch.Tensor) -> None:
-    model, guide = sri
+    _model, guide = sri
     guide.start_scales_at(0.1)
     nodes = poutine.trace(guide).get_trace(images).nodes
     for name in ("segregated_slots", "slot_0"):

@@ -1,0 +1,204 @@
+"""Self-contained HTML pages: pictures inside, no network, readable on a phone, in light and in dark.
+
+Everything here takes plain text and escapes it; only functions of this module make HTML.
+"""
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import NamedTuple
+
+from pyro_sri.viz.sheets import Picture, png
+
+# The page may show what it contains, and load nothing.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+STYLE = """
+:root { color-scheme: light dark; --paper: #fcfcfb; --card: #fff; --ink: #1d1d20; --soft: #65656e; --line: #e3e3e6;
+  --accent: #0072b2; --mark: #fdf3d7; }
+@media (prefers-color-scheme: dark) { :root { --paper: #17171a; --card: #1f1f23; --ink: #e9e9ec; --soft: #a0a0aa;
+  --line: #34343a; --accent: #56b4e9; --mark: #3d3416; } }
+* { box-sizing: border-box; }
+html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
+body { margin: 0 auto; max-width: 78rem; padding: 2.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, sans-serif; }
+h1 { margin: 0; font-size: 1.75rem; font-weight: 650; letter-spacing: -.01em; overflow-wrap: anywhere; }
+h2 { margin: 3.25rem 0 .4rem; padding-top: 1.25rem; border-top: 1px solid var(--line); font-size: 1.2rem;
+  font-weight: 650; }
+h3 { margin: 0 0 .5rem; font-size: 1rem; font-weight: 600; overflow-wrap: anywhere; }
+p { margin: .3rem 0 1rem; max-width: 46rem; } .soft, figcaption, footer { color: var(--soft); }
+nav { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; margin-top: .8rem; font-size: .92rem; }
+a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
+.runs { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); }
+.runs > * { min-width: 0; }
+.card { padding: 1.1rem 1.25rem; border: 1px solid var(--line); border-radius: 10px; background: var(--card); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.1rem; margin: .6rem 0 0; font-size: .92rem; }
+.card > dl { margin: 0; } dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .34rem 1.2rem .34rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+th { font-weight: 500; } thead th { font-weight: 600; vertical-align: bottom; }
+td { min-width: 7rem; overflow-wrap: anywhere; }
+th:first-child { position: sticky; left: 0; background: var(--paper); }
+td small, th small { display: block; color: var(--soft); font-weight: 400; font-size: .82rem; max-width: 20rem; }
+tr.differs > * { background: var(--mark); } tr.differs > :first-child { box-shadow: inset 3px 0 var(--accent); }
+tr > :first-child { padding-left: .6rem; }
+abbr { text-decoration: underline dotted var(--soft); text-underline-offset: .2em; cursor: help; }
+strong { font-weight: 700; }
+button { all: unset; cursor: pointer; } button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+th button::after { content: " \\2195"; color: var(--soft); font-weight: 400; }
+th[aria-sort=ascending] button::after { content: " \\2191"; color: var(--accent); }
+th[aria-sort=descending] button::after { content: " \\2193"; color: var(--accent); }
+figure { margin: 0; } figcaption { margin-top: .35rem; font-size: .86rem; }
+.zoom { box-sizing: border-box; display: block; width: fit-content; max-width: 100%;
+  cursor: zoom-in; overflow-x: auto; padding: .5rem; border: 1px solid var(--line);
+  border-radius: 10px; background: #fff; }
+.zoom img { display: block; margin: 0 auto; max-width: 100%; height: auto; }
+.zoom.pixels { width: min(100%, 44rem); } .pixels img { width: 100%; image-rendering: pixelated; }
+.narrow { display: none; }
+@media (max-width: 56rem) { .long { display: none; } .narrow { display: block; } }
+@media (max-width: 40rem) { .sheet img { max-width: none; width: max(100%, 44rem); } h2 { margin-top: 2.25rem; } }
+pre { margin: .3rem 0 1rem; padding: .75rem 1rem; border: 1px solid var(--line); border-radius: 8px;
+  background: var(--card); font: .84rem/1.5 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere;
+  user-select: all; }
+details { margin: .8rem 0; } summary { cursor: pointer; color: var(--accent); font-size: .92rem; }
+dialog { max-width: 100vw; max-height: 100vh; width: 100vw; height: 100vh; height: 100dvh; margin: 0; padding: 1rem;
+  border: 0; background: #fff; overflow: auto; cursor: zoom-out; }
+dialog img { display: block; margin: auto; max-width: none; background: #fff; }
+dialog img.pixels { image-rendering: pixelated; }
+footer { margin-top: 4rem; font-size: .86rem; }
+@media print { nav, th button::after { display: none; } .zoom { break-inside: avoid; border: 0; } }
+"""
+
+SCRIPT = """
+const zoomed = document.querySelector("dialog"), large = zoomed.firstElementChild;
+document.querySelectorAll(".zoom").forEach(button => button.addEventListener("click", () => {
+  const small = button.firstElementChild, pixels = button.classList.contains("pixels");
+  large.src = small.src; large.alt = small.alt; large.className = pixels ? "pixels" : "";
+  const fit = Math.min(innerWidth - 40, (innerHeight - 40) * small.naturalWidth / small.naturalHeight);
+  large.width = pixels ? small.naturalWidth * Math.max(1, Math.floor(fit / small.naturalWidth))
+    : Math.max(small.naturalWidth, Math.min(fit, 1.5 * small.naturalWidth));
+  zoomed.showModal();
+}));
+zoomed.addEventListener("click", () => zoomed.close());
+document.querySelectorAll("th button").forEach(button => button.addEventListener("click", () => {
+  const head = button.closest("th"), body = head.closest("table").tBodies[0];
+  const order = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
+  for (const other of head.parentNode.children) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", order);
+  const key = row => row.children[head.cellIndex].dataset.value ?? "";
+  const compare = (a, b) => {
+    const x = key(a), y = key(b);
+    if (x === "" || y === "") return (x === "") - (y === "");
+    const sign = order === "ascending" ? 1 : -1;
+    return sign * (isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y);
+  };
+  body.append(...[...body.rows].sort(compare));
+}));
+"""
+
+
+class Html(str):
+    """Text that is HTML already; everything else is escaped."""
+
+
+class Cell(NamedTuple):
+    """A cell of a table.
+
+    Attributes:
+        content: What stands in it.
+        key: What it is sorted by; a cell without one goes last.
+        note: A small line below.
+        kind: Its CSS class, such as "long" for cells that a narrow screen has no room for.
+    """
+
+    content: str
+    key: str | float | None = None
+    note: str = ""
+    kind: str | None = None
+
+
+def text(content: str) -> Html:
+    """Escapes a text, unless it is HTML already."""
+    return content if isinstance(content, Html) else Html(escape(content))
+
+
+def element(tag: str, *content: str, **attributes: str | None) -> Html:
+    """An element; texts in it and values of attributes are escaped. `class_` stands for `class`, _ in names for -."""
+    names = {name: name.rstrip("_").replace("_", "-") for name in attributes}
+    written = "".join(f' {names[name]}="{escape(value)}"' for name, value in attributes.items() if value is not None)
+    return Html(f"<{tag}{written}>{''.join(map(text, content))}</{tag}>")
+
+
+def join(parts: Iterable[str]) -> Html:
+    """Parts one after the other."""
+    return Html("\n".join(map(text, parts)))
+
+
+def hint(content: str, explanation: str) -> Html:
+    """A text that explains itself on hover."""
+    return element("abbr", content, title=explanation) if explanation else text(content)
+
+
+def picture(pixels: Picture, alt: str, caption: str = "", *, pixelated: bool = False) -> Html:
+    """A picture that opens in full size on a click.
+
+    Args:
+        pixels: uint8 [h, w, 3].
+        alt: What it shows, for those who do not see it.
+        caption: A line below.
+        pixelated: Enlarge it with hard pixels: for small pictures without labels.
+    """
+    data = base64.b64encode(png(pixels)).decode()
+    height, width = (str(side) for side in pixels.shape[:2])
+    image = Html(f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}" width="{width}" height="{height}">')
+    kind = "zoom pixels" if pixelated else "zoom sheet"
+    button = element("button", image, type="button", class_=kind, aria_label=f"{alt}: enlarge")
+    return element("figure", button, element("figcaption", caption) if caption else "")
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> Html:
+    """Names and what they are, in two columns."""
+    return element("dl", *(part for name, value in pairs for part in (element("dt", name), element("dd", value))))
+
+
+def table(headers: Sequence[Cell], rows: Sequence[Sequence[Cell]], *, marked: Sequence[bool] = ()) -> Html:
+    """A table whose rows are sorted by a click on a header.
+
+    Args:
+        headers: One for each column; a header without a key does not sort.
+        rows: Cells; the first of a row is its header.
+        marked: Whether a row is marked, for each row or for none.
+    """
+    head = element("tr", *(_head(header) for header in headers))
+    body = []
+    for i, (first, *others) in enumerate(rows):
+        cells = [_cell("th", first, scope="row"), *(_cell("td", cell) for cell in others)]
+        body.append(element("tr", *cells, class_="differs" if marked and marked[i] else None))
+    return element("div", element("table", element("thead", head), element("tbody", join(body))), class_="wide")
+
+
+def page(title: str, body: Html) -> str:
+    """A whole page."""
+    head = (
+        '<meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style>"
+    )
+    dialog = '<dialog aria-label="enlarged picture"><img alt=""></dialog>'
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n{dialog}\n<script>{SCRIPT}</script>'
+        "</body></html>\n"
+    )
+
+
+def _head(header: Cell) -> Html:
+    content = header.content if header.key is None else element("button", header.content, type="button")
+    return _cell("th", header._replace(content=content, key=None), scope="col")
+
+
+def _cell(tag: str, cell: Cell, **attributes: str) -> Html:
+    note = element("small", cell.note) if cell.note else ""
+    key = None if cell.key is None else str(cell.key)
+    return element(tag, cell.content, note, data_value=key, class_=cell.kind, **attributes)

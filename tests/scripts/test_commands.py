@@ -1,0 +1,267 @@
+"""Every command once, for real, on tiny data; and every mistake as one plain line with exit status 2."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import Golden
+
+from pyro_sri import __version__, load
+from pyro_sri.scripts.main import COMMANDS, main
+
+TINY = "--num-slots 3 --slot-size 8 --scene-size 8 --batch-size 4 --steps 4 --log-every 2 --validation-images 4 --device cpu"
+
+
+class Outcome:
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+
+@pytest.fixture
+def pyro_sri(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs a command line in this process."""
+
+    def run(*words: object) -> Outcome:
+        args = [part for word in words for part in ([str(word)] if isinstance(word, Path) else str(word).split())]
+        monkeypatch.setattr("sys.argv", ["pyro-sri", *args])
+        capsys.readouterr()
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 0
+        captured = capsys.readouterr()
+        return Outcome(status, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tetrominoes: Path) -> Path:
+    """A tiny run, through the command."""
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "sys.argv",
+            ["pyro-sri", "train", "sri-g-shapestacks", "--data", str(tetrominoes), "--out", str(path), *TINY.split()],
+        )
+        main()
+    return path
+
+
+def assert_refused(outcome: Outcome, *words: str) -> None:
+    assert outcome.status == 2, outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1, outcome.err
+    assert "Traceback" not in outcome.err
+    for word in words:
+        assert word in outcome.err
+
+
+def test_version_and_help(pyro_sri: Any) -> None:
+    assert __version__ in pyro_sri("--version").out
+    overview = pyro_sri("--help")
+    assert overview.status == 0
+    assert all(name in overview.out for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "command", [*COMMANDS, "train sri-quick", "data make", "data info", "data preview", "data check"]
+)
+def test_every_command_explains_itself(pyro_sri: Any, command: str) -> None:
+    outcome = pyro_sri(command, "--help")
+    assert outcome.status == 0
+    assert "pyro-sri" in outcome.out
+    assert len(outcome.out.splitlines()) > 5
+
+
+def test_presets(pyro_sri: Any) -> None:
+    outcome = pyro_sri("presets")
+    assert outcome.status == 0
+    assert "sri-quick" in outcome.out
+
+
+def test_train_takes_size_and_fields(trained: Path) -> None:
+    text = (trained / "config.yaml").read_text()
+    assert "image_size: 32" in text
+    assert "num_slots: 3" in text
+    model, guide = load(trained)
+    assert model.num_slots == guide.num_slots == 3
+
+
+def test_resume_of_a_finished_run(pyro_sri: Any, trained: Path) -> None:
+    outcome = pyro_sri("train sri-g-shapestacks --resume --out", trained)
+    assert outcome.status == 0
+    assert "trained to step 4" in outcome.err
+
+
+def test_resume_refuses_changes(pyro_sri: Any, trained: Path) -> None:
+    assert_refused(pyro_sri("train sri-g-shapestacks --resume --learning-rate 0.5 --out", trained), "--learning-rate")
+    assert_refused(pyro_sri("train sri-mog-clevr6 --resume --out", trained), "sri-g-shapestacks")
+    assert_refused(pyro_sri("train sri-g-shapestacks --out", trained), "--resume")
+
+
+def test_evaluate(pyro_sri: Any, trained: Path) -> None:
+    command = ("evaluate", trained, "--num-images 4 --iwae-images 2 --iwae-samples 2")
+    outcome = pyro_sri(*command)
+    assert outcome.status == 0, outcome.err
+    assert "ari_fg" in outcome.out
+    metrics = json.loads((trained / "evaluation" / "metrics.json").read_text())
+    required = (
+        "ari_fg ari ari_fg_attention mse nll kl bpd bpd_with_cross iwae_bpd frechet frechet_features "
+        "structure_accuracy num_images seed step"
+    )
+    for name in required.split():
+        assert name in metrics
+        assert metrics[name] is not None or f"{name}_reason" in metrics
+    assert metrics["step"] == 4
+    assert metrics["num_images"] == 4
+    again = pyro_sri(*command)
+    assert again.status == 0
+    assert json.loads((trained / "evaluation" / "metrics.json").read_text()) == metrics
+    assert (trained / "evaluation" / "metrics.1.json").exists()
+
+
+def test_evaluate_refuses(pyro_sri: Any, trained: Path, tmp_path: Path) -> None:
+    assert_refused(pyro_sri("evaluate", tmp_path / "none"), "no run directory")
+    assert_refused(pyro_sri("evaluate", trained, "--num-images 0"), "--num-images")
+    assert_refused(pyro_sri("evaluate", trained, "--split nowhere"), "nowhere")
+    pyro_sri("data make multi_dsprites --size 64 --train 0 --val 0 --test 2 --out", tmp_path / "big.h5")
+    assert_refused(pyro_sri("evaluate", trained, "--data", tmp_path / "big.h5"), "64x64", "32x32")
+
+
+def test_bench(pyro_sri: Any) -> None:
+    outcome = pyro_sri("bench sri-quick --batch 2 --steps 1 --device cpu --json")
+    assert outcome.status == 0, outcome.err
+    result = json.loads(outcome.out.strip().splitlines()[-1])
+    names = "preset batch device precision best_step_ms median_step_ms images_per_second peak_memory_mb stages"
+    assert list(result) == names.split()
+    assert result["batch"] == 2
+    assert 0 < result["best_step_ms"] <= result["median_step_ms"]
+    assert all(ms > 0 for ms in result["stages"].values())
+    assert_refused(pyro_sri("bench sri-quick --steps 0"), "--steps")
+
+
+def test_import_weights(pyro_sri: Any, tmp_path: Path) -> None:
+    golden = Golden("sri_genv2_mog")
+    torch.save({"model": {n: t.float() for n, t in golden.state().items()}, "step": 3}, tmp_path / "sri.pth")
+    outcome = pyro_sri("import-weights", tmp_path / "sri.pth", "--image-size 32 --num-slots 5 --out", tmp_path / "run")
+    assert outcome.status == 0, outcome.err
+    model, _ = load(tmp_path / "run")
+    assert torch.equal(model.decoder.layers[13].bias, golden["state/decoder.13.bias"].float())
+    assert pyro_sri("sample", tmp_path / "run", "--num 2 --out", tmp_path / "s.png").status == 0
+    assert_refused(
+        pyro_sri("import-weights", tmp_path / "sri.pth", "--image-size 32 --num-slots 5 --out", tmp_path / "run"), "run"
+    )
+
+
+class Payload:
+    """A pickle that would run code."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (print, ("code was run",))
+
+
+def test_weights_never_run_code(pyro_sri: Any, tmp_path: Path) -> None:
+    torch.save({"model": Payload()}, tmp_path / "evil.pth")
+    outcome = pyro_sri("import-weights", tmp_path / "evil.pth", "--image-size 32 --num-slots 5 --out", tmp_path / "run")
+    assert_refused(outcome, "more than tensors")
+    assert "code was run" not in outcome.out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("trian", ["did you mean 'train'"]),
+        ("train", ["which preset"]),
+        ("train sri-mog-clevr", ["did you mean 'sri-mog-clevr6'"]),
+        ("train sri-mog-shapestacks", ["needs a data file", "pyro-sri data", "--data"]),
+        ("train sri-mog-shapestacks --data nowhere.h5", ["nowhere.h5"]),
+        ("train sri-mog-shapestacks --num-slots 0", ["--num-slots"]),
+        ("train sri-mog-shapestacks --pixel-std 0", ["--pixel-std"]),
+        ("train sri-mog-shapestacks --pixel-std=-1", ["--pixel-std"]),
+        ("train sri-mog-shapestacks --steps=-5", ["--steps"]),
+        ("train sri-mog-shapestacks --num-slot 3", ["did you mean --num-slots?"]),
+        ("train sri-mog-shapestacks --kernel square", ["gaussian"]),
+        ("train sri-mog-shapestacks --batch-size many", ["many"]),
+        ("train sri-mog-shapestacks --out", ["--out"]),
+        ("evaluate", ["RUN"]),
+        ("evaluate nowhere", ["no run directory nowhere"]),
+        ("sample nowhere", ["no run directory nowhere"]),
+        ("bench sri-none", ["did you mean"]),
+        ("data", ["make"]),
+        ("data mke", ["mke"]),
+        ("import-weights nowhere.pth --image-size 32 --num-slots 3 --out x", ["nowhere.pth"]),
+    ],
+)
+def test_mistakes_are_one_plain_line(
+    pyro_sri: Any, command: str, words: list[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_refused(pyro_sri(command), *words)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu(pyro_sri: Any, tetrominoes: Path, tmp_path: Path) -> None:
+    outcome = pyro_sri("train sri-g-shapestacks --device cuda --out", tmp_path / "run", "--data", tetrominoes)
+    assert_refused(outcome, "no GPU")
+    assert not (tmp_path / "run").exists()
+
+
+def test_fewer_slots_than_entities_is_a_warning(pyro_sri: Any, tetrominoes: Path, tmp_path: Path) -> None:
+    outcome = pyro_sri("train sri-g-shapestacks", TINY, "--out", tmp_path / "run", "--data", tetrominoes)
+    assert outcome.status == 0
+    assert "warning: 3 slots are fewer than the 4 entities" in outcome.err
+
+
+def test_image_size_that_the_networks_cannot_take(pyro_sri: Any, tmp_path: Path) -> None:
+    pyro_sri("data make tetrominoes --train 8 --val 0 --test 0 --out", tmp_path / "t.h5")
+    outcome = pyro_sri("train sri-g-shapestacks --out", tmp_path / "run", "--data", tmp_path / "t.h5")
+    assert_refused(outcome, "35x35", "32, 64, 96, 128", "pyro-sri data")
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "damaged"),
+        (lambda path: path.write_bytes(b"PK\x03\x04 not ours"), "HDF5"),
+        (lambda path: _edit(path, lambda file: file.pop("train")), "train"),
+        (lambda path: _edit(path, lambda file: file["train"].pop("imgs")), "imgs"),
+        (lambda path: _edit(path, lambda file: _replace(file, np.zeros((4, 32, 32, 3), np.float32))), "uint8"),
+        (lambda path: _edit(path, lambda file: _replace(file, np.zeros((4, 32, 30, 3), np.uint8))), "imgs"),
+        (lambda path: _edit(path, lambda file: _replace(file, np.zeros((4, 3, 32, 32), np.uint8))), "imgs"),
+    ],
+)
+def test_bad_data_files(pyro_sri: Any, tetrominoes: Path, tmp_path: Path, damage: Any, word: str) -> None:
+    path = tmp_path / "data.h5"
+    shutil.copy(tetrominoes, path)
+    damage(path)
+    outcome = pyro_sri("train sri-g-shapestacks", TINY, "--out", tmp_path / "run", "--data", path)
+    assert_refused(outcome, str(path), word)
+    assert not (tmp_path / "run").exists()
+
+
+def _edit(path: Path, change: Any) -> None:
+    with h5py.File(path, "r+") as file:
+        change(file)
+
+
+def _replace(file: h5py.File, images: np.ndarray) -> None:
+    for split in file:
+        for name in list(file[split]):
+            del file[split][name]
+        file[split]["imgs"] = images
+
+
+def test_a_read_only_or_missing_place_for_runs(pyro_sri: Any, tetrominoes: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    outcome = pyro_sri("train sri-g-shapestacks", TINY, "--data", tetrominoes, "--out", tmp_path / "file" / "run")
+    assert_refused(outcome, "cannot write")
+    outcome = pyro_sri("train sri-g-shapestacks", TINY, "--data", tetrominoes, "--out /proc/run")
+    assert_refused(outcome, "cannot write")
