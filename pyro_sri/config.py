@@ -149,13 +149,15 @@ class SRIConfig(RunConfig):
     """Factor on the step once the goal is met."""
     beta_init: float = 1.0
     """KL weight at the start (GENESIS style)."""
+    beta_min: float = 1e-10
+    """Lower clamp of the KL weight (GENESIS style)."""
     beta_max: float = 1e10
     """Upper clamp of the KL weight (GENESIS style); 1 caps it at that of the ELBO."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive = ["num_slots", "slot_size", "scene_size", "pixel_std", "geco_step", "geco_speedup", "beta_init"]
-        self._require(positive + ["beta_max"], lambda value: value > 0, "positive")
+        positive = ["num_slots", "slot_size", "scene_size", "pixel_std", "geco_step", "geco_speedup"]
+        self._require([*positive, "beta_init", "beta_min", "beta_max"], lambda value: value > 0, "positive")
         self._require(["attention_layers", "posterior_scale_init"], lambda value: value >= 0, "0 or more")
         self._require(["slot_size"], lambda value: value % 8 == 0 and value <= 64, "a multiple of 8 up to 64")
         self._require(["image_size"], lambda value: value in IMAGE_SIZES, "one of 32, 64, 96, 128")
@@ -188,7 +190,13 @@ class SRIConfig(RunConfig):
     def _geco(self) -> GECO | None:
         shared = {"target": self.geco_target, "image_size": self.image_size, "step_size": self.geco_step}
         if self.geco == "genesis":
-            return GenesisGECO(**shared, speedup=self.geco_speedup, beta_init=self.beta_init, beta_max=self.beta_max)
+            return GenesisGECO(
+                **shared,
+                speedup=self.geco_speedup,
+                beta_init=self.beta_init,
+                beta_min=self.beta_min,
+                beta_max=self.beta_max,
+            )
         return EmorlGECO(**shared, acceleration=self.geco_speedup) if self.geco == "emorl" else None
 
 

@@ -69,7 +69,9 @@ def evaluate(
     done = 0
     for batch in evaluation_batches(data, split, batch_size, total):
         explanation = explain(model, guide, to_images(batch["images"], device))
-        if not all(torch.isfinite(values).all() for values in (explanation.reconstruction, *explanation.terms.values())):
+        if not all(
+            torch.isfinite(values).all() for values in (explanation.reconstruction, *explanation.terms.values())
+        ):
             raise UserError(f"the model gives values that are not finite on {split} images from {done} on: it diverged")
         for name, values in _scores(explanation, batch, background if has_masks else None).items():
             scores.setdefault(name, []).append(values)

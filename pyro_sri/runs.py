@@ -194,15 +194,21 @@ def find_run(run: Path | str) -> Run:
     return open_run(path)
 
 
+def check_new(path: Path) -> None:
+    """Raises UserError if a folder for a new run holds anything already."""
+    if (path / CONFIG).exists():
+        raise UserError(f"{path} holds another run: continue it with --resume, or choose another folder with --out")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} holds other files: choose another folder with --out")
+
+
 def create_run(path: Path, config: RunConfig) -> Run:
     """Makes a run directory for a new run.
 
     Raises:
         UserError: If the folder holds anything already, or cannot be written.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        what = "another run: continue it with --resume" if (path / CONFIG).exists() else "other files"
-        raise UserError(f"{path} holds {what}, or choose another folder with --out")
+    check_new(path)
     write_config(path, config)
     return Run(path, config)
 

@@ -56,7 +56,8 @@ def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Prog
         config: The run; `config.data` names the file.
         path: The run directory; new or empty unless `resume`.
         resume: Continue the run in `path` if there is one.
-        progress: Called after every step with its number, and at log lines with the means of the terms (else None).
+        progress: Called with the number of steps done before the first and after every step, and at log lines with
+            the means of the terms (else None).
 
     Returns:
         The finished run, or the run as far as it came when it was interrupted.
@@ -201,6 +202,7 @@ class _Trainer:
             pin_memory=self.fabric.device.type == "cuda",
         )
         first = state.step
+        self._report(None)
         self.module.train()
         with pyro.settings.context(module_local_params=True), self._signals():
             while state.step < config.steps and not self.stopped:
@@ -236,14 +238,17 @@ class _Trainer:
         step, config = self.state.step, self.config
         last = step == config.steps or self.stopped
         line = self._log() if step % config.log_every == 0 or last else None
-        if self.progress is not None and self.fabric.is_global_zero:
-            self.progress(step, line)
+        self._report(line)
         validate = step % config.validate_every == 0 or step == config.steps
         improved = self._validate() if validate else False
         if self.writer is not None and (step % config.picture_every == 0 or step == config.steps):
             self._log_pictures()
         if validate or last or step % config.checkpoint_every == 0:
             self._save(improved)
+
+    def _report(self, line: dict[str, float] | None) -> None:
+        if self.progress is not None and self.fabric.is_global_zero:
+            self.progress(self.state.step, line)
 
     def _log(self) -> dict[str, float]:
         self._require_finite()

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import pyro
 import torch
@@ -26,7 +26,8 @@ WARM_UP = 2
 
 
 def bench(
-    preset: tyro.conf.Positional[str],
+    preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")],
+    /,
     batch: int | None = None,
     steps: int = 10,
     device: Device = "auto",

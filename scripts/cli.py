@@ -12,8 +12,8 @@ import tyro
 
 from pyro_sri.errors import UserError
 
-_BOX = re.compile(r"[│╭╮╰╯]")
-_RULE = re.compile(r"^\s*─{3,}\s*$")
+_BOX = re.compile(r"^[│|+╭╰]|[│|+╮╯]$")  # drawn with plain characters where the output is not UTF-8
+_RULE = re.compile(r"[─-]{3,}")
 _SUGGESTION = "Perhaps you meant:"
 _OPTION = re.compile(r"--[\w-]+")
 
@@ -80,9 +80,11 @@ def _parse(parser: Callable[[], Callable[[], Any]], prog: str) -> Any:
 
 def one_line(box: str, prog: str) -> str:
     """The gist of an argument library's error box."""
-    lines = [_BOX.sub("", line).strip() for line in box.splitlines()]
+    lines = [_BOX.sub("", line.strip()).strip() for line in box.splitlines()]
     lines = [line for line in lines[1:-1] if line]
-    rule = next((i for i, line in enumerate(lines) if _RULE.match(line)), len(lines))
+    while lines and _RULE.fullmatch(lines[0]):
+        del lines[0]
+    rule = next((i for i, line in enumerate(lines) if _RULE.fullmatch(line)), len(lines))
     words = " ".join(lines[:rule])
     suggestion = ""
     if _SUGGESTION in lines:

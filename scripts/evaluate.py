@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -36,7 +36,8 @@ MEANINGS = {
 
 
 def evaluate_run(
-    run: tyro.conf.Positional[str],
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")],
+    /,
     data: Path | None = None,
     num_images: int | None = None,
     split: str = "test",

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -17,7 +17,8 @@ from pyro_sri.scripts.cli import note, parse
 
 
 def import_weights(
-    file: tyro.conf.Positional[Path],
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")],
+    /,
     out: Path,
     image_size: int,
     num_slots: int,

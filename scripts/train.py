@@ -1,7 +1,7 @@
 """`pyro-sri train`: train a preset, or continue a run."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,9 @@ def main(args: Sequence[str]) -> None:
             raise UserError(f"{out} is a run of '{stored.preset}', not of '{preset.config.preset}'")
         config, out, resume = _read(stored, args[1:])  # what is not said again stays as it was
         check_same(_with_absolute_data(config), stored)
+    elif not resume:
+        runs.check_new(out)
     config = with_data(config, preset)
-    _announce(config, out)
     run = _train_with_progress(config, out, resume)
     _say_what_next(run)
 
@@ -95,7 +96,6 @@ def with_data(config: RunConfig, preset: Preset) -> RunConfig:
     config = _with_absolute_data(config)
     with DatasetFile(config.data) as data:
         size = data.image_size
-        entities = data.num_entities("train")
     if size != config.image_size:
         if size not in config.image_sizes:
             sizes = ", ".join(map(str, config.image_sizes))
@@ -104,12 +104,6 @@ def with_data(config: RunConfig, preset: Preset) -> RunConfig:
                 f"{_make_command(config.dataset, config.image_size)}"
             )
         config = dataclasses.replace(config, image_size=size)
-    num_slots = getattr(config, "num_slots", None)
-    if num_slots is not None and entities is not None and num_slots < entities:
-        note(
-            f"warning: {num_slots} slots are fewer than the {entities} entities (background included) of "
-            f"{config.data.name}: some will share a slot; consider --num-slots {entities}"
-        )
     return config
 
 
@@ -130,40 +124,40 @@ def _own_data(preset: Preset) -> Path:
 
 
 def _announce(config: RunConfig, out: Path) -> None:
+    """What is about to be trained; called when nothing can be wrong with it any more."""
     with DatasetFile(config.data) as data:
         generated = "generated " if data.generated else ""
         note(f"{config.preset} on {generated}{config.data} ({data.num_images('train')} images), run directory {out}")
+        entities = data.num_entities("train")
+    num_slots = getattr(config, "num_slots", None)
+    if num_slots is not None and entities is not None and num_slots < entities:
+        note(
+            f"warning: {num_slots} slots are fewer than the {entities} entities (background included) of "
+            f"{config.data.name}: some will share a slot; consider --num-slots {entities}"
+        )
 
 
 def _train_with_progress(config: RunConfig, out: Path, resume: bool) -> runs.Run:
     """A progress bar on a terminal, plain lines elsewhere."""
     console = Console(stderr=True)
-    if not console.is_terminal:
-        return train(config, out, resume=resume, progress=_plain_lines(config))
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[terms]}"),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("train", total=config.steps, terms="")
+    terms = TextColumn("{task.fields[terms]}")
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), terms)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("train", total=config.steps, terms="", visible=False)
+        announced = False
 
         def advance(step: int, line: dict[str, float] | None) -> None:
-            bar.update(task, completed=step)
+            nonlocal announced
+            if not announced:
+                _announce(config, out)
+                announced = True
+            bar.update(task, completed=step, visible=True)
             if line is not None:
                 bar.update(task, terms=summary(line))
+            if line is not None and not console.is_terminal:
+                note(f"step {step}/{config.steps}  {summary(line)}")
 
         return train(config, out, resume=resume, progress=advance)
-
-
-def _plain_lines(config: RunConfig) -> Callable[[int, dict[str, float] | None], None]:
-    def say(step: int, line: dict[str, float] | None) -> None:
-        if line is not None:
-            note(f"step {step}/{config.steps}  {summary(line)}")
-
-    return say
 
 
 def summary(line: dict[str, float]) -> str:

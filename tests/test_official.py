@@ -34,7 +34,7 @@ def test_float32_is_close_enough(state: dict[str, torch.Tensor]) -> None:
 
 
 def test_unknown_name(state: dict[str, torch.Tensor]) -> None:
-    with pytest.raises(UserError, match="'discriminator.weight'"):
+    with pytest.raises(UserError, match=r"'discriminator\.weight'"):
         load_sri(state | {"discriminator.weight": torch.zeros(2)}, **SETTING)
 
 

@@ -138,7 +138,7 @@ def test_sizes(size: int) -> None:
 
 @pytest.mark.parametrize(("size", "features"), [(48, 8), (32, 12), (32, 72), (32, 0)])
 def test_unet_refuses_what_it_cannot_take(size: int, features: int) -> None:
-    with pytest.raises(ValueError, match="does not fit|do not fit"):
+    with pytest.raises(ValueError, match=r"does not fit|do not fit"):
         UNet(size, features)
 
 

@@ -14,7 +14,10 @@ from conftest import Golden
 from pyro_sri import __version__, load
 from pyro_sri.scripts.main import COMMANDS, main
 
-TINY = "--num-slots 3 --slot-size 8 --scene-size 8 --batch-size 4 --steps 4 --log-every 2 --validation-images 4 --device cpu"
+TINY = (
+    "--num-slots 3 --slot-size 8 --scene-size 8 --batch-size 4 --steps 4 --log-every 2 "
+    "--validation-images 4 --device cpu"
+)
 
 
 class Outcome:
@@ -229,7 +232,7 @@ def test_image_size_that_the_networks_cannot_take(pyro_sri: Any, tmp_path: Path)
 @pytest.mark.parametrize(
     ("damage", "word"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "cut short"),
         (lambda path: path.write_bytes(b"PK\x03\x04 not ours"), "HDF5"),
         (lambda path: _edit(path, lambda file: file.pop("train")), "train"),
         (lambda path: _edit(path, lambda file: file["train"].pop("imgs")), "imgs"),
