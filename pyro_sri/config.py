@@ -92,6 +92,17 @@ class RunConfig(ABC):
                 raise UserError(f"{flag(name)} is {value}: it must be {wanted}")
 
     @property
+    def data_file(self) -> Path:
+        """The dataset file.
+
+        Raises:
+            UserError: If the run names none.
+        """
+        if self.data is None:
+            raise UserError(f"a run of {self.preset} needs a data file: give one with --data")
+        return self.data
+
+    @property
     @abstractmethod
     def image_sizes(self) -> tuple[int, ...]:
         """The image sizes that the system's networks take."""
@@ -188,7 +199,11 @@ class SRIConfig(RunConfig):
         return model, guide, SRI_ELBO(geco=self._geco(), segregation_geco=self._geco())
 
     def _geco(self) -> GECO | None:
-        shared = {"target": self.geco_target, "image_size": self.image_size, "step_size": self.geco_step}
+        shared: dict[str, Any] = {
+            "target": self.geco_target,
+            "image_size": self.image_size,
+            "step_size": self.geco_step,
+        }
         if self.geco == "genesis":
             return GenesisGECO(
                 **shared,

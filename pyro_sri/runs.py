@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import torch
 from pyro.nn import PyroModule
@@ -27,7 +27,7 @@ WEIGHTS = Path(__file__).parent / "weights"  # runs that ship with the package
 Checkpoint = dict[str, Any]
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Writes a file under a temporary name beside it, flushes it to the disk, and renames it.
 
     Raises:
@@ -135,9 +135,7 @@ class Run:
         Raises:
             UserError: If the run names none, or it cannot be read.
         """
-        if self.config.data is None:
-            raise UserError(f"{self.path} names no data file: give one with --data")
-        return DatasetFile(self.config.data)
+        return DatasetFile(self.config.data_file)
 
 
 def fill(module: torch.nn.Module, weights: Any, path: Path) -> None:

@@ -119,9 +119,7 @@ def _open_or_create(config: RunConfig, path: Path, resume: bool, fabric: Fabric)
 
 def check_data(config: RunConfig) -> None:
     """Raises UserError unless the data file is there and fits the run; warns if slots are fewer than entities."""
-    if config.data is None:
-        raise UserError("a run needs a data file: give one with --data")
-    with DatasetFile(config.data) as data:
+    with DatasetFile(config.data_file) as data:
         if data.image_size != config.image_size:
             raise UserError(f"{config.data} holds {data.image_size}x{data.image_size} images, not {config.image_size}")
         if config.batch_size > data.num_images("train"):
@@ -182,6 +180,7 @@ class _Trainer:
         self.sums: Terms = {}
         self.log_start = (state.step, time.perf_counter())
         self.stopped = False
+        self.saved_step = state.step
         self.writer: SummaryWriter | None = None
         if fabric.is_global_zero:
             self._cut_log()
@@ -191,7 +190,7 @@ class _Trainer:
         """Trains to the last step, or until a signal; leaves a checkpoint either way."""
         config, state = self.config, self.state
         batches = training_batches(
-            config.data,
+            config.data_file,
             "train",
             config.batch_size,
             config.seed,
@@ -236,13 +235,13 @@ class _Trainer:
     def _bookkeeping(self) -> None:
         """What is due after a step: log line, validation, pictures, checkpoint."""
         step, config = self.state.step, self.config
-        last = step == config.steps or self.stopped
+        last = step == config.steps
         line = self._log() if step % config.log_every == 0 or last else None
         self._report(line)
-        validate = step % config.validate_every == 0 or step == config.steps
+        validate = step % config.validate_every == 0 or last
         improved = self._validate() if validate else False
-        if self.writer is not None and (step % config.picture_every == 0 or step == config.steps):
-            self._log_pictures()
+        if self.writer is not None and (step % config.picture_every == 0 or last):
+            self._log_pictures(self.writer)
         if validate or last or step % config.checkpoint_every == 0:
             self._save(improved)
 
@@ -273,14 +272,16 @@ class _Trainer:
     @torch.no_grad()
     def _validate(self) -> bool:
         """Means of the terms over validation images; whether -ELBO is the lowest so far. True without such images."""
-        with DatasetFile(self.config.data) as data:
+        with DatasetFile(self.config.data_file) as data:
             if "val" not in data.splits:
                 return True
         module = self.plain_module.eval()
         seed_step(self.config.seed, 0, 0)
         sums: Terms = {}
         count = 0
-        for batch in evaluation_batches(self.config.data, "val", self.config.batch_size, self.config.validation_images):
+        for batch in evaluation_batches(
+            self.config.data_file, "val", self.config.batch_size, self.config.validation_images
+        ):
             images = to_images(batch["images"], self.fabric.device)
             for name, term in module.elbo.terms(module.model, module.guide, images).items():
                 sums[name] = sums.get(name, 0) + term.sum()
@@ -288,23 +289,23 @@ class _Trainer:
         module.train()
         line = {f"val_{name}": total.item() / count for name, total in sums.items()}
         self._write(line)
-        negative_elbo = line["val_nll"] + line["val_kl_scene"] + line["val_kl_slots"] + line["val_segregation_nll"]
+        negative_elbo = line["val_nll"] + line["val_kl_scene"] + line["val_kl_slots"]
         improved = negative_elbo < self.state.best
         if improved:
             self.state.best = negative_elbo
         return improved
 
     @torch.no_grad()
-    def _log_pictures(self) -> None:
+    def _log_pictures(self, writer: SummaryWriter) -> None:
         split = "val"
-        with DatasetFile(self.config.data) as data:
+        with DatasetFile(self.config.data_file) as data:
             split = split if split in data.splits else "train"
-        batch = next(evaluation_batches(self.config.data, split, PICTURE_IMAGES, PICTURE_IMAGES))
+        batch = next(evaluation_batches(self.config.data_file, split, PICTURE_IMAGES, PICTURE_IMAGES))
         seed_step(self.config.seed, 0, 0)
         module = self.plain_module.eval()
         images = to_images(batch["images"], self.fabric.device)
         for name, picture in tensorboard_images(module.model, module.guide, images, PICTURE_IMAGES).items():
-            self.writer.add_image(name, picture, self.state.step, dataformats="HWC")
+            writer.add_image(name, picture, self.state.step, dataformats="HWC")
         module.train()
 
     def _save(self, improved: bool) -> None:
@@ -319,6 +320,7 @@ class _Trainer:
             if improved or not self.run.checkpoint("best").exists():
                 runs.save_checkpoint(self.run.checkpoint("best"), checkpoint)
             runs.save_checkpoint(self.run.checkpoint("last"), checkpoint)
+        self.saved_step = self.state.step
         self.fabric.barrier()
 
     def _require_finite(self) -> None:

@@ -94,7 +94,7 @@ def with_data(config: RunConfig, preset: Preset) -> RunConfig:
             f"with --data {config.dataset}.h5"
         )
     config = _with_absolute_data(config)
-    with DatasetFile(config.data) as data:
+    with DatasetFile(config.data_file) as data:
         size = data.image_size
     if size != config.image_size:
         if size not in config.image_sizes:
@@ -125,7 +125,7 @@ def _own_data(preset: Preset) -> Path:
 
 def _announce(config: RunConfig, out: Path) -> None:
     """What is about to be trained; called when nothing can be wrong with it any more."""
-    with DatasetFile(config.data) as data:
+    with DatasetFile(config.data_file) as data:
         generated = "generated " if data.generated else ""
         note(f"{config.preset} on {generated}{config.data} ({data.num_images('train')} images), run directory {out}")
         entities = data.num_entities("train")
@@ -133,7 +133,7 @@ def _announce(config: RunConfig, out: Path) -> None:
     if num_slots is not None and entities is not None and num_slots < entities:
         note(
             f"warning: {num_slots} slots are fewer than the {entities} entities (background included) of "
-            f"{config.data.name}: some will share a slot; consider --num-slots {entities}"
+            f"{config.data_file.name}: some will share a slot; consider --num-slots {entities}"
         )
 
 
