@@ -214,6 +214,8 @@ class _Trainer:
                         raise
                 state.step += 1
                 self._bookkeeping()
+            if self.saved_step != state.step:  # stopped by a signal
+                self._save(improved=False)
         if self.writer is not None:
             self.writer.close()
         return self.run
