@@ -29,6 +29,7 @@ class GenesisV2Guide(PyroModule):
         kernel: Kernel of the clustering.
         semiconv: Semi-convolutional pixel embeddings.
         gate_init: Start of the embeddings' gate.
+        coordinates: Show the slot head where each pixel is; the published networks do not.
         name: Root of the parameters' names in Pyro's store.
     """
 
@@ -42,6 +43,7 @@ class GenesisV2Guide(PyroModule):
         kernel: Kernel = "gaussian",
         semiconv: bool = True,
         gate_init: float = 0.0,
+        coordinates: bool = False,
         name: str = "genesis_v2_guide",
     ) -> None:
         super().__init__(name)
@@ -49,7 +51,7 @@ class GenesisV2Guide(PyroModule):
         self.encoder = UNet(image_size, slot_size)
         self.segmentation_head = ConvBlock(slot_size, slot_size)
         self.stick_breaking = StickBreaking(slot_size, image_size, num_slots, kernel, semiconv, gate_init)
-        self.slot_head = SlotHead(slot_size, slot_size)
+        self.slot_head = SlotHead(slot_size, slot_size, image_size, coordinates)
 
     def infer(self, images: Tensor, num_slots: int | None = None) -> Segregation:
         """q(z^pi | x) and one draw, inside the caller's plate.

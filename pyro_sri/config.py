@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
+import torch
 import tyro
 import yaml
 from pyro.nn import PyroModule
@@ -46,6 +47,8 @@ class RunConfig(ABC):
     image_size: int = 64
     """Image side H = W in pixels; taken from the data file when there is one."""
 
+    start_from: str | None = None
+    """Run, or preset whose weights ship, to start from instead of new weights; of the same networks and objective."""
     steps: int = 500_000
     """Optimisation steps in total."""
     batch_size: int = 32
@@ -134,12 +137,19 @@ class SRIConfig(RunConfig):
     """Semi-convolutional instance colours."""
     gate_init: float = 0.0
     """Start of the instance colours' gate; 0: the first masks are circles."""
+    colour_scale_init: float = 1.0
+    """Factor on the initial weights of the instance colours; smaller: the first masks are larger."""
+    coordinates: bool = False
+    """Show the slot head where each pixel is (CoordConv); the published networks do not."""
     posterior_scale_init: float = 0.0
     """Start of the slot posteriors' standard deviations; 0 leaves it to the networks' defaults (about 0.9)."""
     share_decoder: bool = False
     """One decoder for the scene model and the segregation, instead of two."""
     init: Initialisation = "official"
     """Initial weights: as the published code, as the paper reads, or PyTorch's."""
+
+    segregation_steps: int = 0
+    """Steps at the start that train the segregation pair alone, at half the cost."""
 
     likelihood: Literal["mog", "gaussian"] = "mog"
     """p(x | z): mixture of Gaussians or one Gaussian around the mask-weighted mean."""
@@ -168,8 +178,12 @@ class SRIConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive = ["num_slots", "slot_size", "scene_size", "pixel_std", "geco_step", "geco_speedup"]
-        self._require([*positive, "beta_init", "beta_min", "beta_max"], lambda value: value > 0, "positive")
-        self._require(["attention_layers", "posterior_scale_init"], lambda value: value >= 0, "0 or more")
+        self._require(
+            [*positive, "colour_scale_init", "beta_init", "beta_min", "beta_max"], lambda value: value > 0, "positive"
+        )
+        self._require(
+            ["attention_layers", "posterior_scale_init", "segregation_steps"], lambda value: value >= 0, "0 or more"
+        )
         self._require(["slot_size"], lambda value: value % 8 == 0 and value <= 64, "a multiple of 8 up to 64")
         self._require(["image_size"], lambda value: value in IMAGE_SIZES, "one of 32, 64, 96, 128")
 
@@ -187,11 +201,19 @@ class SRIConfig(RunConfig):
         model = SceneModel(**shape, scene_size=self.scene_size, likelihood=likelihood)
         segregation = SegregationPair(
             IndependentSlotModel(**shape, likelihood=likelihood),
-            GenesisV2Guide(**shape, kernel=self.kernel, semiconv=self.semiconv, gate_init=self.gate_init),
+            GenesisV2Guide(
+                **shape,
+                kernel=self.kernel,
+                semiconv=self.semiconv,
+                gate_init=self.gate_init,
+                coordinates=self.coordinates,
+            ),
         )
         guide = SRIGuide(model, segregation, num_layers=self.attention_layers, matching=self.matching)
         for module in (model, guide):
             initialise(module, self.init)
+        with torch.no_grad():
+            segregation.guide.stick_breaking.colour_head.conv.weight.mul_(self.colour_scale_init)
         if self.posterior_scale_init:
             guide.start_scales_at(self.posterior_scale_init)
         if self.share_decoder:
@@ -270,8 +292,10 @@ def from_yaml(text: str, source: str) -> RunConfig:
 
 def _typed(value: Any, annotation: Any, where: str) -> Any:
     """Checks a value read from YAML against a field's annotation."""
-    if annotation == Path | None:
-        return None if value is None else Path(str(value))
+    if type(None) in (options := get_args(annotation)):
+        return None if value is None else _typed(value, options[0], where)
+    if annotation is Path and isinstance(value, str):
+        return Path(value)
     if annotation is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)  # YAML 1.1 reads 1e-4 as a string

@@ -85,10 +85,7 @@ def read_terms(traces: SRITraces) -> Terms:
     nll = -_log_prob(model, "image")
     terms = dict.fromkeys(TERMS, torch.zeros_like(nll))
     if segregation is not None:
-        # The guide's own sites are masked, so their densities are computed here. Monte Carlo, as in GENESIS-v2.
-        for name in latent_sites(segregation, guide):
-            terms["segregation_kl"] = terms["segregation_kl"] + _log_prob(guide, name) - _log_prob(segregation, name)
-        terms["segregation_nll"] = -_log_prob(segregation, "image")
+        terms |= _read_segregation_terms(guide, segregation)
     terms["nll"] = nll
     for name in latent_sites(model, guide):
         term = "kl_scene" if name == "scene" else "kl_slots"
@@ -96,6 +93,15 @@ def read_terms(traces: SRITraces) -> Terms:
         if (imagined := f"imagined_{name}") in guide:
             terms["kl_cross"] = terms["kl_cross"] + _kl(guide, name, guide, imagined)
     return terms
+
+
+def _read_segregation_terms(guide: Trace, segregation: Trace) -> Terms:
+    """NLL and Monte Carlo KL (as in GENESIS-v2); the guide's sites may be masked, so densities are computed here."""
+    nll = -_log_prob(segregation, "image")
+    kl = torch.zeros_like(nll)
+    for name in latent_sites(segregation, guide):
+        kl = kl + _log_prob(guide, name) - _log_prob(segregation, name)
+    return {"segregation_nll": nll, "segregation_kl": kl}
 
 
 class SRI_ELBO(Trace_ELBO, nn.Module):
@@ -149,18 +155,34 @@ class SRI_ELBO(Trace_ELBO, nn.Module):
         """
         return read_terms(trace_sri(model, guide, images, **kwargs))
 
+    def segregation_terms(self, segregation: Any, images: Tensor) -> Terms:
+        """The terms of L_seg alone, of a segregation pair run on its own: half the cost of a step.
+
+        Args:
+            segregation: The pair, `guide.segregation`.
+            images: [B, 3, H, W] in [0, 1].
+
+        Returns:
+            `segregation_nll`, `segregation_kl`: each [B], in nats. `objective` takes them without the others.
+        """
+        guide_trace = poutine.trace(segregation.guide).get_trace(images)
+        return _read_segregation_terms(guide_trace, run_against(segregation.model, guide_trace, images))
+
     def objective(self, terms: Terms) -> Tensor:
         """Weighs the terms' batch means into one loss (nats per image) and, when training, moves GECO."""
         mean = {name: term.mean() for name, term in terms.items()}
-        parts = (
-            (self.segregation_geco, mean["segregation_nll"], mean["segregation_kl"]),
-            (self.geco, mean["nll"], mean["kl_scene"] + mean["kl_slots"] + mean["kl_cross"]),
-        )
-        loss = torch.zeros_like(mean["nll"])
-        for geco, nll, kl in parts:
-            loss = loss + (nll + kl if geco is None else geco(nll, kl))
-            if geco is not None and self.training and torch.is_grad_enabled():
-                geco.update(nll)
+        loss = self._weigh(self.segregation_geco, mean["segregation_nll"], mean["segregation_kl"])
+        if "nll" in mean:
+            kl = mean["kl_scene"] + mean["kl_slots"] + mean["kl_cross"]
+            loss = loss + self._weigh(self.geco, mean["nll"], kl)
+        return loss
+
+    def _weigh(self, geco: GECO | None, nll: Tensor, kl: Tensor) -> Tensor:
+        if geco is None:
+            return nll + kl
+        loss = geco(nll, kl)
+        if self.training and torch.is_grad_enabled():
+            geco.update(nll)
         return loss
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:

@@ -147,7 +147,7 @@ def fill(module: torch.nn.Module, weights: Any, path: Path) -> None:
     try:
         module.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError, KeyError) as error:
-        raise UserError(f"{path} does not fit {CONFIG} beside it: other networks, or a field was edited") from error
+        raise UserError(f"{path} does not fit the configuration: other networks, or a field was edited") from error
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -36,9 +36,12 @@ Progress = Callable[[int, dict[str, float] | None], None]
 class TrainingStep(ELBOModule):
     """Model, guide and objective as one module whose forward pass is a training step's loss."""
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Terms]:
+    def forward(self, images: Tensor, segregation_only: bool = False) -> tuple[Tensor, Terms]:
         """Images [B, 3, H, W] in [0, 1] -> the loss, and the batch means of its terms without gradients."""
-        terms = self.elbo.terms(self.model, self.guide, images)
+        if segregation_only:
+            terms = self.elbo.segregation_terms(self.guide.segregation, images)
+        else:
+            terms = self.elbo.terms(self.model, self.guide, images)
         return self.elbo.objective(terms), {name: term.detach().mean() for name, term in terms.items()}
 
 
@@ -66,6 +69,8 @@ def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Prog
         UserError: On data that does not fit, a folder that holds something else, changed fields, a full disk.
         Diverged: If the loss is no longer finite.
     """
+    if config.start_from is not None:
+        runs.find_run(config.start_from)  # before anything is written
     fabric = _fabric(config)
     run = _open_or_create(config, path, resume, fabric)
     torch.manual_seed(config.seed)
@@ -75,6 +80,9 @@ def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Prog
     state = _State()
     if run.checkpoint("last").exists():
         state.restore(run, step_module, optimizer)
+    elif config.start_from is not None:
+        path = runs.find_run(config.start_from).checkpoint()
+        runs.fill(step_module, runs.load_checkpoint(path)["objective"], path)
     if state.step >= config.steps:
         return run
     return _Trainer(config, run, fabric, step_module, optimizer, state, progress).run_steps()
@@ -95,7 +103,9 @@ def _fabric(config: RunConfig) -> Fabric:
     accelerator = pick_device(config.device).type
     if accelerator == "cuda" and config.devices > torch.cuda.device_count():
         raise UserError(f"--devices {config.devices} asks for more GPUs than the {torch.cuda.device_count()} here")
-    strategy = "ddp" if config.devices > 1 else "auto"
+    # While the segregation trains alone, the other parameters get no gradients.
+    alone = getattr(config, "segregation_steps", 0) > 0
+    strategy = ("ddp_find_unused_parameters_true" if alone else "ddp") if config.devices > 1 else "auto"
     fabric = Fabric(accelerator=accelerator, devices=config.devices, strategy=strategy)
     fabric.launch()
     return fabric
@@ -177,7 +187,7 @@ class _Trainer:
         self.plain_module, self.plain_optimizer = module, optimizer
         self.module, self.optimizer = fabric.setup(module, optimizer)
         self.finite = torch.tensor(True, device=fabric.device)
-        self.sums: Terms = {}
+        self.sums: dict[str, tuple[Tensor | int, int]] = {}
         self.log_start = (state.step, time.perf_counter())
         self.stopped = False
         self.saved_step = state.step
@@ -225,14 +235,15 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.state.step)
         self.optimizer.zero_grad()
-        loss, terms = self.module(images)
+        loss, terms = self.module(images, self.state.step < getattr(self.config, "segregation_steps", 0))
         self.fabric.backward(loss)
         if self.config.gradient_clip:
             self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.config.gradient_clip)
         self.optimizer.step()
         self.finite &= torch.isfinite(loss.detach())
         for name, term in (("loss", loss.detach()), *terms.items()):
-            self.sums[name] = self.sums.get(name, 0) + term
+            total, count = self.sums.get(name, (0, 0))
+            self.sums[name] = total + term, count + 1
 
     def _bookkeeping(self) -> None:
         """What is due after a step: log line, validation, pictures, checkpoint."""
@@ -255,7 +266,7 @@ class _Trainer:
         self._require_finite()
         since, start = self.log_start
         steps, seconds = self.state.step - since, time.perf_counter() - start
-        line = {name: total.item() / steps for name, total in self.sums.items()}
+        line = {name: total.item() / count for name, (total, count) in self.sums.items()}
         line |= controller_state(self.plain_module.elbo)
         line["learning_rate"] = learning_rate(self.config, self.state.step - 1)
         line["images_per_second"] = steps * self.config.batch_size / seconds

@@ -16,7 +16,9 @@ from pyro_sri.config import Device
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.errors import UserError
 from pyro_sri.evaluation import Metrics, evaluate
+from pyro_sri.presets import PRESETS
 from pyro_sri.scripts.cli import note, parse
+from pyro_sri.scripts.train import own_data
 from pyro_sri.training import pick_device
 
 MEANINGS = {
@@ -80,9 +82,7 @@ def evaluate_run(
     step = runs.load_checkpoint(found.checkpoint(checkpoint))["step"]
     place = pick_device(device)
     torch.nn.ModuleList([model, guide]).to(place)
-    path = data or found.config.data
-    if path is None:
-        raise UserError(f"{run} names no data file: give one with --data")
+    path = data or _data_of(found)
     check_image_size(path, found.config.image_size)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("images", total=None)
@@ -110,6 +110,14 @@ def evaluate_run(
         return  # weights that ship with the package are not a place to write to
     write_metrics(found.path / runs.METRICS, metrics)
     note(f"written to {found.path / runs.METRICS}")
+
+
+def _data_of(run: runs.Run) -> Path:
+    """The run's data file; made, if its preset makes its own and the run names none (as those that ship)."""
+    preset = PRESETS.get(run.config.preset)
+    if run.config.data is None and preset is not None and preset.makes_data is not None:
+        return own_data(preset)
+    return run.config.data_file
 
 
 def check_image_size(data: Path, image_size: int) -> None:

@@ -87,7 +87,7 @@ def with_data(config: RunConfig, preset: Preset) -> RunConfig:
         UserError: If there is no file, or its images do not fit; the message has the command that makes one.
     """
     if config.data is None and preset.makes_data is not None:
-        config = dataclasses.replace(config, data=_own_data(preset))
+        config = dataclasses.replace(config, data=own_data(preset))
     if config.data is None:
         raise UserError(
             f"{config.preset} needs a data file: {_make_command(config.dataset, config.image_size)}, then give it "
@@ -113,7 +113,7 @@ def _make_command(dataset: str, size: int) -> str:
     return f"make or convert one with 'pyro-sri data' ({dataset} has no generator in this version)"
 
 
-def _own_data(preset: Preset) -> Path:
+def own_data(preset: Preset) -> Path:
     """The file of a preset that makes its own data; made if it is not there."""
     path = DATASETS / f"{preset.config.preset}.h5"
     if not path.exists():
@@ -162,10 +162,13 @@ def _train_with_progress(config: RunConfig, out: Path, resume: bool) -> runs.Run
 
 def summary(line: dict[str, float]) -> str:
     """A log line in few words."""
-    kl = line["kl_scene"] + line["kl_slots"]
-    words = f"loss {line['loss']:.1f}  nll {line['nll']:.1f}  kl {kl:.1f}  cross {line['kl_cross']:.1f}"
-    beta = f"  beta {line['beta']:.3g}" if "beta" in line else ""
-    return f"{words}{beta}  {line['images_per_second']:.0f} images/s"
+    names = {"nll": "nll", "kl_scene": "kl scene", "kl_slots": "slots", "kl_cross": "cross"}
+    if "nll" not in line:
+        names = {"segregation_nll": "segregation alone: nll", "segregation_kl": "kl"}
+    words = [f"loss {line['loss']:.1f}", *(f"{word} {line[name]:.1f}" for name, word in names.items())]
+    if "beta" in line:
+        words.append(f"beta {line['beta']:.3g}")
+    return "  ".join([*words, f"{line['images_per_second']:.0f} images/s"])
 
 
 def _say_what_next(run: runs.Run) -> None:

@@ -216,7 +216,7 @@ def test_a_checkpoint_of_other_networks_is_refused(tetrominoes: Path, tmp_path: 
     train(tiny(tetrominoes, steps=4), tmp_path)
     text = (tmp_path / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(text.replace("slot_size: 8", "slot_size: 16"))
-    with pytest.raises(UserError, match=r"does not fit config.yaml"):
+    with pytest.raises(UserError, match="does not fit the configuration"):
         load(tmp_path)
 
 
@@ -279,6 +279,40 @@ def test_same_seed_same_parameters(tetrominoes: Path, tmp_path: Path) -> None:
     assert not torch.equal(
         weights(tmp_path / "one")["model.slot_prior.loc.bias"], weights(tmp_path / "three")["model.slot_prior.loc.bias"]
     )
+
+
+def test_start_from_another_run(tetrominoes: Path, tmp_path: Path) -> None:
+    first = train(tiny(tetrominoes), tmp_path / "first")
+    fields = {"start_from": str(first.path), "learning_rate": 1e-12, "steps": 4}
+    train(tiny(tetrominoes, **fields), tmp_path / "second")
+    for name, tensor in weights(tmp_path / "first").items():
+        if not name.startswith("elbo."):
+            torch.testing.assert_close(tensor, weights(tmp_path / "second")[name], rtol=1e-5, atol=1e-6)
+    with pytest.raises(UserError, match="no run directory"):
+        train(tiny(tetrominoes, start_from="nowhere"), tmp_path / "third")
+    assert not (tmp_path / "third").exists()
+    with pytest.raises(UserError, match="does not fit"):
+        train(tiny(tetrominoes, start_from=str(first.path), slot_size=16), tmp_path / "fourth")
+
+
+def test_the_segregation_first(tetrominoes: Path, tmp_path: Path) -> None:
+    """Its steps alone move nothing else, and resuming works across the boundary."""
+    fields = {"segregation_steps": 6, "steps": 12, "share_decoder": True}
+    train(tiny(tetrominoes, **fields), tmp_path / "whole")
+    train(tiny(tetrominoes, **fields | {"steps": 4}), tmp_path / "parts")
+    alone = weights(tmp_path / "parts")
+    torch.manual_seed(0)
+    model, guide, _ = tiny(tetrominoes, **fields).build()
+    assert torch.equal(alone["guide.scene_encoder.loc.weight"], guide.scene_encoder.loc.weight)
+    assert not torch.equal(
+        alone["guide.segregation.guide.encoder.mlp.1.weight"], guide.segregation.guide.encoder.mlp[1].weight
+    )
+    assert not torch.equal(alone["model.decoder.layers.13.bias"], model.decoder.layers[13].bias)
+    train(tiny(tetrominoes, **fields), tmp_path / "parts", resume=True)
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    lines = runs.read_log(tmp_path / "whole" / "metrics.jsonl")
+    assert "nll" not in lines[0]
+    assert "nll" in lines[1]
 
 
 def test_learning_rate_schedule(tetrominoes: Path) -> None:

@@ -148,7 +148,7 @@ def test_decoder_refuses_odd_sizes() -> None:
 
 
 def test_slot_head_pools_each_mask_on_its_own() -> None:
-    head = SlotHead(8, 8)
+    head = SlotHead(8, 8, 16)
     features, masks = torch.randn(2, 8, 16, 16), torch.rand(2, 4, 1, 16, 16)
     loc, raw_scale = head(features, masks)
     assert loc.shape == raw_scale.shape == (2, 4, 8)

@@ -1,0 +1,35 @@
+"""Puts the weights of a run into the package, so that its preset's name stands for them: for maintainers."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from pyro_sri import runs
+from pyro_sri.config import to_yaml
+
+
+def ship(run_path: Path) -> Path:
+    """Copies a run's configuration (without its data file), log and best weights (without the optimiser).
+
+    Args:
+        run_path: A run directory.
+
+    Returns:
+        Where they stand now, replacing those that stood there.
+    """
+    run = runs.open_run(run_path)
+    target = runs.WEIGHTS / run.config.preset
+    checkpoint = runs.load_checkpoint(run.checkpoint())
+    config = dataclasses.replace(run.config, data=None)
+    runs.save_checkpoint(
+        runs.Run(target, config).checkpoint(), {name: checkpoint[name] for name in ("step", "objective")}
+    )
+    runs.write_atomically(target / runs.CONFIG, lambda file: file.write(to_yaml(config).encode()))
+    runs.write_atomically(target / runs.LOG, lambda file: file.write((run.path / runs.LOG).read_bytes()))
+    return target
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    print(ship(parser.parse_args().run))
