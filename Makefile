@@ -1,7 +1,7 @@
 # `make demo` and `make test` are the two commands; everything is installed into .venv and nowhere else.
 # pip reads its usual variables and configuration (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, ..), see the README.
 
-PYTHON ?= python3.11
+PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 PIP     = $(BIN)/pip --disable-pip-version-check --quiet

@@ -60,11 +60,12 @@ class GenesisV2Guide(PyroModule):
             images: [B, 3, H, W] in [0, 1].
             num_slots: Number of slots, K if None.
         """
+        num_slots = self.num_slots if num_slots is None else num_slots
         features = self.encoder(images)  # [B, F, H, W]
         with auxiliary():
             scores = Uniform(images.new_zeros(()), images.new_ones(())).expand(images[:, 0].shape).to_event(2)
             uniforms = pyro.sample("segregation_seeds", scores)  # [B, H, W]
-            clusters = self.stick_breaking(self.segmentation_head(features), uniforms, num_slots or self.num_slots)
+            clusters = self.stick_breaking(self.segmentation_head(features), uniforms, num_slots)
             masks = pyro.sample("attention_masks", Delta(clusters.log_masks.exp(), event_dim=4))  # [B, K, 1, H, W]
         means, raw_scales = self.slot_head(features, masks)  # [B, K, D]
         slots = pyro.sample("segregated_slots", diagonal_normal(means, genesis_posterior_scale(raw_scales), 2))

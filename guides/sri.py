@@ -104,7 +104,7 @@ class SRIGuide(PyroModule):
             num_slots: Number of slots, K if None.
             temperature: Not used: a posterior has none. Both stand here because a guide takes its model's arguments.
         """
-        num_slots = num_slots or self.num_slots
+        num_slots = self.num_slots if num_slots is None else num_slots
         with pyro.plate("scenes", len(images)):
             with auxiliary():
                 segregated = self.segregation.guide.infer(images, num_slots)

@@ -58,7 +58,7 @@ class IndependentSlotModel(PyroModule):
     ) -> Tensor:
         """The generative story; arguments as those of the scene model."""
         num_scenes = batch_size(images, num_scenes)
-        shape = (num_scenes, num_slots or self.num_slots, -1)
+        shape = (num_scenes, self.num_slots if num_slots is None else num_slots, -1)
         with pyro.plate("scenes", num_scenes):
             prior = diagonal_normal(self.slot_loc.expand(shape), temperature * self.slot_scale.expand(shape), 2)
             slots = pyro.sample("segregated_slots", prior)  # [B, K, D]

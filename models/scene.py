@@ -85,7 +85,7 @@ class SceneModel(PyroModule):
             scene = pyro.sample("scene", self.scene_dist(num_scenes, temperature))  # [B, S]
             inputs, state = self.slot_prior.start(scene)
             slots = []
-            for k in range(num_slots or self.num_slots):
+            for k in range(self.num_slots if num_slots is None else num_slots):
                 loc, raw_scale, state = self.slot_prior.step(inputs, state)  # [B, D]
                 inputs = pyro.sample(f"slot_{k}", diagonal_normal(loc, temperature * sri_scale(raw_scale)))
                 slots.append(inputs)

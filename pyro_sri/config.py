@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,14 @@ from pyro_sri.matching import Matching
 from pyro_sri.models.genesis_v2 import IndependentSlotModel
 from pyro_sri.models.scene import SceneModel
 from pyro_sri.nn import IMAGE_SIZES, Initialisation, Kernel, initialise
+from pyro_sri.seeds import check_seed
 
 NotAnOption = Annotated[str, tyro.conf.Suppress, tyro.conf.Fixed]
 Device = Literal["auto", "cpu", "cuda"]
 
 # How a run is carried out, not what it is: these may change from one resumption to the next.
-RESUMABLE = frozenset({"steps", "device", "devices", "num_workers", "log_every", "picture_every"})
+# (Data may move, but not change: its content is compared.)
+RESUMABLE = frozenset({"steps", "device", "devices", "num_workers", "log_every", "picture_every", "data", "data_hash"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,8 @@ class RunConfig(ABC):
     """The data it is meant for: a family that `data make` knows."""
     data: Path | None = None
     """The dataset file (HDF5)."""
+    data_hash: Annotated[str | None, tyro.conf.Suppress, tyro.conf.Fixed] = None
+    """Hash of the file's content, noted when the run starts."""
     image_size: int = 64
     """Image side H = W in pixels; taken from the data file when there is one."""
 
@@ -82,11 +87,14 @@ class RunConfig(ABC):
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
+        floats = [field.name for field in dataclasses.fields(self) if field.type is float]
+        self._require(floats, math.isfinite, "a finite number")
         positive = ["image_size", "batch_size", "learning_rate", "devices", "log_every", "validate_every"]
         positive += ["validation_images", "picture_every", "checkpoint_every"]
         self._require(positive, lambda value: value > 0, "positive")
-        not_negative = ["steps", "warmup_steps", "decay_steps", "gradient_clip", "seed", "num_workers"]
+        not_negative = ["steps", "warmup_steps", "decay_steps", "gradient_clip", "num_workers"]
         self._require(not_negative, lambda value: value >= 0, "0 or more")
+        check_seed(self.seed)
 
     def _require(self, names: list[str], holds: Any, wanted: str) -> None:
         for name in names:
@@ -184,6 +192,8 @@ class SRIConfig(RunConfig):
         self._require(
             ["attention_layers", "posterior_scale_init", "segregation_steps"], lambda value: value >= 0, "0 or more"
         )
+        self._require(["beta_max"], lambda value: value >= self.beta_min, "--beta-min or more")
+        self._require(["posterior_scale_init"], lambda value: value == 0 or 1e-3 <= value <= 10, "0 or 0.001 to 10")
         self._require(["slot_size"], lambda value: value % 8 == 0 and value <= 64, "a multiple of 8 up to 64")
         self._require(["image_size"], lambda value: value in IMAGE_SIZES, "one of 32, 64, 96, 128")
 
@@ -275,7 +285,7 @@ def from_yaml(text: str, source: str) -> RunConfig:
     if not isinstance(fields, dict) or "system" not in fields:
         raise UserError(f"{source} is not a configuration: it names no system")
     system = fields.pop("system")
-    if system not in SYSTEMS:
+    if not isinstance(system, str) or system not in SYSTEMS:
         raise UserError(f"{source} asks for the system '{system}': {nearest(str(system), SYSTEMS)}")
     config = SYSTEMS[system]
     known = {field.name: field for field in dataclasses.fields(config)}
@@ -284,8 +294,7 @@ def from_yaml(text: str, source: str) -> RunConfig:
         if name not in known:
             raise UserError(f"{source} has an unknown field '{name}': {nearest(str(name), known)}")
         fields[name] = _typed(value, types[name], f"{source}: field '{name}'")
-    required = [name for name, field in known.items() if field.default is dataclasses.MISSING]
-    if missing := [name for name in required if name not in fields]:
+    if missing := [name for name in known if name not in fields]:
         raise UserError(f"{source} lacks the field '{missing[0]}'")
     return config(**fields)
 

@@ -212,12 +212,21 @@ class ImageLikelihood:
         pixel_std: sigma, positive.
         normalised: Whether densities keep their 0.5 ln(2 pi) per value.
         mixture: What one mixture is over ("mog" only).
+
+    Raises:
+        ValueError: On another kind or mixture, or a sigma that is not positive and finite.
     """
 
     kind: Literal["mog", "gaussian"] = "mog"
     pixel_std: float = 0.7
     normalised: bool = True
     mixture: Literal["channel", "pixel"] = "channel"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("mog", "gaussian") or self.mixture not in ("channel", "pixel"):
+            raise ValueError(f"no image likelihood '{self.kind}' with a mixture per '{self.mixture}'")
+        if not 0 < self.pixel_std < math.inf:
+            raise ValueError(f"the pixel standard deviation is {self.pixel_std}: it must be positive and finite")
 
     def __call__(self, rgb: Tensor, log_masks: Tensor) -> GaussianImage | MixtureImage:
         """The distribution of images given slot colours [.., K, 3, H, W] and log masks [.., K, 1, H, W]."""

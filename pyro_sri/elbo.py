@@ -19,11 +19,7 @@ TERMS = ("segregation_nll", "segregation_kl", "nll", "kl_scene", "kl_slots", "kl
 
 
 class _Substitute(Messenger):
-    """Gives the sites of a model the values that the guide drew.
-
-    Unlike `poutine.replay` it also takes values that an enclosing handler fixed in the guide, and it marks the sites
-    as settled, so that the same handler leaves them alone in the model.
-    """
+    """Gives the sites of a model the values that the guide drew, also those that an enclosing handler fixed there."""
 
     def __init__(self, trace: Trace) -> None:
         super().__init__()
@@ -36,8 +32,13 @@ class _Substitute(Messenger):
 
 
 def run_against(model: Callable[..., Any], guide_trace: Trace, *args: Any, **kwargs: Any) -> Trace:
-    """The trace of a model whose latent sites take the guide's values."""
-    with poutine.trace() as recorder, _Substitute(guide_trace):
+    """The trace of a model whose latent sites take the guide's values.
+
+    Enclosing handlers have had their say in the guide and do not see the model's sites: one that draws or records
+    would meet the same names twice.
+    """
+    hidden = poutine.block(hide_fn=lambda msg: msg["type"] == "sample")
+    with hidden, poutine.trace() as recorder, _Substitute(guide_trace):
         model(*args, **kwargs)
     return recorder.trace
 
@@ -75,6 +76,8 @@ def trace_sri(model: Any, guide: Any, images: Tensor, **kwargs: Any) -> SRITrace
     guide_trace = poutine.trace(guide).get_trace(images, **kwargs)
     model_trace = run_against(model, guide_trace, images, **kwargs)
     if not hasattr(guide, "segregation"):
+        if "segregated_slots" in guide_trace:
+            raise ValueError("a wrapped SRI guide hides its segregation: use handlers as contexts around the call")
         return SRITraces(guide_trace, model_trace, None)
     return SRITraces(guide_trace, model_trace, run_against(guide.segregation.model, guide_trace, images, **kwargs))
 

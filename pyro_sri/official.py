@@ -1,8 +1,9 @@
 """The authors' published weights, read into our models and guides."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
+import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
@@ -99,24 +100,33 @@ def load_sri(
         Model and guide.
 
     Raises:
-        UserError: On unknown, missing or misshapen parameters.
+        UserError: On unknown, missing, misshapen or non-finite parameters, or settings that do not fit.
     """
     if image_size not in IMAGE_SIZES:
         raise UserError(f"image size {image_size} does not fit SRI: its networks take 32, 64, 96 or 128")
+    if num_slots < 1:
+        raise UserError(f"{num_slots} slots are too few: SRI needs at least 1")
+    if kernel not in get_args(Kernel):
+        raise UserError(f"no kernel '{kernel}': it must be one of {', '.join(get_args(Kernel))}")
+    for name, tensor in state_dict.items():
+        if not isinstance(name, str) or not torch.is_tensor(tensor) or not tensor.is_floating_point():
+            raise UserError(f"the weights hold {name!r}, which is no parameter: they must map names to real tensors")
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"the weights hold values that are not finite, in '{name}'")
     renamed = {sri_parameter_name(name): (name, tensor) for name, tensor in state_dict.items()}
     slot_size = _size(state_dict, "scene_encoder.project_to_scene_dim.0.weight", 1)
     scene_size = _size(state_dict, "scene_encoder.project_to_scene_dim.0.weight", 0)
     blocks = {name.split(".")[2] for name in state_dict if name.startswith("scene_encoder.blocks.")}
-    image_likelihood = ImageLikelihood(kind=likelihood, pixel_std=pixel_std, normalised=likelihood == "mog")
     shape = {"image_size": image_size, "num_slots": num_slots, "slot_size": slot_size}
     try:
+        image_likelihood = ImageLikelihood(kind=likelihood, pixel_std=pixel_std, normalised=likelihood == "mog")
         model = SceneModel(**shape, scene_size=scene_size, likelihood=image_likelihood)
         segregation = SegregationPair(
             IndependentSlotModel(**shape, likelihood=image_likelihood),
             GenesisV2Guide(**shape, kernel=kernel, semiconv=semiconv),
         )
     except ValueError as error:
-        raise UserError(f"the weights do not fit: {error}") from error
+        raise UserError(f"cannot build SRI for these weights: {error}") from error
     guide = SRIGuide(model, segregation, num_layers=len(blocks))
     _fill({"model": model, "guide": guide}, renamed)
     return model, guide
@@ -125,6 +135,8 @@ def load_sri(
 def _size(state_dict: StateDict, name: str, dim: int) -> int:
     if name not in state_dict:
         raise UserError(f"the weights lack '{name}': not an SRI state dict?")
+    if state_dict[name].dim() != 2:
+        raise UserError(f"'{name}' has shape {list(state_dict[name].shape)}: it must be a matrix")
     return state_dict[name].shape[dim]
 
 

@@ -1,11 +1,13 @@
 """Run directories: what a training run leaves behind, and how it is read again."""
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shlex
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +29,22 @@ WEIGHTS = Path(__file__).parent / "weights"  # runs that ship with the package
 Checkpoint = dict[str, Any]
 
 
+@contextlib.contextmanager
+def plain_disk_errors(path: Path) -> Iterator[None]:
+    """Turns what a full or read-only disk raises into one plain line about `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason, full = error.strerror or str(error), error.errno == errno.ENOSPC
+    except RuntimeError as error:  # how torch.save says that it could not write
+        if "write" not in str(error):
+            raise
+        reason, full = "the disk may be full", True
+    else:
+        return
+    raise UserError(f"cannot write {path}: {reason}; {'free some space' if full else 'choose another place'}")
+
+
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Writes a file under a temporary name beside it, flushes it to the disk, and renames it.
 
@@ -35,19 +53,19 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+        with plain_disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+                temporary = Path(file.name)
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            temporary.replace(path)
+    except UserError:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-        raise UserError(f"cannot write {path}: {reason}; free some space or choose another place") from error
+        raise
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -113,7 +131,11 @@ class Run:
     def metrics(self) -> dict[str, Any] | None:
         """What `evaluate` found, or None."""
         path = self.path / METRICS
-        return json.loads(path.read_text()) if path.exists() else None
+        try:
+            metrics = json.loads(path.read_text()) if path.exists() else None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is damaged: remove it and run pyro-sri evaluate {self.path}") from error
+        return metrics if isinstance(metrics, dict) else None
 
     def command(self) -> str:
         """The command that repeats the run."""
@@ -152,12 +174,18 @@ def fill(module: torch.nn.Module, weights: Any, path: Path) -> None:
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl; the last line may have been cut short by a crash and is then left out."""
+    try:
+        text = path.read_text() if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: it is damaged or no file") from error
     lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in text.splitlines():
         try:
-            lines.append(json.loads(line))
+            entry = json.loads(line)
         except json.JSONDecodeError:
             break
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+            lines.append(entry)
     return lines
 
 

@@ -1,16 +1,15 @@
 """Training: one loop for every system, on lightning-fabric; stops and resumes without a trace."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyro
 import torch
 from lightning_fabric import Fabric
@@ -24,11 +23,13 @@ from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.loading import evaluation_batches, to_images, training_batches
 from pyro_sri.elbo import Terms
 from pyro_sri.errors import UserError
+from pyro_sri.seeds import seed_step
 from pyro_sri.viz import tensorboard_images
 
 VALIDATED_STEPS = 3  # first steps of a run that check every distribution's arguments and sites' shapes
 FINAL_LEARNING_RATE = 0.02  # what the cosine leaves of the learning rate
 PICTURE_IMAGES = 8
+TENSORBOARD = "tensorboard"
 
 Progress = Callable[[int, dict[str, float] | None], None]
 
@@ -69,22 +70,32 @@ def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Prog
         UserError: On data that does not fit, a folder that holds something else, changed fields, a full disk.
         Diverged: If the loss is no longer finite.
     """
-    if config.start_from is not None:
-        runs.find_run(config.start_from)  # before anything is written
     fabric = _fabric(config)
-    run = _open_or_create(config, path, resume, fabric)
+    check_data(config)
+    resumed = resume and (path / runs.CONFIG).exists()
+    if resumed:
+        check_same(config, runs.open_run(path).config)
+    else:
+        runs.check_new(path)
+    config = dataclasses.replace(config, data_hash=config.data_hash or data_hash(config))
+    run = runs.Run(path, config)
     torch.manual_seed(config.seed)
     step_module = TrainingStep(*config.build())
-    parameters = list(step_module.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=config.learning_rate)
+    optimizer = torch.optim.Adam(list(step_module.parameters()), lr=config.learning_rate)
     state = _State()
-    if run.checkpoint("last").exists():
+    if resumed and run.checkpoint("last").exists():
         state.restore(run, step_module, optimizer)
     elif config.start_from is not None:
-        path = runs.find_run(config.start_from).checkpoint()
-        runs.fill(step_module, runs.load_checkpoint(path)["objective"], path)
-    if state.step >= config.steps:
+        weights = runs.find_run(config.start_from).checkpoint()
+        runs.fill(step_module, runs.load_checkpoint(weights)["objective"], weights)
+    if state.step > config.steps:
+        raise UserError(f"{path} is at step {state.step} already: --steps {config.steps} would go back")
+    if state.step == config.steps and run.checkpoint("last").exists():
         return run
+    fabric.barrier()  # every process has looked before the first one writes
+    if fabric.is_global_zero:
+        runs.write_config(path, config)
+    fabric.barrier()
     return _Trainer(config, run, fabric, step_module, optimizer, state, progress).run_steps()
 
 
@@ -111,24 +122,8 @@ def _fabric(config: RunConfig) -> Fabric:
     return fabric
 
 
-def _open_or_create(config: RunConfig, path: Path, resume: bool, fabric: Fabric) -> runs.Run:
-    """The run directory; only the first process writes."""
-    check_data(config)
-    exists = (path / runs.CONFIG).exists()
-    fabric.barrier()  # no process may look after the first one has written
-    if resume and exists:
-        check_same(config, runs.open_run(path).config)
-        if fabric.is_global_zero:
-            runs.write_config(path, config)
-        run = runs.Run(path, config)
-    else:
-        run = runs.create_run(path, config) if fabric.is_global_zero else runs.Run(path, config)
-    fabric.barrier()
-    return run
-
-
 def check_data(config: RunConfig) -> None:
-    """Raises UserError unless the data file is there and fits the run; warns if slots are fewer than entities."""
+    """Raises UserError unless the data file is there and fits the run."""
     with DatasetFile(config.data_file) as data:
         if data.image_size != config.image_size:
             raise UserError(f"{config.data} holds {data.image_size}x{data.image_size} images, not {config.image_size}")
@@ -143,6 +138,8 @@ def check_same(config: RunConfig, stored: RunConfig) -> None:
     """Raises UserError if a resumed run would not be the stored one."""
     if type(config) is not type(stored):
         raise UserError(f"the run to resume is of the system '{stored.system}', not '{config.system}'")
+    if config.data != stored.data and data_hash(config) != stored.data_hash:
+        raise UserError(f"{config.data} holds other scenes than {stored.data}, which the run to resume was trained on")
     changed = [
         f"{flag(field.name)} (was {getattr(stored, field.name)})"
         for field in dataclasses.fields(config)
@@ -150,6 +147,12 @@ def check_same(config: RunConfig, stored: RunConfig) -> None:
     ]
     if changed:
         raise UserError(f"a resumed run cannot change {', '.join(changed)}: leave it out, or start anew with --out")
+
+
+def data_hash(config: RunConfig) -> str:
+    """The content hash of the run's data file: a resumed run may find it elsewhere, but not changed."""
+    with DatasetFile(config.data_file) as data:
+        return data.content_hash()
 
 
 @dataclasses.dataclass
@@ -187,14 +190,15 @@ class _Trainer:
         self.plain_module, self.plain_optimizer = module, optimizer
         self.module, self.optimizer = fabric.setup(module, optimizer)
         self.finite = torch.tensor(True, device=fabric.device)
-        self.sums: dict[str, tuple[Tensor | int, int]] = {}
+        self.sums: dict[str, tuple[Any, int]] = {}  # total on the device, and of how many steps
         self.log_start = (state.step, time.perf_counter())
         self.stopped = False
         self.saved_step = state.step
         self.writer: SummaryWriter | None = None
         if fabric.is_global_zero:
             self._cut_log()
-            self.writer = SummaryWriter(run.path / "tensorboard", purge_step=state.step + 1)
+            with runs.plain_disk_errors(run.path / TENSORBOARD):
+                self.writer = SummaryWriter(run.path / TENSORBOARD, purge_step=state.step + 1)
 
     def run_steps(self) -> runs.Run:
         """Trains to the last step, or until a signal; leaves a checkpoint either way."""
@@ -212,22 +216,27 @@ class _Trainer:
         )
         first = state.step
         self._report(None)
+        if config.steps == 0:
+            self._save(improved=True)
         self.module.train()
-        with pyro.settings.context(module_local_params=True), self._signals():
-            while state.step < config.steps and not self.stopped:
-                with pyro.validation_enabled(state.step < first + VALIDATED_STEPS):
-                    images = to_images(next(batches)["images"], self.fabric.device)
-                    try:
-                        self._step(images)
-                    except ValueError:  # while validation is on, a distribution refuses what is not finite
-                        self._require_finite()
-                        raise
-                state.step += 1
-                self._bookkeeping()
-            if self.saved_step != state.step:  # stopped by a signal
-                self._save(improved=False)
-        if self.writer is not None:
-            self.writer.close()
+        try:
+            with pyro.settings.context(module_local_params=True), self._signals():
+                while state.step < config.steps and not self.stopped:
+                    with pyro.validation_enabled(state.step < first + VALIDATED_STEPS):
+                        images = to_images(next(batches)["images"], self.fabric.device)
+                        try:
+                            self._step(images)
+                        except ValueError:  # while validation is on, a distribution refuses what is not finite
+                            self._require_finite()
+                            raise
+                    state.step += 1
+                    self._bookkeeping()
+                if self.saved_step != state.step:  # stopped by a signal
+                    self._save(improved=False)
+        finally:
+            if self.writer is not None:
+                with contextlib.suppress(OSError):  # what could not be written has been reported
+                    self.writer.close()
         return self.run
 
     def _step(self, images: Tensor) -> None:
@@ -277,10 +286,12 @@ class _Trainer:
     def _write(self, line: dict[str, float]) -> None:
         if self.writer is None:
             return
-        with (self.run.path / runs.LOG).open("a") as log:
+        with runs.plain_disk_errors(self.run.path / runs.LOG), (self.run.path / runs.LOG).open("a") as log:
             log.write(json.dumps({"step": self.state.step, **line}) + "\n")
-        for name, value in line.items():
-            self.writer.add_scalar(name, value, self.state.step)
+        with runs.plain_disk_errors(self.run.path / TENSORBOARD):
+            for name, value in line.items():
+                self.writer.add_scalar(name, value, self.state.step)
+            self.writer.flush()
 
     @torch.no_grad()
     def _validate(self) -> bool:
@@ -288,12 +299,13 @@ class _Trainer:
         with DatasetFile(self.config.data_file) as data:
             if "val" not in data.splits:
                 return True
+            available = data.num_images("val")
         module = self.plain_module.eval()
         seed_step(self.config.seed, 0, 0)
         sums: Terms = {}
         count = 0
         for batch in evaluation_batches(
-            self.config.data_file, "val", self.config.batch_size, self.config.validation_images
+            self.config.data_file, "val", self.config.batch_size, min(self.config.validation_images, available)
         ):
             images = to_images(batch["images"], self.fabric.device)
             for name, term in module.elbo.terms(module.model, module.guide, images).items():
@@ -313,12 +325,16 @@ class _Trainer:
         split = "val"
         with DatasetFile(self.config.data_file) as data:
             split = split if split in data.splits else "train"
-        batch = next(evaluation_batches(self.config.data_file, split, PICTURE_IMAGES, PICTURE_IMAGES))
+            count = min(PICTURE_IMAGES, data.num_images(split))
+        batch = next(evaluation_batches(self.config.data_file, split, count, count))
         seed_step(self.config.seed, 0, 0)
         module = self.plain_module.eval()
         images = to_images(batch["images"], self.fabric.device)
-        for name, picture in tensorboard_images(module.model, module.guide, images, PICTURE_IMAGES).items():
-            writer.add_image(name, picture, self.state.step, dataformats="HWC")
+        pictures = tensorboard_images(module.model, module.guide, images, PICTURE_IMAGES)
+        with runs.plain_disk_errors(self.run.path / TENSORBOARD):
+            for name, picture in pictures.items():
+                writer.add_image(name, picture, self.state.step, dataformats="HWC")
+            writer.flush()
         module.train()
 
     def _save(self, improved: bool) -> None:
@@ -357,7 +373,7 @@ class _Trainer:
         if path.exists() and path.read_text() != text:
             runs.write_atomically(path, lambda file: file.write(text.encode()))
 
-    @contextmanager
+    @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         """Makes Ctrl-C and SIGTERM end the run after the current step, with a checkpoint."""
 
@@ -374,11 +390,6 @@ class _Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def seed_step(seed: int, rank: int, step: int) -> None:
-    """Seeds every device's generator for one step of one process."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0] >> 1))
 
 
 def learning_rate(config: RunConfig, step: int) -> float:

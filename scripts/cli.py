@@ -14,6 +14,7 @@ from pyro_sri.errors import UserError
 
 _BOX = re.compile(r"^[│|+╭╰]|[│|+╮╯]$")  # drawn with plain characters where the output is not UTF-8
 _RULE = re.compile(r"[─-]{3,}")
+_LEAK = re.compile(r" (could be instantiated from|Got errors:).*")  # how the library tried, no help to the user
 _SUGGESTION = "Perhaps you meant:"
 _OPTION = re.compile(r"--[\w-]+")
 
@@ -85,7 +86,7 @@ def one_line(box: str, prog: str) -> str:
     while lines and _RULE.fullmatch(lines[0]):
         del lines[0]
     rule = next((i for i, line in enumerate(lines) if _RULE.fullmatch(line)), len(lines))
-    words = " ".join(lines[:rule])
+    words = _LEAK.sub("", " ".join(lines[:rule]))
     suggestion = ""
     if _SUGGESTION in lines:
         after = " ".join(lines[lines.index(_SUGGESTION) + 1 :])

@@ -19,6 +19,7 @@ from pyro_sri.evaluation import Metrics, evaluate
 from pyro_sri.presets import PRESETS
 from pyro_sri.scripts.cli import note, parse
 from pyro_sri.scripts.train import own_data
+from pyro_sri.seeds import check_seed
 from pyro_sri.training import pick_device
 
 MEANINGS = {
@@ -72,6 +73,9 @@ def evaluate_run(
         seed: Seed of the draws.
         device: Where to compute; auto takes a GPU if there is one.
     """
+    check_seed(seed)
+    if iwae_images < 0:
+        raise UserError(f"--iwae-images is {iwae_images}: it must be 0 or more")
     for name, value in {"--num-images": num_images, "--batch-size": batch_size, "--iwae-samples": iwae_samples}.items():
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}: it must be at least 1")

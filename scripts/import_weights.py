@@ -49,8 +49,6 @@ def import_weights(
         dataset: What they were trained on, for the record.
     """
     state_dict = read_state_dict(file)
-    if pixel_std <= 0 or num_slots < 1:
-        raise UserError("--pixel-std and --num-slots must be positive")
     model, guide = load_sri(
         state_dict,
         image_size=image_size,
@@ -79,7 +77,8 @@ def import_weights(
     _, _, objective = config.build()
     run = runs.create_run(out, config)
     module = ELBOModule(model.float(), guide.float(), objective)
-    runs.save_checkpoint(run.checkpoint("best"), {"step": 0, "objective": module.state_dict()})
+    for name in ("best", "last"):
+        runs.save_checkpoint(run.checkpoint(name), {"step": 0, "objective": module.state_dict()})
     note(f"imported {len(state_dict)} tensors; next: pyro-sri sample {out}")
 
 

@@ -11,11 +11,11 @@ from pyro_sri.errors import UserError
 # Command -> its module in pyro_sri.scripts (with a function main(args)) and what it does. Imported when asked for.
 COMMANDS = {
     "presets": ("presets", "list the runs that ship, with what each needs"),
-    "data": ("data", "make, convert, inspect and preview datasets"),
+    "data": ("data", "make, inspect, check and preview datasets"),
     "train": ("train", "train a preset, or continue a run"),
     "evaluate": ("evaluate", "compute every metric of a run on held-out images"),
     "sample": ("sample", "draw scenes from a run's model"),
-    "visualize": ("visualize", "write reconstructions, masks, orders, walks and traversals of a run"),
+    "visualize": ("visualize", "draw reconstructions, masks, samples, walks and traversals of a run"),
     "report": ("report", "write one self-contained page about one or several runs"),
     "bench": ("bench", "measure a preset's training step"),
     "import-weights": ("import_weights", "turn the authors' published weights into a run"),

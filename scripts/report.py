@@ -20,9 +20,9 @@ from pyro_sri.scripts.cli import parse
 from pyro_sri.scripts.evaluate import MEANINGS
 from pyro_sri.scripts.sample import SCENES_AT_ONCE, check_new_file
 from pyro_sri.scripts.visualize import Images, load_images, missing_data
+from pyro_sri.seeds import check_seed
 from pyro_sri.viz.page import Cell, Html, element, facts, hint, join, page, picture, table
 
-SEED = 0
 NUM_IMAGES, NUM_SAMPLES, NUM_SAMPLES_BY_SLOT = 6, 40, 6
 SAMPLE_COLUMNS = 8
 
@@ -61,6 +61,7 @@ def report(
     runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN [RUN ...]")],
     /,
     out: Path = Path("report.html"),
+    seed: int = 0,
 ) -> None:
     """Write one page about one or several runs, side by side: metrics, curves, pictures, configuration, commands.
 
@@ -74,6 +75,7 @@ def report(
     Args:
         runs: Run directories, or names of presets whose weights ship.
         out: The .html file to make.
+        seed: Seed of the pictures' draws.
 
     Raises:
         UserError: If a run cannot be read, or the file exists or cannot be written.
@@ -81,8 +83,9 @@ def report(
     if not runs:
         raise UserError("which runs? pyro-sri report RUN [RUN ...] --out report.html takes at least one")
     check_new_file(out, (".html", ".htm"))
-    subjects = [_subject(given, name) for given, name in zip(runs, short_names(runs), strict=True)]
-    command = shlex.join(["pyro-sri", "report", *runs, "--out", str(out)])
+    check_seed(seed)
+    subjects = [_subject(given, name, seed) for given, name in zip(runs, short_names(runs), strict=True)]
+    command = shlex.join(["pyro-sri", "report", *runs, "--out", str(out), "--seed", str(seed)])
     content = make_page(subjects, command).encode()
     write_atomically(out, lambda file: file.write(content))
     print(f"wrote {out} ({len(content) / 2**20:.1f} MB); open it in a browser")
@@ -99,6 +102,7 @@ class Subject(NamedTuple):
         guide: Its guide.
         images: Images that it was not trained on, or None if its data is not here.
         metrics: What `evaluate` found, or None.
+        seed: Seed of the pictures' draws.
     """
 
     given: str
@@ -108,6 +112,7 @@ class Subject(NamedTuple):
     guide: Any
     images: Images | None
     metrics: dict[str, Any] | None
+    seed: int
 
 
 def make_page(subjects: Sequence[Subject], command: str) -> str:
@@ -132,7 +137,9 @@ def make_page(subjects: Sequence[Subject], command: str) -> str:
     links = join(element("a", title, href=f"#{anchor}") for title, anchor in anchors.items())
     header = element("header", element("h1", names), element("nav", links))
     body = [element("section", element("h2", title, id=anchors[title]), sections[title]) for title in sections]
-    footer = element("footer", f"pyro-sri {__version__}, PyTorch {torch.__version__}; pictures drawn with seed {SEED}")
+    footer = element(
+        "footer", f"pyro-sri {__version__}, PyTorch {torch.__version__}; pictures drawn with seed {subjects[0].seed}"
+    )
     return page(f"{names} - pyro-sri", join([header, element("main", join(body)), footer]))
 
 
@@ -142,10 +149,10 @@ def short_names(given: Sequence[str]) -> list[str]:
     return last if len(set(last)) == len(last) else list(given)
 
 
-def _subject(given: str, name: str) -> Subject:
+def _subject(given: str, name: str, seed: int) -> Subject:
     run = find_run(given)
     model, guide = run.load()
-    return Subject(given, name, run, model, guide, load_images(run, None, NUM_IMAGES), run.metrics())
+    return Subject(given, name, run, model, guide, load_images(run, None, NUM_IMAGES), run.metrics(), seed)
 
 
 def _side_by_side(subjects: Sequence[Subject], show: Callable[[Subject], Html]) -> Html:
@@ -244,7 +251,7 @@ def _curves(subject: Subject) -> Html:
 def _reconstructions(subject: Subject) -> Html:
     if subject.images is None:
         return _nothing(f"No images to reconstruct: {missing_data(subject.run)}.")
-    pyro.set_rng_seed(SEED)
+    pyro.set_rng_seed(subject.seed)
     explanation = explain(subject.model, subject.guide, subject.images.images)
     caption = (
         f"{subject.images.origin}. Imagination: what the scene variable alone says of the image. Slots in the order "
@@ -264,7 +271,7 @@ def _samples_by_slot(subject: Subject) -> Html:
 
 
 def _draw(subject: Subject, num: int) -> Scenes:
-    pyro.set_rng_seed(SEED)
+    pyro.set_rng_seed(subject.seed)
     return sample_scenes(subject.model, num, chunk=SCENES_AT_ONCE)
 
 

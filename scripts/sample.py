@@ -15,10 +15,10 @@ from pyro_sri.errors import UserError
 from pyro_sri.inference import Scenes, sample_scenes
 from pyro_sri.runs import WEIGHTS, Run, find_run, write_atomically
 from pyro_sri.scripts.cli import parse
+from pyro_sri.seeds import check_seed
 from pyro_sri.viz import grid, png, to_uint8
 
 SCENES_AT_ONCE = 16  # scenes decoded together: bounds the memory
-LARGEST_SEED = 2**32 - 1  # NumPy's
 
 
 def sample(
@@ -80,12 +80,6 @@ def draw_pieces(model: Any, num: int, **options: Any) -> Iterator[Scenes]:
     """Samples `num` scenes, a few at a time, so that memory stays bounded."""
     for start in range(0, num, SCENES_AT_ONCE):
         yield sample_scenes(model, min(SCENES_AT_ONCE, num - start), **options)
-
-
-def check_seed(seed: int) -> None:
-    """Raises UserError unless every random generator takes the seed."""
-    if not 0 <= seed <= LARGEST_SEED:
-        raise UserError(f"--seed {seed} is out of range; use a whole number from 0 to {LARGEST_SEED}")
 
 
 def check_new_file(path: Path, suffixes: tuple[str, ...]) -> None:

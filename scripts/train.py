@@ -58,7 +58,7 @@ def main(args: Sequence[str]) -> None:
             raise UserError(f"{out} is a run of '{stored.preset}', not of '{preset.config.preset}'")
         config, out, resume = _read(stored, args[1:])  # what is not said again stays as it was
         check_same(_with_absolute_data(config), stored)
-    elif not resume:
+    else:
         runs.check_new(out)
     config = with_data(config, preset)
     run = _train_with_progress(config, out, resume)
@@ -103,6 +103,10 @@ def with_data(config: RunConfig, preset: Preset) -> RunConfig:
                 f"{config.data} holds {size}x{size} images, and {config.preset} takes {sizes}: "
                 f"{_make_command(config.dataset, config.image_size)}"
             )
+        if config.image_size != preset.config.image_size:
+            raise UserError(
+                f"{config.data} holds {size}x{size} images, not {config.image_size}: leave out --image-size"
+            )
         config = dataclasses.replace(config, image_size=size)
     return config
 
@@ -110,7 +114,7 @@ def with_data(config: RunConfig, preset: Preset) -> RunConfig:
 def _make_command(dataset: str, size: int) -> str:
     if dataset in GENERATORS:
         return f"make one with 'pyro-sri data make {dataset} --size {size} --out {dataset}.h5'"
-    return f"make or convert one with 'pyro-sri data' ({dataset} has no generator in this version)"
+    return f"bring one in the format of docs/data.md ('pyro-sri data' makes none of {dataset} in this version)"
 
 
 def own_data(preset: Preset) -> Path:
@@ -118,7 +122,6 @@ def own_data(preset: Preset) -> Path:
     path = DATASETS / f"{preset.config.preset}.h5"
     if not path.exists():
         note(f"making {path}: generated {preset.config.dataset}")
-        path.parent.mkdir(parents=True, exist_ok=True)
         make_dataset(preset.config.dataset, path, **(preset.makes_data or {}))
     return path
 

@@ -19,7 +19,8 @@ from pyro_sri.errors import UserError
 from pyro_sri.inference import explain, sample_scenes
 from pyro_sri.runs import Run, find_run, write_atomically
 from pyro_sri.scripts.cli import note, parse
-from pyro_sri.scripts.sample import SCENES_AT_ONCE, check_seed
+from pyro_sri.scripts.sample import SCENES_AT_ONCE
+from pyro_sri.seeds import check_seed
 
 GRID_SAMPLES = 64
 ACTIVENESS_IMAGES = 64  # how many images say which dimensions of a slot are active

@@ -55,7 +55,9 @@ def test_unknown_preset_names_the_nearest() -> None:
         ("system: sri\npreset: p\ndataset: d\nnum_slots: true", "must be of type int"),
         ("system: sri\npreset: p\ndataset: d\nlearning_rate: fast", "must be of type float"),
         ("system: sri\npreset: p\ndataset: d\nkernel: square", "must be one of gaussian, laplacian, epanechnikov"),
-        ("system: sri\npreset: p\ndataset: d\nnum_slots: 0", "--num-slots is 0"),
+        (to_yaml(QUICK).replace("num_slots: 3", "num_slots: 0"), "--num-slots is 0"),
+        (to_yaml(QUICK).replace("num_slots: 3\n", ""), "lacks the field 'num_slots'"),
+        ("system: [sri]", "asks for the system"),
         ("!!python/object/apply:os.getcwd []", "not YAML"),
     ],
 )
@@ -66,7 +68,9 @@ def test_bad_yaml_is_one_plain_line(text: str, message: str) -> None:
 
 
 def test_exponents_without_a_point_are_numbers() -> None:
-    assert from_yaml("system: sri\npreset: p\ndataset: d\nlearning_rate: 1e-4", "c").learning_rate == 1e-4
+    text = to_yaml(QUICK).replace("learning_rate: 0.0001", "learning_rate: 1e-4")
+    assert "1e-4" in text
+    assert from_yaml(text, "config.yaml").learning_rate == 1e-4
 
 
 @pytest.mark.parametrize(
@@ -82,8 +86,11 @@ def test_exponents_without_a_point_are_numbers() -> None:
         {"slot_size": 12},
         {"slot_size": 72},
         {"image_size": 48},
-        {"seed": -1},
         {"beta_init": 0.0},
+        {"beta_min": 5.0, "beta_max": 1.0},
+        {"learning_rate": float("inf")},
+        {"geco_target": float("nan")},
+        {"posterior_scale_init": 1e30},
     ],
 )
 def test_impossible_values_are_refused(fields: dict[str, float]) -> None:
@@ -91,6 +98,12 @@ def test_impossible_values_are_refused(fields: dict[str, float]) -> None:
         dataclasses.replace(QUICK, **fields)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("--")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**70])
+def test_impossible_seeds_are_refused(seed: int) -> None:
+    with pytest.raises(UserError, match="--seed"):
+        dataclasses.replace(QUICK, seed=seed)
 
 
 def test_build_follows_the_fields() -> None:

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from typing import Any
 
 import pyro
 import pytest
@@ -12,7 +13,7 @@ from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.elbo import ELBOModule
 
-from pyro_sri.elbo import SRI_ELBO, TERMS
+from pyro_sri.elbo import SRI_ELBO, TERMS, trace_sri
 from pyro_sri.geco import EmorlGECO, GenesisGECO
 from pyro_sri.guides.sri import SRIGuide
 from pyro_sri.models.scene import SceneModel
@@ -162,15 +163,32 @@ def test_geco_weighs_each_half(sri: SRI, images: torch.Tensor) -> None:
     assert elbo.objective(terms).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_loss_of_conditioned_handlers(sri: SRI, images: torch.Tensor) -> None:
-    """Latents fixed by an enclosing handler are those that the terms are computed at."""
+def test_terms_of_latents_fixed_by_an_enclosing_handler(sri: SRI, images: torch.Tensor) -> None:
     scene = torch.randn(4, 12)
     with poutine.condition(data={"scene": scene}):
-        one = SRI_ELBO().terms(*sri, images)
-    with poutine.condition(data={"scene": scene + 3}):
-        other = SRI_ELBO().terms(*sri, images)
-    assert all(torch.isfinite(term).all() for term in one.values())
-    assert (one["kl_slots"] != other["kl_slots"]).all()
+        traces = trace_sri(*sri, images)
+        other = trace_sri(*sri, images)
+    assert torch.equal(traces.guide.nodes["scene"]["value"], scene)
+    assert torch.equal(traces.model.nodes["scene"]["value"], scene)
+    ours, theirs = (t.model.nodes["slot_0"]["fn"].mean for t in (traces, other))
+    torch.testing.assert_close(ours, theirs)  # the first slot's prior depends on the scene alone
+
+
+@pytest.mark.parametrize("handler", [poutine.trace, lambda: poutine.mask(mask=False), lambda: poutine.scale(scale=3.0)])
+def test_terms_do_not_depend_on_enclosing_handlers(sri: SRI, images: torch.Tensor, handler: Any) -> None:
+    pyro.set_rng_seed(4)
+    plain = SRI_ELBO().terms(*sri, images)
+    pyro.set_rng_seed(4)
+    with handler():
+        handled = SRI_ELBO().terms(*sri, images)
+    assert all(torch.equal(plain[name], handled[name]) for name in TERMS)
+
+
+def test_a_wrapped_guide_is_refused(sri: SRI, images: torch.Tensor) -> None:
+    """It would hide its segregation, which would silently not be trained."""
+    model, guide = sri
+    with pytest.raises(ValueError, match="hides its segregation"):
+        SRI_ELBO().terms(model, poutine.condition(guide, data={}), images)
 
 
 def test_guides_without_segregation_have_zero_terms(images: torch.Tensor) -> None:

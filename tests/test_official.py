@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from conftest import Golden
@@ -60,3 +62,24 @@ def test_wrong_size(state: dict[str, torch.Tensor]) -> None:
 def test_wrong_semiconv(state: dict[str, torch.Tensor]) -> None:
     with pytest.raises(UserError, match=r"colour_head\.gate"):
         load_sri(state, **SETTING, semiconv=False)
+
+
+@pytest.mark.parametrize(
+    ("setting", "word"),
+    [
+        ({"likelihood": "foo"}, "likelihood"),
+        ({"pixel_std": -1.0}, "standard deviation"),
+        ({"pixel_std": float("inf")}, "standard deviation"),
+        ({"num_slots": 0}, "slots"),
+        ({"kernel": "foo"}, "kernel"),
+    ],
+)
+def test_impossible_settings(state: dict[str, torch.Tensor], setting: dict[str, Any], word: str) -> None:
+    with pytest.raises(UserError, match=word):
+        load_sri(state, **SETTING | setting)
+
+
+@pytest.mark.parametrize("tensor", [torch.tensor(float("nan")), torch.tensor(1), "text"])
+def test_values_that_are_no_weights(state: dict[str, torch.Tensor], tensor: Any) -> None:
+    with pytest.raises(UserError, match="log_sigma"):
+        load_sri(state | {"genesisv2.att_process.log_sigma": tensor}, **SETTING)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 
 from pyro_sri import load, runs
 from pyro_sri.config import SRIConfig
+from pyro_sri.data.generators import make_dataset
 from pyro_sri.errors import UserError
 from pyro_sri.training import Diverged, learning_rate, train
 
@@ -154,6 +156,57 @@ def test_sigterm_leaves_a_checkpoint_and_says_how_to_go_on(tetrominoes: Path, tm
     assert process.returncode == 0
     assert "--resume" in errors.splitlines()[-1]
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["step"] >= 4
+
+
+def test_small_splits_are_enough(tmp_path: Path) -> None:
+    """Fewer validation images than the default asks for, and no validation split at all."""
+    for name, val in (("few", 3), ("none", 0)):
+        data = tmp_path / f"{name}.h5"
+        make_dataset("tetrominoes", data, size=32, train=8, val=val, test=0)
+        run = train(tiny(data, validation_images=256, steps=2), tmp_path / name)
+        assert run.step == 2
+
+
+def test_steps_never_go_back(tetrominoes: Path, tmp_path: Path) -> None:
+    train(tiny(tetrominoes), tmp_path)
+    with pytest.raises(UserError, match="would go back"):
+        train(tiny(tetrominoes, steps=4), tmp_path, resume=True)
+    assert "steps: 8" in (tmp_path / "config.yaml").read_text()
+
+
+def test_no_steps_leave_a_run_that_loads(tetrominoes: Path, tmp_path: Path) -> None:
+    run = train(tiny(tetrominoes, steps=0), tmp_path)
+    assert run.step == 0
+    load(tmp_path)
+
+
+def test_data_may_move_but_not_change(tetrominoes: Path, tmp_path: Path) -> None:
+    train(tiny(tetrominoes, steps=4), tmp_path / "run")
+    moved, other = tmp_path / "moved.h5", tmp_path / "other.h5"
+    shutil.copy(tetrominoes, moved)
+    make_dataset("tetrominoes", other, size=32, train=48, val=16, test=16, seed=4)
+    with pytest.raises(UserError, match="holds other scenes"):
+        train(tiny(other), tmp_path / "run", resume=True)
+    train(tiny(moved), tmp_path / "run", resume=True)
+    train(tiny(tetrominoes), tmp_path / "whole")
+    assert_same_weights(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_failed_start_leaves_no_folder(tetrominoes: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for fields in ({"start_from": str(tmp_path / "empty")}, {"batch_size": 4096}):
+        with pytest.raises(UserError):
+            train(tiny(tetrominoes, **fields), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_log_that_cannot_be_written_is_one_plain_line(tetrominoes: Path, tmp_path: Path) -> None:
+    train(tiny(tetrominoes, steps=4), tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"metrics\.jsonl") as caught:
+        train(tiny(tetrominoes), tmp_path, resume=True)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_finished_run_is_left_alone(tetrominoes: Path, tmp_path: Path) -> None:

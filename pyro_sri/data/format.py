@@ -98,6 +98,14 @@ class DatasetFile:
             raise UserError(f"{self.path}: the splits have images of different sizes {sizes}; make them equal")
         self.image_size: int = sizes[self.splits[0]]
         self.attributes = {name: _plain(value) for name, value in self._file.attrs.items()}
+        self._check_background()
+
+    def _check_background(self) -> None:
+        entities = np.atleast_1d(np.asarray(self.attributes.get("background_entities", 0)))
+        counts = [count for split in self.splits if (count := self.num_entities(split)) is not None]
+        limit = min(counts, default=256)
+        if entities.dtype.kind not in "iu" or not all(0 <= entity < limit for entity in entities.flat):
+            raise UserError(f"{self.path}: background_entities must be numbers of entities that the masks have")
 
     def __enter__(self) -> Self:
         return self

@@ -22,6 +22,7 @@ from pyro_sri.data.generators.family import Generator
 from pyro_sri.data.generators.multi_dsprites import MULTI_DSPRITES
 from pyro_sri.data.generators.tetrominoes import TETROMINOES
 from pyro_sri.errors import UserError
+from pyro_sri.seeds import check_seed
 
 GENERATORS: dict[str, Generator] = {family.name: family for family in (TETROMINOES, MULTI_DSPRITES)}
 
@@ -104,8 +105,7 @@ def make_dataset(
     counts = {"train": train, "val": val, "test": test}
     if min(counts.values()) < 0 or not any(counts.values()):
         raise UserError(f"cannot make {counts} images; counts start at 0, and one of them at least at 1")
-    if seed < 0:
-        raise UserError(f"seed {seed} is negative; use a whole number from 0")
+    check_seed(seed)
     if workers < 1:
         raise UserError(f"{workers} workers can do nothing; use at least 1")
     parsed = family.parse_options(options or {})

@@ -1,0 +1,19 @@
+"""Seeds: which ones there are, and how a training step is seeded."""
+
+import numpy as np
+import torch
+
+from pyro_sri.errors import UserError
+
+LARGEST_SEED = 2**32 - 1  # what NumPy's global generator takes, which Pyro seeds too
+
+
+def check_seed(seed: int) -> None:
+    """Raises UserError unless every random generator takes the seed."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"--seed {seed} is out of range: use a whole number from 0 to {LARGEST_SEED}")
+
+
+def seed_step(seed: int, rank: int, step: int) -> None:
+    """Seeds every device's generator for one step of one process."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0] >> 1))
