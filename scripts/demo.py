@@ -10,11 +10,11 @@ from pyro_sri.scripts.cli import note
 from pyro_sri.scripts.main import run
 
 PRESET = "sri-quick"
-STEPS = 600
+STEPS = 1_500
 
 # From the weights that ship with the package, all stages together. From scratch: the preset as it is.
 FIELDS = (
-    f"--start-from {PRESET} --segregation-steps 0 --steps {STEPS} --decay-steps {STEPS} --learning-rate 5e-4".split()
+    f"--start-from {PRESET} --segregation-steps 0 --steps {STEPS} --decay-steps {STEPS} --learning-rate 1e-3".split()
 )
 
 

@@ -167,6 +167,15 @@ def test_small_splits_are_enough(tmp_path: Path) -> None:
         assert run.step == 2
 
 
+def test_gradient_clip(tetrominoes: Path, tmp_path: Path) -> None:
+    """Adam's first step does not see the size of a gradient, its second does."""
+    for clip in (0.0, 1e-3, 1e9):
+        train(tiny(tetrominoes, gradient_clip=clip), tmp_path / str(clip))
+    assert_same_weights(tmp_path / "0.0", tmp_path / "1000000000.0")
+    name = "model.slot_prior.loc.bias"
+    assert not torch.equal(weights(tmp_path / "0.0")[name], weights(tmp_path / "0.001")[name])
+
+
 def test_steps_never_go_back(tetrominoes: Path, tmp_path: Path) -> None:
     train(tiny(tetrominoes), tmp_path)
     with pytest.raises(UserError, match="would go back"):
