@@ -247,8 +247,12 @@ class _Trainer:
         loss, terms = self.module(images, self.state.step < getattr(self.config, "segregation_steps", 0))
         self.fabric.backward(loss)
         if self.config.gradient_clip:
-            clip = {"max_norm": self.config.gradient_clip, "error_if_nonfinite": False}  # that is what `finite` is for
-            self.fabric.clip_gradients(self.module, self.optimizer, **clip)
+            self.fabric.clip_gradients(
+                self.module,
+                self.optimizer,
+                max_norm=self.config.gradient_clip,
+                error_if_nonfinite=False,  # that is what `finite` is for
+            )
         self.optimizer.step()
         self.finite &= torch.isfinite(loss.detach())
         for name, term in (("loss", loss.detach()), *terms.items()):

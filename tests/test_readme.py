@@ -31,6 +31,11 @@ def test_relative_links_lead_somewhere() -> None:
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
+def test_nothing_is_left_to_fill_in() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        assert not re.search(r"@[A-Z]+@", page.read_text()), page.name
+
+
 def test_importing_the_package_sets_no_global_state() -> None:
     code = """
 import pyro
