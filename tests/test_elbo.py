@@ -218,8 +218,11 @@ def test_no_host_synchronisation_on_the_training_path(
         module(images)
         for method in ("item", "__bool__", "__float__", "__int__", "tolist", "numpy", "cpu"):
             monkeypatch.setattr(torch.Tensor, method, _refuse(method))
+        with pytest.raises(AssertionError, match="waits for the device"):
+            images.sum().item()  # the watch is on
         module(images).backward()
         monkeypatch.undo()
+    assert all(p.grad is not None for p in module.parameters())
 
 
 def _refuse(method: str):
