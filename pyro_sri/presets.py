@@ -73,7 +73,7 @@ PRESETS: dict[str, Preset] = {
                 checkpoint_every=500,
             ),
             "SRI on small images of three Tetrominoes: objects come apart on a laptop",
-            "makes its own data (32x32); minutes on two CPU cores",
+            "makes its own data (32x32); half an hour on one core, and weights ship",
             makes_data={"size": 32, "train": 20_000, "val": 256, "test": 320},
         ),
         _sri(
