@@ -34,8 +34,9 @@ commands:
 
 pyro-sri COMMAND --help explains a command; pyro-sri --version prints the version.
 
-A first session, ten minutes on a laptop:
-  pyro-sri train sri-quick --out runs/quick       makes its own small dataset and trains on it
+To begin with:
+  pyro-sri sample sri-quick --out scenes.png      scenes from the weights that ship
+  pyro-sri train sri-quick --out runs/quick       makes its own small dataset and trains on it, half an hour
   pyro-sri evaluate runs/quick                    how well objects come apart on held-out images
   pyro-sri report runs/quick --out report.html    pictures and numbers on one page"""
 
