@@ -65,7 +65,7 @@ def make_scenes(task: Task) -> Scenes:
     family = GENERATORS[task.family]
     key = [task.seed, zlib.crc32(task.family.encode()), SPLITS.index(task.split)]
     rngs = [np.random.default_rng([*key, scene]) for scene in range(task.start, task.stop)]
-    return family.make(rngs, task.size, task.options)
+    return family.make(rngs, task.size, task.options, task.split).scenes()
 
 
 def make_dataset(

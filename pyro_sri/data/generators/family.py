@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -11,6 +11,18 @@ from numpy.typing import NDArray
 
 from pyro_sri.data.format import Scenes
 from pyro_sri.errors import UserError
+
+
+class Drawn(NamedTuple):
+    """Scenes as a family draws them: every pixel belongs to one entity, so a map of entities says what masks say."""
+
+    images: NDArray[np.uint8]  # [n, H, W, 3], in 0..255
+    entities: NDArray[np.uint8]  # [n, H, W], the number of the entity that each pixel belongs to
+    factors: NDArray[np.float32]  # [n, O, F]; O is the number of entities, background included
+
+    def scenes(self) -> Scenes:
+        """The same with one mask per entity."""
+        return Scenes(self.images, one_hot_masks(self.entities, self.factors.shape[1]), self.factors)
 
 
 @dataclass(frozen=True)
@@ -26,8 +38,10 @@ class Generator:
         max_entities: Entities of a scene at most, background included, with the default options.
         factor_names: The columns of the factors.
         options: A frozen dataclass of its options, which raises UserError for values out of range.
-        make: make(rngs, size, options) draws one scene from each random generator: images [n, size, size, 3], masks
-            [n, O, size, size, 1] and factors [n, O, F]. A scene depends on its own random generator alone.
+        make: make(rngs, size, options, split) draws one scene from each random generator. A scene depends on its own
+            random generator alone. The split ("train", "val" or "test") matters to families that draw from a stock
+            of real pictures, so that those of the test are unseen.
+        background_entities: The entities that are no objects.
     """
 
     name: str
@@ -38,7 +52,8 @@ class Generator:
     max_entities: int
     factor_names: tuple[str, ...]
     options: type[Any]
-    make: Callable[[Sequence[np.random.Generator], int, Any], Scenes]
+    make: Callable[[Sequence[np.random.Generator], int, Any, str], Drawn]
+    background_entities: tuple[int, ...] = (0,)
 
     def parse_options(self, values: Mapping[str, object]) -> Any:
         """The options object with these values in place of the defaults.

@@ -7,8 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.data.format import Scenes
-from pyro_sri.data.generators.family import Generator, choose, draw_until, one_hot_masks, windows
+from pyro_sri.data.generators.family import Drawn, Generator, choose, draw_until, windows
 from pyro_sri.errors import UserError
 
 Background = Literal["grayscale", "black", "rgb"]
@@ -52,7 +51,7 @@ class MultiDSpritesOptions:
             raise UserError(f"no background {self.background!r}; use one of {', '.join(get_args(Background))}")
 
 
-def make(rngs: Sequence[np.random.Generator], size: int, options: MultiDSpritesOptions) -> Scenes:
+def make(rngs: Sequence[np.random.Generator], size: int, options: MultiDSpritesOptions, split: str) -> Drawn:
     """Draw scenes: number, shape, scale, angle, position and colour uniform; later sprites lie on top.
 
     The number of sprites is drawn once; everything else of a scene is redrawn while a sprite is hidden.
@@ -61,9 +60,10 @@ def make(rngs: Sequence[np.random.Generator], size: int, options: MultiDSpritesO
         rngs: n random generators, one per scene.
         size: Side of the images.
         options: The largest number of sprites, M, and others.
+        split: Of no matter here.
 
     Returns:
-        Images [n, size, size, 3], masks [n, 1 + M, size, size, 1], factors [n, 1 + M, 9] as in FACTOR_NAMES: shape 0 is
+        Images [n, size, size, 3], entities [n, size, size], factors [n, 1 + M, 9] as in FACTOR_NAMES: shape 0 is
         the background or none, then square, ellipse, heart; x and y the centre in [0, 1]; the angle in radians;
         everything zero where `visible` is.
     """
@@ -110,7 +110,7 @@ def make(rngs: Sequence[np.random.Generator], size: int, options: MultiDSpritesO
     factors[:, 1:, 7] = SCALES[kinds[1]]
     factors[:, 1:, 8] = ANGLES[kinds[2]]
     factors[:, 1:][~exists] = 0
-    return Scenes(images, one_hot_masks(entities, 1 + most), factors)
+    return Drawn(images, entities, factors)
 
 
 def sprite_bank(size: int) -> NDArray[np.bool_]:

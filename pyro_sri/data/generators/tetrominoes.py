@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.data.format import Scenes
-from pyro_sri.data.generators.family import Generator, choose, draw_until, one_hot_masks, windows
+from pyro_sri.data.generators.family import Drawn, Generator, choose, draw_until, windows
 from pyro_sri.errors import UserError
 
 # The pieces in their first orientation and the quarter turns (counter-clockwise) that they come in: 17 kinds. The
@@ -44,16 +43,17 @@ class TetrominoesOptions:
             raise UserError(f"tetrominoes cannot place {self.num_pieces} pieces; use num_pieces from 1 to {MAX_PIECES}")
 
 
-def make(rngs: Sequence[np.random.Generator], size: int, options: TetrominoesOptions) -> Scenes:
+def make(rngs: Sequence[np.random.Generator], size: int, options: TetrominoesOptions, split: str) -> Drawn:
     """Draw scenes: kind, colour and position of every piece uniform, redrawn as a whole while pieces overlap.
 
     Args:
         rngs: n random generators, one per scene.
         size: Side of the images.
         options: The number of pieces, P.
+        split: Of no matter here.
 
     Returns:
-        Images [n, size, size, 3], masks [n, 1 + P, size, size, 1], factors [n, 1 + P, 8] as in FACTOR_NAMES: shape 0
+        Images [n, size, size, 3], entities [n, size, size], factors [n, 1 + P, 8] as in FACTOR_NAMES: shape 0
         is the background, 1..6 are I O S T J L; x and y the middle of the piece in [0, 1].
     """
     shapes, turns, bank = piece_bank(round(size / CELLS_PER_SIDE))
@@ -83,7 +83,7 @@ def make(rngs: Sequence[np.random.Generator], size: int, options: TetrominoesOpt
     factors[..., 2:5] = palette
     factors[:, 1:, 5:7] = (corners + extents[kinds] / 2)[..., ::-1] / size
     factors[:, 1:, 7] = turns[kinds]
-    return Scenes(images, one_hot_masks(entities, 1 + options.num_pieces), factors)
+    return Drawn(images, entities, factors)
 
 
 def paint(patches: NDArray[np.uint8], corners: NDArray[np.intp], size: int) -> NDArray[np.uint8]:
