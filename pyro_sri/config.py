@@ -74,7 +74,7 @@ class RunConfig(ABC):
     devices: int = 1
     """Number of processes, one per device; they share the batch."""
     num_workers: int = 0
-    """Processes that read data; 0 reads in the training process (best when the data fits into memory)."""
+    """Processes that read ahead when the data does not fit into memory; 0 reads in the training process."""
     log_every: int = 100
     """Steps between lines in metrics.jsonl and TensorBoard."""
     validate_every: int = 2_000

@@ -212,7 +212,7 @@ class _Trainer:
             num_workers=config.num_workers,
             rank=self.fabric.global_rank,
             world_size=self.fabric.world_size,
-            pin_memory=self.fabric.device.type == "cuda",
+            device=self.fabric.device,
         )
         first = state.step
         self._report(None)

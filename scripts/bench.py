@@ -1,14 +1,17 @@
-"""`pyro-sri bench`: what a training step costs, and where the time goes."""
+"""`pyro-sri bench`: what a training step and its images cost, and where the time goes."""
 
 import json
 import resource
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pyro
 import torch
 import tyro
@@ -17,6 +20,8 @@ from rich.table import Table
 from torch import nn
 
 from pyro_sri.config import Device, RunConfig
+from pyro_sri.data.format import Scenes, write_dataset
+from pyro_sri.data.loading import to_images, training_batches
 from pyro_sri.errors import UserError
 from pyro_sri.presets import find_preset
 from pyro_sri.scripts.cli import parse
@@ -25,6 +30,8 @@ from pyro_sri.training import TrainingStep, pick_device
 
 WARM_UP = 2
 WHOLE_STEP = ("forward", "backward", "optimiser")  # these stages make up the step
+LOADER_BYTES = 64 * 1024**2  # of the images that the loader is timed on
+LOADER_PASSES = 3
 
 
 def bench(
@@ -36,10 +43,11 @@ def bench(
     seed: int = 0,
     json: bool = False,
 ) -> None:
-    """Measure a preset's training step on random images.
+    """Measure a preset's training step on random images, and how fast images can be loaded.
 
     Quote the best step as a ratio to a fixed piece of work on the same machine, timed in turn: machines differ and
-    are noisy.
+    are noisy. The loader reads a temporary file, which the operating system's cache holds: a slow disk shows up in
+    neither of its figures.
 
     For example:
 
@@ -66,7 +74,7 @@ def bench(
 
 
 def measure(config: RunConfig, batch: int, steps: int, device: torch.device, seed: int) -> dict[str, Any]:
-    """Times training steps.
+    """Times training steps, then the loader.
 
     Args:
         config: The run.
@@ -79,6 +87,9 @@ def measure(config: RunConfig, batch: int, steps: int, device: torch.device, see
         What `bench --json` prints: times in ms, memory in MiB (of the process on the CPU, of the allocator on a GPU).
         The stages are those of one more step: forward pass, backward pass and optimiser, which add up to it, and the
         forward passes of single networks, which are parts of the first.
+
+    Raises:
+        UserError: If there is no room for the loader's temporary file.
     """
     torch.manual_seed(seed)
     module = TrainingStep(*config.build()).to(device)
@@ -112,6 +123,8 @@ def measure(config: RunConfig, batch: int, steps: int, device: torch.device, see
         clock = StageClock(wait)
         with clock.watching(_stages(module)):
             step(clock)
+    peak_memory = _peak_memory(device)  # of the steps, without the loader
+    from_memory, from_disk = _loader_rates(config, batch, device, seed, wait)
     return {
         "preset": config.preset,
         "batch": batch,
@@ -120,9 +133,44 @@ def measure(config: RunConfig, batch: int, steps: int, device: torch.device, see
         "best_step_ms": round(min(times), 2),
         "median_step_ms": round(statistics.median(times), 2),
         "images_per_second": round(1000 * batch / statistics.median(times), 2),
-        "peak_memory_mb": round(_peak_memory(device), 1),
+        "peak_memory_mb": round(peak_memory, 1),
+        "loader_memory_images_per_second": round(from_memory, 2),
+        "loader_disk_images_per_second": round(from_disk, 2),
         "stages": {name: round(ms, 2) for name, ms in clock.milliseconds.items()},
     }
+
+
+def _loader_rates(
+    config: RunConfig, batch: int, device: torch.device, seed: int, wait: Callable[[], object]
+) -> tuple[float, float]:
+    """Images per second from memory and from disk, as float batches on the device: the best of some passes."""
+    size = config.image_size
+    num_images = max(batch, LOADER_BYTES // (3 * size**2))
+    images = np.random.default_rng(seed).integers(0, 256, (num_images, size, size, 3), dtype=np.uint8)
+    rates = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "random.h5"
+        write_dataset(path, {"train": [Scenes(images)]}, {})
+        for limit in (images.nbytes, 0):
+            batches = training_batches(
+                path,
+                "train",
+                batch,
+                seed,
+                num_workers=config.num_workers,
+                device=device,
+                in_memory_limit_bytes=limit,
+            )
+            times = []
+            for _ in range(1 + LOADER_PASSES):
+                wait()
+                start = time.perf_counter()
+                for _ in range(num_images // batch):
+                    to_images(next(batches)["images"], device)
+                wait()
+                times.append(time.perf_counter() - start)
+            rates.append(num_images // batch * batch / min(times[1:]))  # the first pass fills the buffers
+    return rates[0], rates[1]
 
 
 def _stages(module: TrainingStep) -> dict[str, nn.Module]:
@@ -196,9 +244,17 @@ def _print_table(result: dict[str, Any]) -> None:
     whole = sum(result["stages"][name] for name in WHOLE_STEP)
     for name, ms in result["stages"].items():
         table.add_row(name, f"{ms:.1f}", f"{100 * ms / whole:.0f}%")
+    table.add_section()
+    for source in ("memory", "disk"):
+        ms = 1000 * result["batch"] / result[f"loader_{source}_images_per_second"]
+        table.add_row(f"loading, from {source}", f"{ms:.2f}", f"{100 * ms / result['median_step_ms']:.2f}%")
     console = Console()
     console.print(table)
     console.print(f"{result['images_per_second']:.1f} images/s, peak memory {result['peak_memory_mb']:.0f} MiB")
+    console.print(
+        f"loading: {result['loader_memory_images_per_second']:.0f} images/s from memory, "
+        f"{result['loader_disk_images_per_second']:.0f} from disk"
+    )
 
 
 def _print_json(result: dict[str, Any]) -> None:

@@ -1,156 +1,36 @@
 """Batches of scenes for training and evaluation.
 
-Shuffling is a pure function of (seed, step), so that a run continues from any step exactly, whatever the number of
-worker processes and without stored state.
+A training batch is a pure function of (seed, step), so that a run continues from any step exactly, whatever the number
+of worker processes and without stored state. There are two orders, and the size of the split alone decides between
+them: a split of at most `IN_MEMORY_LIMIT_BYTES` is held in memory and permuted as a whole, a larger one is read from
+disk in blocks and shuffled in windows.
 """
 
 import itertools
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-from pyro_sri.data.format import DatasetFile
+from pyro_sri.data.format import IMAGES_PER_BLOCK, SCENES_PER_READ, DatasetFile
 from pyro_sri.errors import UserError
 
-IN_MEMORY_LIMIT_BYTES = 2 * 1024**3
+# 260,000 images at 64 x 64.
+IN_MEMORY_LIMIT_BYTES = 3 * 1024**3
+# The share of a GPU's free memory that a split may take; the rest is for what training has yet to allocate.
+GPU_MEMORY_SHARE = 0.25
+# One read from disk, whole blocks of the file: 786 kB at 64 x 64. Small beside a window, so that windows mix well.
+IMAGES_PER_READ = 4 * IMAGES_PER_BLOCK
+# What is shuffled together when a split is read from disk: 10,922 images at 64 x 64. Two windows are held at a time.
+WINDOW_BYTES = 128 * 1024**2
 
 Batch = dict[str, torch.Tensor]
-
-
-class SceneDataset(Dataset[Batch]):
-    """The scenes of one split, by index.
-
-    A split that fits within the limit is read into memory at once, where forked workers share it; a larger one is read
-    from disk, through one handle per process. Either way the object can be pickled, without its arrays.
-
-    Args:
-        path: A dataset file.
-        split: "train", "val" or "test".
-        in_memory_limit_bytes: The largest split to hold in memory.
-        with_masks: Also give the instance masks.
-
-    Raises:
-        UserError: If the file breaks the layout, has no such split, or has no masks though they are asked for.
-    """
-
-    def __init__(
-        self,
-        path: Path | str,
-        split: str,
-        in_memory_limit_bytes: int = IN_MEMORY_LIMIT_BYTES,
-        *,
-        with_masks: bool = False,
-    ):
-        self.path = Path(path)
-        self.split = split
-        self.with_masks = with_masks
-        self._file: DatasetFile | None = None
-        self._file_owner: int | None = None  # HDF5 handles do not survive a fork: the process that opened this one
-        self._memory: dict[str, NDArray[np.uint8]] | None = None
-        with DatasetFile(path) as file:
-            arrays = self._arrays(file)
-            self._length = file.num_images(split)
-            self.in_memory = sum(array.nbytes for array in arrays.values()) <= in_memory_limit_bytes
-            if self.in_memory:
-                self._memory = {name: file.read(array, slice(None)) for name, array in arrays.items()}
-
-    def _arrays(self, file: DatasetFile) -> dict[str, Any]:
-        arrays = {"images": file.images(self.split)}
-        if self.with_masks:
-            arrays["masks"] = file.masks(self.split)
-            if arrays["masks"] is None:
-                raise UserError(f"{self.path}: {self.split} has no masks; use a file that has them")
-        return arrays
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: int) -> Batch:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return {name: batch[0] for name, batch in self.__getitems__([index]).items()}
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """The scenes at these indices, in this order.
-
-        Returns:
-            "images", uint8 [B, H, W, 3], and where asked for "masks", uint8 [B, O, H, W, 1].
-
-        Raises:
-            UserError: If the file is damaged there.
-        """
-        if self.in_memory and self._memory is None:
-            with DatasetFile(self.path) as file:
-                self._memory = {name: file.read(array, slice(None)) for name, array in self._arrays(file).items()}
-        if self._memory is not None:
-            return {name: torch.from_numpy(array[indices]) for name, array in self._memory.items()}
-        if self._file is None or self._file_owner != os.getpid():
-            self._file, self._file_owner = DatasetFile(self.path), os.getpid()
-        file = self._file
-        return {name: torch.from_numpy(file.read(array, indices)) for name, array in self._arrays(file).items()}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_file": None, "_file_owner": None, "_memory": None}
-
-
-class StepSampler(Sampler[list[int]]):
-    """An endless stream of batches of indices, each a pure function of (seed, step).
-
-    Epoch e visits the items in the order `np.random.default_rng([seed, e]).permutation(num_items)`, cut into batches;
-    items left over at its end are dropped. Each rank takes its contiguous slice of the global batch.
-
-    Args:
-        num_items: The size of the split.
-        batch_size: The global batch, over all ranks.
-        seed: Any whole number from 0.
-        start_step: The step of the first batch that iteration yields.
-        rank: This process among `world_size`.
-        world_size: How many processes share the batch.
-
-    Raises:
-        UserError: If the batch is larger than the split, not positive, or not divisible among the ranks.
-    """
-
-    def __init__(
-        self, num_items: int, batch_size: int, seed: int, start_step: int = 0, rank: int = 0, world_size: int = 1
-    ):
-        if batch_size < 1:
-            raise UserError(f"a batch of {batch_size} images is empty; use a batch size of at least 1")
-        if batch_size > num_items:
-            raise UserError(f"a batch of {batch_size} is more than the {num_items} images; use a smaller one")
-        if batch_size % world_size:
-            raise UserError(f"a batch of {batch_size} cannot be shared by {world_size} processes; use a multiple")
-        if seed < 0 or start_step < 0:
-            raise UserError(f"seed {seed} and step {start_step} must not be negative")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank {rank} is not among {world_size} processes")
-        self.num_items = num_items
-        self.batch_size = batch_size
-        self.seed = seed
-        self.start_step = start_step
-        self.rank = rank
-        self.world_size = world_size
-        self._epoch = -1  # the epoch whose permutation is kept, for speed alone
-        self._permutation = np.empty(0, dtype=np.int64)
-
-    def batch(self, step: int) -> list[int]:
-        """The indices of this rank's part of the batch at a step, batch_size / world_size of them."""
-        epoch, place = divmod(step, self.num_items // self.batch_size)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._permutation = np.random.default_rng([self.seed, epoch]).permutation(self.num_items)
-        share = self.batch_size // self.world_size
-        start = place * self.batch_size + self.rank * share
-        return self._permutation[start : start + share].tolist()
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return map(self.batch, itertools.count(self.start_step))
 
 
 def training_batches(
@@ -162,46 +42,224 @@ def training_batches(
     num_workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
-    pin_memory: bool = False,
+    device: torch.device | str = "cpu",
     in_memory_limit_bytes: int = IN_MEMORY_LIMIT_BYTES,
 ) -> Iterator[Batch]:
-    """Endless shuffled batches, from any step on, the same whatever the number of workers.
+    """Endless shuffled batches, from any step on.
+
+    Every epoch visits each image once, but for the fewer than `batch_size` left over at its end, which are dropped.
+    A split within the limit is read once and held: on `device` if that is a GPU with four times the room to spare, else
+    in host memory. Epoch e then visits it in the order `np.random.default_rng([seed, e]).permutation(num_images)`.
+    A larger split is read from disk in the order of `WindowOrder`, evenly ahead of the batches and each block once per
+    epoch; two windows are held. The order depends on the split, the limit, `batch_size` and `seed`: not on `device`,
+    `num_workers` or `world_size`.
 
     Args:
         path: A dataset file.
         split: The split to train on.
         batch_size: The global batch, over all ranks.
-        seed: The seed of the shuffling.
-        start_step: The step of the first batch.
-        num_workers: Processes that read ahead; a split held in memory needs none.
-        rank: This process among `world_size`.
+        seed: The seed of the shuffling, any whole number from 0.
+        start_step: The step of the first batch; earlier windows are not read.
+        num_workers: Processes that read ahead from disk; a split held in memory starts none.
+        rank: This process among `world_size`: it gets the rank-th slice of every global batch. Each process reads, or
+            holds, the whole split.
         world_size: How many processes share the batch.
-        pin_memory: Copy batches to page-locked memory, for quicker transfer to a GPU; ignored without one.
-        in_memory_limit_bytes: The largest split to hold in memory; a larger one is read from disk.
+        device: Where the batches will be used.
+        in_memory_limit_bytes: The largest split, in bytes of its images, to hold in memory.
 
     Returns:
-        An iterator over {"images": uint8 [batch_size / world_size, H, W, 3]}. The global random state is not touched.
+        An iterator over {"images": uint8 [batch_size / world_size, H, W, 3]}: on `device` where the split is held
+        there, else in host memory, page-locked if `device` is a GPU; `to_images` takes either. The global random state
+        is not touched.
 
     Raises:
         UserError: At once for a wrong file, split or batch size; later if the file turns out to be damaged.
     """
-    dataset = SceneDataset(path, split, in_memory_limit_bytes)
-    loader: DataLoader[Batch] = DataLoader(
-        dataset,
-        batch_sampler=StepSampler(len(dataset), batch_size, seed, start_step, rank, world_size),
-        collate_fn=_as_is,
+    device = torch.device(device)
+    with DatasetFile(path) as file:
+        array = file.images(split)
+        (num_images, *image_shape), num_bytes = array.shape, array.nbytes
+        _check(num_images, batch_size, seed, start_step, rank, world_size)
+        slices = _slices(num_images, batch_size, start_step, rank, world_size)
+        if num_bytes <= in_memory_limit_bytes:
+            return _from_memory(_held(file, array, _home(num_bytes, device)), seed, slices, device)
+    order = WindowOrder(num_images, max(WINDOW_BYTES * num_images // num_bytes, batch_size), seed)
+    return _from_disk(_Blocks(path, split), image_shape, order, slices, num_workers, device)
+
+
+def _check(num_images: int, batch_size: int, seed: int, start_step: int, rank: int, world_size: int) -> None:
+    if batch_size < 1:
+        raise UserError(f"a batch of {batch_size} images is empty; use a batch size of at least 1")
+    if batch_size > num_images:
+        raise UserError(f"a batch of {batch_size} is more than the {num_images} images; use a smaller one")
+    if batch_size % world_size:
+        raise UserError(f"a batch of {batch_size} cannot be shared by {world_size} processes; use a multiple")
+    if seed < 0 or start_step < 0:
+        raise UserError(f"seed {seed} and step {start_step} must not be negative")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} is not among {world_size} processes")
+
+
+def _slices(
+    num_images: int, batch_size: int, start_step: int, rank: int, world_size: int
+) -> Iterator[tuple[int, slice]]:
+    """For every step from `start_step` on: the epoch, and where in its order this rank's part of the batch lies."""
+    share = batch_size // world_size
+    for step in itertools.count(start_step):
+        epoch, place = divmod(step, num_images // batch_size)
+        start = place * batch_size + rank * share
+        yield epoch, slice(start, start + share)
+
+
+def _home(num_bytes: int, device: torch.device) -> torch.device:
+    """Where a split of this size is held."""
+    if device.type == "cuda" and num_bytes <= GPU_MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return device
+    return torch.device("cpu")
+
+
+def _held(file: DatasetFile, array: Any, home: torch.device) -> torch.Tensor:
+    images = torch.empty(array.shape, dtype=torch.uint8, device=home)
+    for start in range(0, len(array), SCENES_PER_READ):  # in pieces, for the host to hold no second copy
+        piece = slice(start, start + SCENES_PER_READ)
+        images[piece] = torch.from_numpy(file.read(array, piece))
+    return images
+
+
+def _from_memory(
+    images: torch.Tensor, seed: int, slices: Iterator[tuple[int, slice]], device: torch.device
+) -> Iterator[Batch]:
+    for epoch, steps in itertools.groupby(slices, itemgetter(0)):
+        permutation = np.random.default_rng([seed, epoch]).permutation(len(images))
+        indices = torch.from_numpy(permutation).to(images.device)
+        for _, part in steps:
+            yield {"images": _taken(images, indices[part], device)}
+
+
+def _taken(images: torch.Tensor, indices: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The images [B, H, W, 3] at these indices [B]; on the host they are page-locked if they are to go to a GPU."""
+    pinned = device.type == "cuda" and images.device.type == "cpu"
+    batch = torch.empty((len(indices), *images.shape[1:]), dtype=images.dtype, device=images.device, pin_memory=pinned)
+    return torch.index_select(images, 0, indices, out=batch)
+
+
+@dataclass(frozen=True)
+class WindowOrder:
+    """The order in which a split is read from disk and shuffled, in every epoch a pure function of (seed, epoch).
+
+    The split is cut into blocks of `IMAGES_PER_READ` consecutive images, of which the last may be shorter. An epoch
+    permutes the blocks, cuts the permuted blocks into windows of equal size (but for one block), and permutes the
+    images inside each window.
+
+    Args:
+        num_images: The size of the split.
+        images_per_window: The least that a window may hold; a split of fewer images is one window.
+        seed: The seed of the permutations.
+    """
+
+    num_images: int
+    images_per_window: int
+    seed: int
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks in the split."""
+        return -(-self.num_images // IMAGES_PER_READ)
+
+    @property
+    def num_windows(self) -> int:
+        """Windows in an epoch."""
+        smallest = -(-self.images_per_window // IMAGES_PER_READ) + 1  # one more, as one block may be shorter
+        return max(1, self.num_blocks // smallest)
+
+    @property
+    def blocks_per_window(self) -> int:
+        """Blocks in the largest window."""
+        return -(-self.num_blocks // self.num_windows)
+
+    def window(self, turn: int) -> range:
+        """The turns of the window that the block read at this turn of an epoch belongs to."""
+        window = turn * self.num_windows // self.num_blocks
+        start, stop = (-(-number * self.num_blocks // self.num_windows) for number in (window, window + 1))
+        return range(start, stop)
+
+    def blocks(self, epoch: int) -> NDArray[np.int64]:
+        """The blocks of an epoch in the order they are read: the number of the block at every turn, [num_blocks]."""
+        return np.random.default_rng([self.seed, epoch]).permutation(self.num_blocks)
+
+    def places(self, epoch: int) -> NDArray[np.int64]:
+        """The images of an epoch in the order they are visited, as places turn * IMAGES_PER_READ + offset.
+
+        Returns:
+            [num_images]; `blocks(epoch)[turn] * IMAGES_PER_READ + offset` is the index of the image in the split.
+        """
+        generator = np.random.default_rng([self.seed, epoch, 1])
+        images = self.blocks(epoch)[:, None] * IMAGES_PER_READ + np.arange(IMAGES_PER_READ)
+        present = images < self.num_images  # the last block may be shorter
+        windows = []
+        turn = 0
+        while turn < self.num_blocks:
+            window = self.window(turn)
+            inside = np.flatnonzero(present[window.start : window.stop])
+            windows.append(window.start * IMAGES_PER_READ + generator.permutation(inside))
+            turn = window.stop
+        return np.concatenate(windows)
+
+
+class _Blocks(Dataset[torch.Tensor]):
+    """The blocks of a split, each one contiguous read."""
+
+    def __init__(self, path: Path | str, split: str):
+        self.path = path
+        self.split = split
+        self._file: DatasetFile | None = None  # opened by the process that reads: HDF5 handles do not survive a fork
+
+    def __getitem__(self, block: int) -> torch.Tensor:
+        if self._file is None:
+            self._file = DatasetFile(self.path)
+        start = block * IMAGES_PER_READ
+        return torch.from_numpy(self._file.read(self._file.images(self.split), slice(start, start + IMAGES_PER_READ)))
+
+
+def _from_disk(
+    source: _Blocks,
+    image_shape: list[int],
+    order: WindowOrder,
+    slices: Iterator[tuple[int, slice]],
+    num_workers: int,
+    device: torch.device,
+) -> Iterator[Batch]:
+    # A ring of two windows: the one in use, and the next, which fills at the pace of the batches. Blocks are counted
+    # from the start of epoch 0, as if all had been read.
+    ring = torch.empty((2 * order.blocks_per_window * IMAGES_PER_READ, *image_shape), dtype=torch.uint8)
+    epoch, part = first = next(slices)
+    num_read = epoch * order.num_blocks + order.window(order.places(epoch)[part.start] // IMAGES_PER_READ).start
+    blocks = _read(source, order, num_read, num_workers)
+    for epoch, steps in itertools.groupby(itertools.chain([first], slices), itemgetter(0)):
+        places = torch.from_numpy(order.places(epoch))
+        before = epoch * order.num_blocks
+        for _, part in steps:
+            needed = order.window(int(places[part.stop - 1]) // IMAGES_PER_READ).stop
+            ahead = part.start // IMAGES_PER_READ + order.blocks_per_window
+            while num_read < before + max(needed, ahead):
+                block = next(blocks)
+                place = num_read * IMAGES_PER_READ % len(ring)
+                ring[place : place + len(block)] = block
+                num_read += 1
+            yield {"images": _taken(ring, (before * IMAGES_PER_READ + places[part]) % len(ring), device)}
+
+
+def _read(source: _Blocks, order: WindowOrder, num_read: int, num_workers: int) -> Iterator[torch.Tensor]:
+    """The blocks uint8 [up to IMAGES_PER_READ, H, W, 3] in the order they are read, without the first `num_read`."""
+    epoch, turn = divmod(num_read, order.num_blocks)
+    turns = itertools.chain.from_iterable(order.blocks(number).tolist() for number in itertools.count(epoch))
+    loader = DataLoader(
+        source,
+        batch_size=None,
+        sampler=itertools.islice(turns, turn, None),
         num_workers=num_workers,
-        pin_memory=pin_memory and torch.cuda.is_available(),
         generator=torch.Generator(),  # the loader would otherwise draw its workers' seed from the global generator
     )
-    return _stream(loader)
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
-
-
-def _stream(loader: DataLoader[Batch]) -> Iterator[Batch]:
     try:
         yield from loader
     except UserError as error:
