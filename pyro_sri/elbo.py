@@ -1,7 +1,8 @@
-"""The objective of SRI: named terms read off the traces of model and guide, weighed by GECO."""
+"""The objectives: named terms read off the traces of model and guide, weighed by GECO."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pyro import poutine
@@ -83,7 +84,7 @@ def trace_sri(model: Any, guide: Any, images: Tensor, **kwargs: Any) -> SRITrace
 
 
 def read_terms(traces: SRITraces) -> Terms:
-    """The terms of the objective, each [B] in nats, as `SRI_ELBO.terms` describes them."""
+    """The terms of the objective, each [B] in nats, as `SRI_ELBO.read` names them."""
     guide, model, segregation = traces
     nll = -_log_prob(model, "image")
     terms = dict.fromkeys(TERMS, torch.zeros_like(nll))
@@ -107,80 +108,50 @@ def _read_segregation_terms(guide: Trace, segregation: Trace) -> Terms:
     return {"segregation_nll": nll, "segregation_kl": kl}
 
 
-class SRI_ELBO(Trace_ELBO, nn.Module):
-    r"""The objective of SRI (Emami et al. 2023, equations 8 to 12).
+class TermsELBO(Trace_ELBO, nn.Module, ABC):
+    """An ELBO made of named terms, whose weights live in buffers: `ELBOModule`s save, move and switch them.
 
-    .. math::
-        L &= L_{seg} + L_{SRI} \\
-        L_{seg} &= -\log p(x \mid z^\pi) + \log q(z^\pi \mid x) - \log p(z^\pi) \\
-        L_{SRI} &= -\log p(x \mid z) + KL_{scene} + KL_{slots} + KL_{cross} \\
-        KL_{scene} &= KL( q(s \mid x) \,\|\, N(0, I) ) \\
-        KL_{slots} &= \textstyle\sum_k KL( q(z_k \mid s, x) \,\|\, p(z_k \mid z_{<k}, s) ) \\
-        KL_{cross} &= \textstyle\sum_k KL( q(z_k \mid s, x) \,\|\, p(z_k \mid \hat z_{<k}, s) )
+    A system's objective says how guide and model are run, how the terms are read off, and how they are weighed.
+    Usable with `pyro.infer.SVI` and as `elbo(model, guide)`. Controllers move in training mode with gradients on, after
+    the loss of the step was formed; `SVI.evaluate_loss` never moves them. Nothing here waits for the device.
 
-    one sample per image, averaged over the batch; the segregation's KL is Monte Carlo (as in GENESIS-v2), the others
-    are analytic. With GECO each of the two lines is NLL + beta KL (or EMORL's form) with its own controller, whose
-    state lives in buffers: `ELBOModule`s save, move and switch it. The controllers move in training mode with
-    gradients on, after the loss of the step was formed; `SVI.evaluate_loss` never moves them.
-
-    Guides without a `segregation` attribute or imagined slots have zeros for those terms. Usable with `pyro.infer.SVI`
-    and as `SRI_ELBO()(model, guide)`. Nothing here waits for the device.
-
-    Example::
-
-        svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-4}), SRI_ELBO())
-        svi.step(images)
-
-    Args:
-        geco: Controller of L_SRI; None weighs every term by 1.
-        segregation_geco: Controller of L_seg; None weighs both terms by 1.
+    Attributes:
+        bound: Names of the terms whose sum is the negative ELBO, in nats.
     """
 
-    def __init__(self, *, geco: GECO | None = None, segregation_geco: GECO | None = None) -> None:
+    bound: ClassVar[tuple[str, ...]]
+
+    def __init__(self) -> None:
         nn.Module.__init__(self)  # first: a plain super().__init__() never reaches it
         Trace_ELBO.__init__(self)
-        self.geco = geco
-        self.segregation_geco = segregation_geco
+
+    @abstractmethod
+    def trace(self, model: Any, guide: Any, images: Tensor, **kwargs: Any) -> Any:
+        """One run of guide and model: a named tuple with at least `guide` and `model`, their traces."""
+
+    @abstractmethod
+    def read(self, traces: Any) -> Terms:
+        """The terms, each [B] in nats."""
+
+    @abstractmethod
+    def objective(self, terms: Terms) -> Tensor:
+        """Weighs the terms' batch means into one loss (nats per image) and, when training, moves the controllers."""
 
     def terms(self, model: Any, guide: Any, images: Tensor, **kwargs: Any) -> Terms:
-        """The terms of the objective.
+        """The terms of the objective, each [B] in nats.
 
         Works under enclosing handlers, such as `with poutine.condition(data=...)`.
 
         Args:
-            model: A model with sites `scene`, `slot_k`, `image`.
+            model: The model.
             guide: Its guide.
             images: [B, 3, H, W] in [0, 1].
             **kwargs: Passed on to model and guide.
-
-        Returns:
-            `segregation_nll`, `segregation_kl`, `nll`, `kl_scene`, `kl_slots`, `kl_cross`: each [B], in nats.
         """
-        return read_terms(trace_sri(model, guide, images, **kwargs))
+        return self.read(self.trace(model, guide, images, **kwargs))
 
-    def segregation_terms(self, segregation: Any, images: Tensor) -> Terms:
-        """The terms of L_seg alone, of a segregation pair run on its own: half the cost of a step.
-
-        Args:
-            segregation: The pair, `guide.segregation`.
-            images: [B, 3, H, W] in [0, 1].
-
-        Returns:
-            `segregation_nll`, `segregation_kl`: each [B], in nats. `objective` takes them without the others.
-        """
-        guide_trace = poutine.trace(segregation.guide).get_trace(images)
-        return _read_segregation_terms(guide_trace, run_against(segregation.model, guide_trace, images))
-
-    def objective(self, terms: Terms) -> Tensor:
-        """Weighs the terms' batch means into one loss (nats per image) and, when training, moves GECO."""
-        mean = {name: term.mean() for name, term in terms.items()}
-        loss = self._weigh(self.segregation_geco, mean["segregation_nll"], mean["segregation_kl"])
-        if "nll" in mean:
-            kl = mean["kl_scene"] + mean["kl_slots"] + mean["kl_cross"]
-            loss = loss + self._weigh(self.geco, mean["nll"], kl)
-        return loss
-
-    def _weigh(self, geco: GECO | None, nll: Tensor, kl: Tensor) -> Tensor:
+    def weigh(self, geco: GECO | None, nll: Tensor, kl: Tensor) -> Tensor:
+        """NLL and KL as their controller weighs them; moves it when training. Without one, their sum."""
         if geco is None:
             return nll + kl
         loss = geco(nll, kl)
@@ -201,3 +172,67 @@ class SRI_ELBO(Trace_ELBO, nn.Module):
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         loss.backward()
         return loss.item()
+
+
+class SRI_ELBO(TermsELBO):
+    r"""The objective of SRI (Emami et al. 2023, equations 8 to 12).
+
+    .. math::
+        L &= L_{seg} + L_{SRI} \\
+        L_{seg} &= -\log p(x \mid z^\pi) + \log q(z^\pi \mid x) - \log p(z^\pi) \\
+        L_{SRI} &= -\log p(x \mid z) + KL_{scene} + KL_{slots} + KL_{cross} \\
+        KL_{scene} &= KL( q(s \mid x) \,\|\, N(0, I) ) \\
+        KL_{slots} &= \textstyle\sum_k KL( q(z_k \mid s, x) \,\|\, p(z_k \mid z_{<k}, s) ) \\
+        KL_{cross} &= \textstyle\sum_k KL( q(z_k \mid s, x) \,\|\, p(z_k \mid \hat z_{<k}, s) )
+
+    one sample per image, averaged over the batch; the segregation's KL is Monte Carlo (as in GENESIS-v2), the others
+    are analytic. With GECO each of the two lines is NLL + beta KL (or EMORL's form) with its own controller.
+
+    Guides without a `segregation` attribute or imagined slots have zeros for those terms.
+
+    Example::
+
+        svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-4}), SRI_ELBO())
+        svi.step(images)
+
+    Args:
+        geco: Controller of L_SRI; None weighs every term by 1.
+        segregation_geco: Controller of L_seg; None weighs both terms by 1.
+    """
+
+    bound = ("nll", "kl_scene", "kl_slots")
+
+    def __init__(self, *, geco: GECO | None = None, segregation_geco: GECO | None = None) -> None:
+        super().__init__()
+        self.geco = geco
+        self.segregation_geco = segregation_geco
+
+    def trace(self, model: Any, guide: Any, images: Tensor, **kwargs: Any) -> SRITraces:
+        """Runs the guide on images [B, 3, H, W], and the models (sites `scene`, `slot_k`, `image`) against it."""
+        return trace_sri(model, guide, images, **kwargs)
+
+    def read(self, traces: SRITraces) -> Terms:
+        """`segregation_nll`, `segregation_kl`, `nll`, `kl_scene`, `kl_slots`, `kl_cross`: each [B], in nats."""
+        return read_terms(traces)
+
+    def segregation_terms(self, segregation: Any, images: Tensor) -> Terms:
+        """The terms of L_seg alone, of a segregation pair run on its own: half the cost of a step.
+
+        Args:
+            segregation: The pair, `guide.segregation`.
+            images: [B, 3, H, W] in [0, 1].
+
+        Returns:
+            `segregation_nll`, `segregation_kl`: each [B], in nats. `objective` takes them without the others.
+        """
+        guide_trace = poutine.trace(segregation.guide).get_trace(images)
+        return _read_segregation_terms(guide_trace, run_against(segregation.model, guide_trace, images))
+
+    def objective(self, terms: Terms) -> Tensor:
+        """Weighs the terms' batch means into one loss (nats per image) and, when training, moves GECO."""
+        mean = {name: term.mean() for name, term in terms.items()}
+        loss = self.weigh(self.segregation_geco, mean["segregation_nll"], mean["segregation_kl"])
+        if "nll" in mean:
+            kl = mean["kl_scene"] + mean["kl_slots"] + mean["kl_cross"]
+            loss = loss + self.weigh(self.geco, mean["nll"], kl)
+        return loss

@@ -1,11 +1,6 @@
-"""The authors' published weights, read into our models and guides."""
+"""The authors' SRI on GENESIS-v2."""
 
-from collections.abc import Mapping
 from typing import Literal, get_args
-
-import torch
-from pyro.nn import PyroModule
-from torch import Tensor
 
 from pyro_sri.distributions import ImageLikelihood
 from pyro_sri.errors import UserError
@@ -15,8 +10,7 @@ from pyro_sri.guides.sri import SRIGuide
 from pyro_sri.models.genesis_v2 import IndependentSlotModel
 from pyro_sri.models.scene import SceneModel
 from pyro_sri.nn import IMAGE_SIZES, Kernel
-
-StateDict = Mapping[str, Tensor]
+from pyro_sri.official.weights import StateDict, check_weights, fill, size_of
 
 # Prefixes of the authors' names and of ours, in this order; the first that fits is taken.
 _GENESIS_V2_GUIDE = {
@@ -108,14 +102,10 @@ def load_sri(
         raise UserError(f"{num_slots} slots are too few: SRI needs at least 1")
     if kernel not in get_args(Kernel):
         raise UserError(f"no kernel '{kernel}': it must be one of {', '.join(get_args(Kernel))}")
-    for name, tensor in state_dict.items():
-        if not isinstance(name, str) or not torch.is_tensor(tensor) or not tensor.is_floating_point():
-            raise UserError(f"the weights hold {name!r}, which is no parameter: they must map names to real tensors")
-        if not torch.isfinite(tensor).all():
-            raise UserError(f"the weights hold values that are not finite, in '{name}'")
+    check_weights(state_dict)
     renamed = {sri_parameter_name(name): (name, tensor) for name, tensor in state_dict.items()}
-    slot_size = _size(state_dict, "scene_encoder.project_to_scene_dim.0.weight", 1)
-    scene_size = _size(state_dict, "scene_encoder.project_to_scene_dim.0.weight", 0)
+    slot_size = size_of(state_dict, "scene_encoder.project_to_scene_dim.0.weight", 1, "SRI")
+    scene_size = size_of(state_dict, "scene_encoder.project_to_scene_dim.0.weight", 0, "SRI")
     blocks = {name.split(".")[2] for name in state_dict if name.startswith("scene_encoder.blocks.")}
     shape = {"image_size": image_size, "num_slots": num_slots, "slot_size": slot_size}
     try:
@@ -128,33 +118,5 @@ def load_sri(
     except ValueError as error:
         raise UserError(f"cannot build SRI for these weights: {error}") from error
     guide = SRIGuide(model, segregation, num_layers=len(blocks))
-    _fill({"model": model, "guide": guide}, renamed)
+    fill({"model": model, "guide": guide}, renamed)
     return model, guide
-
-
-def _size(state_dict: StateDict, name: str, dim: int) -> int:
-    if name not in state_dict:
-        raise UserError(f"the weights lack '{name}': not an SRI state dict?")
-    if state_dict[name].dim() != 2:
-        raise UserError(f"'{name}' has shape {list(state_dict[name].shape)}: it must be a matrix")
-    return state_dict[name].shape[dim]
-
-
-def _fill(roots: dict[str, PyroModule], renamed: dict[str, tuple[str, Tensor]]) -> None:
-    """Copies tensors (our name -> their name, tensor) into the roots, all or none."""
-    ours = {f"{root}.{name}": p for root, module in roots.items() for name, p in module.named_parameters()}
-    for name, (official_name, tensor) in renamed.items():
-        if name not in ours:
-            raise UserError(f"the weights hold '{official_name}', which a network of this size and kind does not have")
-        if ours[name].shape != tensor.shape:
-            raise UserError(
-                f"'{official_name}' has shape {list(tensor.shape)} where this network has {list(ours[name].shape)}: "
-                "check the image size"
-            )
-    missing = sorted(ours.keys() - renamed.keys())
-    if missing:
-        raise UserError(f"the weights lack {len(missing)} parameters of this network, the first is our '{missing[0]}'")
-    dtype = next(iter(renamed.values()))[1].dtype
-    for root, module in roots.items():
-        module.to(dtype)
-        module.load_state_dict({name: renamed[f"{root}.{name}"][1] for name in module.state_dict()})
