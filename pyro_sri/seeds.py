@@ -1,7 +1,6 @@
 """Seeds: which ones there are, and how a training step is seeded."""
 
 import numpy as np
-import torch
 
 from pyro_sri.errors import UserError
 
@@ -16,4 +15,6 @@ def check_seed(seed: int) -> None:
 
 def seed_step(seed: int, rank: int, step: int) -> None:
     """Seeds every device's generator for one step of one process."""
+    import torch  # here, because the processes that make data only check seeds and start in half the time without it
+
     torch.manual_seed(int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0] >> 1))

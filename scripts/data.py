@@ -1,4 +1,4 @@
-"""The commands `pyro-sri data ...`: make a dataset file, and look at one."""
+"""The commands `pyro-sri data ...`: make a dataset file, look at one, and audit towers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ from tyro.conf import Positional, arg
 
 from pyro_sri.data import preview as pictures
 from pyro_sri.data.format import Report, check_dataset
-from pyro_sri.data.generators import make_dataset
-from pyro_sri.data.generators.multi_dsprites import Background
-from pyro_sri.scripts.cli import parse_subcommand
+from pyro_sri.data.generators.making import make_dataset
+from pyro_sri.data.physics import audit_towers
+from pyro_sri.scripts.cli import note, parse_subcommand
 
 
 def make(
@@ -27,26 +27,44 @@ def make(
     test: int = 1_000,
     seed: int = 0,
     workers: int = 1,
+    variant: str | None = None,
     num_pieces: int | None = None,
     min_objects: int | None = None,
     max_objects: int | None = None,
-    background: Background | None = None,
+    cameras: tuple[int, ...] | None = None,
+    zoom: float | None = None,
+    kinds: tuple[str, ...] | None = None,
 ) -> None:
     """Generate a data set with exact masks and factors, and write it to one HDF5 file.
 
-    Families:
+    Families, with their published sizes:
 
-    tetrominoes: three bevelled, coloured pieces of four cells on black (35 px)
+    tetrominoes (35): three bevelled, coloured pieces of four cells on black
 
-    multi_dsprites: two to five flat shapes that may cover each other, on grey (64 px)
+    multi_dsprites (64): two to five flat shapes that may cover each other, on grey
+
+    multi_digits (50): no, one or two real handwritten digits on black
+
+    rooms (64): one to three coloured objects in a coloured room, like Objects Room
+
+    clevr6, clevr (96): three to six (to ten) cubes, spheres and cylinders, like CLEVR
+
+    stacks (64): towers of two to six blocks that stand, like ShapeStacks
+
+    stacks_broken (64): towers in visibly separate parts, which could not stand
 
     For example:
 
     pyro-sri data make tetrominoes --out tetrominoes.h5
 
-    pyro-sri data make multi_dsprites --out few.h5 --size 32 --train 5000 --max-objects 3 --workers 2
+    pyro-sri data make stacks --out stacks.h5 --train 50000 --workers 2
 
-    The same seed gives the same arrays, whatever the number of workers. An existing file is never overwritten.
+    pyro-sri data make multi_digits --out three.h5 --train 0 --val 0 --min-objects 3 --max-objects 3
+
+    pyro-sri data make stacks_broken --out broken.h5 --kinds gap beside
+
+    The same seed gives the same arrays, whatever the number of workers. An existing file is never overwritten. After
+    an interruption the same command goes on where it stopped: finished pieces wait in a folder beside the file.
 
     Args:
         name: The family of scenes.
@@ -56,24 +74,39 @@ def make(
         val: Images in the split val; 0 leaves it out.
         test: Images in the split test; 0 leaves it out.
         seed: Seed of the scenes.
-        workers: Processes that share the work; worth it for families that are slow to draw.
+        workers: Processes that share the work; worth it for rendered families (rooms, clevr, stacks).
+        variant: multi_dsprites: colored_on_grayscale (default), binarized (2-3 white sprites on black) or
+            colored_on_colored (1-4 sprites, all colours). rooms: train (default), empty_room, six_objects or
+            identical_color (4-6 objects of one colour).
         num_pieces: tetrominoes: pieces per scene, 1 to 5; left out: 3.
-        min_objects: multi_dsprites: fewest sprites per scene, from 1; left out: 2.
-        max_objects: multi_dsprites: most sprites per scene, up to 8; left out: 5.
-        background: multi_dsprites: one colour behind the sprites; left out: grayscale.
+        min_objects: Fewest objects per scene, of multi_dsprites, multi_digits, clevr or (blocks) stacks.
+        max_objects: Most objects per scene, likewise.
+        cameras: stacks: numbers 1 to 16 of the cameras to draw from; left out: all, stacks_broken: 1 4 7 10.
+        zoom: stacks: 1 is framed as published; up to 3 shows the tower larger, as far as it fits.
+        kinds: stacks_broken: what is wrong with a tower: gap, air, beside (the default three), unsupported, round,
+            sunk.
 
     Raises:
         UserError: For an unknown family, a value out of range, or a file that exists or cannot be written.
     """
     given = {
+        "variant": variant,
         "num_pieces": num_pieces,
         "min_objects": min_objects,
         "max_objects": max_objects,
-        "background": background,
+        "cameras": cameras,
+        "zoom": zoom,
+        "kinds": kinds,
     }
     options = {option: value for option, value in given.items() if value is not None}
-    with progress_bar() as report:
-        make_dataset(name, out, size, train, val, test, seed, workers, options, report)
+    try:
+        with progress_bar() as report:
+            found = make_dataset(name, out, size, train, val, test, seed, workers, options, report)
+    except KeyboardInterrupt:
+        note(f"stopped; the same command goes on with {out}")
+        raise
+    if found:
+        note(f"{found} pieces were there already from an earlier start")
     print(f"made {out}: generated {name}, {train} train, {val} val, {test} test images")
 
 
@@ -96,7 +129,7 @@ def info(file: Positional[Path], /) -> None:
         facts.add_row(label, value)
     origin = "generated" if summary["generated"] else f"source: {summary['source']}"
     splits = Table(title=f"{file.name} ({origin})", title_justify="left")
-    for column in ("split", "images", "image shape", "entities", "factors", "objects per scene: scenes"):
+    for column in ("split", "images", "image shape", "entities", "factors", "background", "objects per scene: scenes"):
         splits.add_column(column, justify="right" if column == "images" else "left")
     for split, facts_of_split in summary["splits"].items():
         splits.add_row(split, *_row(facts_of_split))
@@ -145,7 +178,39 @@ def check(file: Positional[Path], /) -> None:
     print(f"{file} is sound")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"make": make, "info": info, "preview": preview, "check": check}
+def audit(file: Positional[Path], /, num: int = 200, split: str = "train", seed: int = 0) -> None:
+    """Simulate towers of a generated file of stacks for two seconds after a small push, and count those that stand.
+
+    Needs the extra physics: pip install "pyro-sri[physics]".
+
+    For example:
+
+    pyro-sri data audit stacks.h5 --num 200
+
+    Args:
+        file: A file made by data make stacks or stacks_broken.
+        num: How many towers, the first of the split.
+        split: Which split: train, val or test.
+        seed: Seed of the pushes.
+
+    Raises:
+        UserError: If the file holds no stacks, or MuJoCo is not installed.
+    """
+    with progress_bar() as report:
+        audits = audit_towers(file, num, split, seed, report)
+    fallen = [number for number, tower in enumerate(audits) if not tower.stands]
+    print(f"{len(audits) - len(fallen)} of {len(audits)} towers stand")
+    if fallen:
+        print(f"fallen: {' '.join(str(number) for number in fallen)}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "make": make,
+    "info": info,
+    "preview": preview,
+    "check": check,
+    "audit": audit,
+}
 
 
 def main(args: Sequence[str]) -> None:
@@ -182,11 +247,12 @@ def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _row(split: dict[str, Any]) -> tuple[str, ...]:
-    objects = split["objects_per_scene"]
+    objects, background = split["objects_per_scene"], split["background_share"]
     return (
         f"{split['num_images']}",
         " x ".join(str(length) for length in split["images"][1:]),
         "no masks" if split["masks"] is None else f"{split['masks'][1]}",
         "none" if split["factors"] is None else " x ".join(str(length) for length in split["factors"][1:]),
+        "unknown" if background is None else f"{100 * background:.1f} %",
         "unknown" if objects is None else "  ".join(f"{count}: {scenes}" for count, scenes in objects.items()),
     )

@@ -8,7 +8,7 @@ import pyro
 from pyro import poutine
 from pyro.infer import SVI, Predictive
 
-from pyro_sri.data.generators import make_dataset
+from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.data.loading import to_images, training_batches
 from pyro_sri.distributions import ImageLikelihood
 from pyro_sri.elbo import SRI_ELBO

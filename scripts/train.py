@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pyro_sri import runs
 from pyro_sri.config import RunConfig
 from pyro_sri.data.format import DatasetFile
-from pyro_sri.data.generators import GENERATORS, make_dataset
+from pyro_sri.data.generators import GENERATORS
+from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.errors import UserError
 from pyro_sri.presets import PRESETS, Preset, find_preset
 from pyro_sri.scripts.cli import note, parse
@@ -114,7 +115,7 @@ def with_data(config: RunConfig, preset: Preset) -> RunConfig:
 def _make_command(dataset: str, size: int) -> str:
     if dataset in GENERATORS:
         return f"make one with 'pyro-sri data make {dataset} --size {size} --out {dataset}.h5'"
-    return f"bring one in the format of docs/data.md ('pyro-sri data' makes none of {dataset} in this version)"
+    return "bring one in the format of docs/data.md, or convert a published set with 'pyro-sri data convert'"
 
 
 def own_data(preset: Preset) -> Path:

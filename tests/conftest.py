@@ -9,7 +9,7 @@ import pyro
 import pytest
 import torch
 
-from pyro_sri.data.generators import make_dataset
+from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.guides.genesis_v2 import GenesisV2Guide
 from pyro_sri.guides.segregation import SegregationPair
 from pyro_sri.guides.sri import SRIGuide

@@ -4,7 +4,7 @@ import pytest
 from test_training import tiny
 
 from pyro_sri import load, runs
-from pyro_sri.data.generators import make_dataset
+from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.evaluation import evaluate
 from pyro_sri.scripts.ship_weights import ship
 from pyro_sri.training import train

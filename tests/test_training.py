@@ -16,7 +16,7 @@ import torch
 
 from pyro_sri import load, runs
 from pyro_sri.config import SRIConfig
-from pyro_sri.data.generators import make_dataset
+from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.errors import UserError
 from pyro_sri.training import Diverged, learning_rate, train
 

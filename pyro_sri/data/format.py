@@ -10,6 +10,7 @@ Groups `train`, `val`, `test` (at least one of them), each with
 Generated files carry the attributes source="generated", generator, generator_version, seed and every parameter.
 """
 
+import errno
 import hashlib
 import io
 import os
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import h5py
 import numpy as np
@@ -38,6 +39,11 @@ SCENES_PER_READ = 256
 
 # From HDF5 1.10 on the layout itself is checksummed too; every h5py in use reads it.
 LAYOUT_VERSION = ("v110", "v110")
+
+# Where Linux shows the open files of this process by number.
+OPEN_FILES = Path("/proc/self/fd")
+# What systems say that cannot make a file without a name.
+NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 
 # Signals that may raise an exception in Python.
 HELD_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -64,6 +70,7 @@ class DatasetFile:
 
     Args:
         path: The HDF5 file.
+        content: What is in it, where it has no name yet.
 
     Attributes:
         path: The file.
@@ -75,9 +82,9 @@ class DatasetFile:
         UserError: If the file is missing, cannot be read, is no HDF5 file, or breaks the layout.
     """
 
-    def __init__(self, path: Path | str):
+    def __init__(self, path: Path | str, content: BinaryIO | None = None):
         self.path = Path(path)
-        self._file = _open(self.path)
+        self._file = _open(self.path) if content is None else h5py.File(content, "r")
         try:
             self._check_layout()
         except UserError:
@@ -204,8 +211,9 @@ class DatasetFile:
 def write_dataset(path: Path | str, splits: Mapping[str, Iterable[Scenes]], attributes: Mapping[str, object]) -> None:
     """Write a dataset file, complete or not at all.
 
-    The scenes go to a temporary file beside `path`, which takes its name once everything is written, checked and on
-    disk. Nothing is left behind when this fails, and an existing file is never touched.
+    The scenes go to a file without a name, which gets its name once everything is written, checked and on disk. So
+    nothing is left behind when this fails or is killed, and an existing file is never touched. (Where the system has
+    no files without names, a temporary file stands beside `path` meanwhile, which only a kill leaves behind.)
 
     Args:
         path: The file to make; missing folders are made too.
@@ -217,46 +225,77 @@ def write_dataset(path: Path | str, splits: Mapping[str, Iterable[Scenes]], attr
         UserError: If the file exists, the folder cannot be written, the disk is full, or the scenes break the layout.
     """
     path = Path(path)
-    _refuse_existing(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with _Output(path, temporary) as output:
+    refuse_existing(path)
+    with _Output(path) as output:
+        with _signals_held():
+            file = h5py.File(output, "w", libver=LAYOUT_VERSION)
+            file.attrs.update(attributes)
+        try:
+            for split, pieces in splits.items():
+                for scenes in pieces:
+                    with _signals_held():
+                        _append(file.require_group(split), scenes)
+                    output.raise_failure()
+        finally:
             with _signals_held():
-                file = h5py.File(output, "w", libver=LAYOUT_VERSION)
-                file.attrs.update(attributes)
-            try:
-                for split, pieces in splits.items():
-                    for scenes in pieces:
-                        with _signals_held():
-                            _append(file.require_group(split), scenes)
-                        output.raise_failure()
-            finally:
-                with _signals_held():
-                    file.close()
-            output.sync()
-        DatasetFile(temporary).close()
-        _refuse_existing(path)
-        temporary.rename(path)
-    finally:
-        _remove(temporary)
+                file.close()
+        output.sync()
+        DatasetFile(path, output).close()
+        output.publish()
 
 
 class _Output(io.FileIO):
-    """A new file that never fails while HDF5 writes to it.
+    """A new file without a name that never fails while HDF5 writes to it.
 
     HDF5 crashes on a full disk when it closes the file. So the first failure is kept for `raise_failure`, and what
     follows it is dropped.
     """
 
-    def __init__(self, path: Path, temporary: Path):
+    def __init__(self, path: Path):
         self._path = path
         self._failure: OSError | None = None
+        self._temporary: Path | None = None
         try:
-            temporary.parent.mkdir(parents=True, exist_ok=True)
-            super().__init__(temporary, "w+")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            super().__init__(self._open(), "w+")
         except OSError as error:
             self._failure = error
             self.raise_failure()
+
+    def _open(self) -> int:
+        if OPEN_FILES.is_dir():
+            try:
+                return os.open(self._path.parent, os.O_TMPFILE | os.O_RDWR, 0o666)
+            except OSError as error:
+                if error.errno not in NO_NAMELESS_FILES:
+                    raise
+        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
+        file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        self._temporary = temporary
+        return file
+
+    def publish(self) -> None:
+        """Give the file its name, unless another file has it."""
+        try:
+            if self._temporary is not None:
+                os.link(self._temporary, self._path)
+                return
+            folder = os.open(OPEN_FILES, os.O_RDONLY)  # with it, a link is made to the file and not to its entry there
+            try:
+                os.link(str(self.fileno()), self._path, src_dir_fd=folder, follow_symlinks=True)
+            finally:
+                os.close(folder)
+        except FileExistsError:
+            refuse_existing(self._path)
+        except OSError as error:
+            self._failure = error
+            self.raise_failure()
+
+    def close(self) -> None:
+        """Close the file; unless it was published, nothing is left of it."""
+        super().close()
+        if self._temporary is not None:
+            self._temporary.unlink(missing_ok=True)
 
     def write(self, data: Any, /) -> int:
         rest = memoryview(data).cast("B")
@@ -423,16 +462,10 @@ def _append(group: Any, scenes: Scenes) -> None:
         array[len(array) - len(values) :] = values
 
 
-def _refuse_existing(path: Path) -> None:
+def refuse_existing(path: Path) -> None:
+    """Raise a UserError if there is anything at a path that is to be written."""
     if path.exists():
         raise UserError(f"{path} exists already; choose another name or remove it first")
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink()
-    except OSError:
-        return  # renamed, never made, or the folder is gone: there is nothing to clean up
 
 
 def _plain(value: Any) -> Any:

@@ -107,7 +107,8 @@ def info(path: Path | str) -> dict[str, Any]:
         Plain values, ready for JSON: path; source ("generated", another that the file names, or "unknown"); generated;
         generator and generator_version or None; parameters, by name; factor_names; image_size; background_entities;
         splits, each with num_images, images, masks and factors (shapes, or None) and objects_per_scene (how many scenes
-        have so many objects with at least one pixel, or None without masks); content_hash (sha256 of all arrays).
+        have so many objects with at least one pixel) and background_share (of all pixels, those in no object), None
+        without masks; content_hash (sha256 of all arrays).
 
     Raises:
         UserError: If the file breaks the layout or is damaged.
@@ -131,20 +132,22 @@ def info(path: Path | str) -> dict[str, Any]:
 def _split_info(file: DatasetFile, split: str) -> dict[str, Any]:
     arrays = {"images": file.images(split), "masks": file.masks(split), "factors": file.factors(split)}
     shapes = {name: None if array is None else list(array.shape) for name, array in arrays.items()}
-    return {"num_images": file.num_images(split), **shapes, "objects_per_scene": _objects_per_scene(file, split)}
+    return {"num_images": file.num_images(split), **shapes, **_object_info(file, split)}
 
 
-def _objects_per_scene(file: DatasetFile, split: str) -> dict[int, int] | None:
+def _object_info(file: DatasetFile, split: str) -> dict[str, Any]:
     masks = file.masks(split)
     if masks is None:
-        return None
+        return {"objects_per_scene": None, "background_share": None}
     objects = [entity for entity in range(masks.shape[1]) if entity not in file.background_entities]
     counts: Counter[int] = Counter()
+    covered = 0
     for start in range(0, len(masks), SCENES_PER_READ):
-        piece = file.read(masks, slice(start, start + SCENES_PER_READ))
-        visible = np.asarray(piece.any((2, 3, 4)))  # [n, O]
-        counts.update(visible[:, objects].sum(1).tolist())
-    return dict(sorted(counts.items()))
+        piece = file.read(masks, slice(start, start + SCENES_PER_READ))[:, objects]
+        counts.update(piece.any((2, 3, 4)).sum(1).tolist())
+        covered += int(np.count_nonzero(piece.any(1)))
+    share = 1 - covered / (len(masks) * file.image_size**2)
+    return {"objects_per_scene": dict(sorted(counts.items())), "background_share": share}
 
 
 def _origin(file: DatasetFile) -> str:

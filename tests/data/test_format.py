@@ -1,6 +1,9 @@
 import hashlib
+import os
 import resource
 import signal
+import subprocess
+import sys
 import threading
 
 import h5py
@@ -205,6 +208,58 @@ def test_an_interrupt_in_the_middle_of_a_write_is_not_lost(tmp_path, monkeypatch
         write_dataset(tmp_path / "a.h5", {"train": [some_scenes(3)]}, {})
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+SLOW_WRITER = """
+import sys, time
+import numpy as np
+from pyro_sri.data.format import Scenes, write_dataset
+
+def pieces():
+    while True:
+        yield Scenes(np.zeros((64, 32, 32, 3), np.uint8))
+        print("written", flush=True)
+
+write_dataset(sys.argv[1], {"train": pieces()}, {})
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="needs files without names")
+def test_a_kill_leaves_nothing_behind(tmp_path):
+    command = [sys.executable, "-c", SLOW_WRITER, str(tmp_path / "a.h5")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for _ in range(20):
+            assert process.stdout.readline() == "written\n"
+        process.kill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_nameless_files_a_temporary_one_stands_beside(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyro_sri.data.format.OPEN_FILES", tmp_path / "none")
+
+    def pieces():
+        assert [path.name for path in tmp_path.iterdir()] == [f"a.h5.{os.getpid()}.tmp"]
+        yield some_scenes(3)
+
+    write_dataset(tmp_path / "a.h5", {"train": pieces()}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+    check_dataset(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+def test_a_file_that_appears_meanwhile_is_never_touched(tmp_path, monkeypatch, nameless):
+    if not nameless:
+        monkeypatch.setattr("pyro_sri.data.format.OPEN_FILES", tmp_path / "none")
+
+    def pieces():
+        yield some_scenes(3)
+        (tmp_path / "a.h5").write_text("mine")
+
+    with pytest.raises(UserError) as caught:
+        write_dataset(tmp_path / "a.h5", {"train": pieces()}, {})
+    one_line(caught, "a.h5", "exists already")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+    assert (tmp_path / "a.h5").read_text() == "mine"
 
 
 def test_scenes_are_written_from_any_thread(tmp_path):

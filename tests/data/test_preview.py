@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pyro_sri.data.format import DatasetFile, Scenes, write_dataset
-from pyro_sri.data.generators import make_dataset
+from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.data.preview import BACKGROUND_COLOURS, OBJECT_COLOURS, colour_masks, contact_sheet, info
 from pyro_sri.errors import UserError
 
@@ -87,6 +87,7 @@ def test_info(sprites):
     summary = json.loads(json.dumps(info(sprites)))
     with DatasetFile(sprites) as file:
         objects = (file.masks("test")[:] > 0).any((2, 3, 4))[:, 1:].sum(1).tolist()
+        background = (file.masks("test")[:, 0] > 0).mean()
         assert summary.pop("content_hash") == file.content_hash()
     train, test = summary["splits"].pop("train"), summary["splits"].pop("test")
     assert sum(train["objects_per_scene"].values()) == 20
@@ -97,6 +98,7 @@ def test_info(sprites):
         "masks": [3, 4, 32, 32, 1],
         "factors": [3, 4, 9],
         "objects_per_scene": {str(count): objects.count(count) for count in sorted(set(objects))},
+        "background_share": pytest.approx(background),
     }
     assert summary == {
         "path": str(sprites),
@@ -104,7 +106,7 @@ def test_info(sprites):
         "generated": True,
         "generator": "multi_dsprites",
         "generator_version": 1,
-        "parameters": {"seed": 0, "size": 32, "min_objects": 2, "max_objects": 3, "background": "grayscale"},
+        "parameters": {"seed": 0, "size": 32, "min_objects": 2, "max_objects": 3, "variant": "colored_on_grayscale"},
         "factor_names": ["visible", "shape", "red", "green", "blue", "x", "y", "scale", "angle"],
         "image_size": 32,
         "background_entities": [0],
@@ -121,6 +123,7 @@ def test_info_of_a_bare_file(bare):
         "masks": None,
         "factors": None,
         "objects_per_scene": None,
+        "background_share": None,
     }
 
 
@@ -132,4 +135,6 @@ def test_objects_are_counted_without_any_background(tmp_path):
         file["train/imgs"] = np.zeros((3, 2, 2, 3), np.uint8)
         file["train/masks"] = masks
         file.attrs["background_entities"] = [0, 1]
-    assert info(tmp_path / "a.h5")["splits"]["train"]["objects_per_scene"] == {0: 1, 1: 1, 2: 1}
+    train = info(tmp_path / "a.h5")["splits"]["train"]
+    assert train["objects_per_scene"] == {0: 1, 1: 1, 2: 1}
+    assert train["background_share"] == pytest.approx((1 + 3 / 4 + 3 / 4) / 3)

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -36,7 +38,7 @@ def test_make(pieces):
 
 def test_make_says_what_it_made(tmp_path, capsys):
     out = tmp_path / "a.h5"
-    words = ("--size", 32, "--train", 3, "--val", 0, "--test", 0, "--max-objects", 2, "--background", "black")
+    words = ("--size", 32, "--train", 3, "--val", 0, "--test", 0, "--max-objects", 2, "--variant", "binarized")
     run("make", "multi_dsprites", "--out", out, *words)
     printed = capsys.readouterr()
     assert printed.out == f"made {out}: generated multi_dsprites, 3 train, 0 val, 0 test images\n"
@@ -97,6 +99,26 @@ def test_help_teaches(command, capsys):
     assert f"pyro-sri data {command} " in printed.partition("For example:")[2]
 
 
-def test_help_of_make_names_every_family(capsys):
-    for name in GENERATORS:
-        assert f"{name}: " in make.__doc__
+def test_help_of_make_names_every_family_with_its_size():
+    for name, family in GENERATORS.items():
+        line = next(line for line in make.__doc__.splitlines() if re.match(rf"\s*(\w+, )?{name}(, \w+)? \(", line))
+        assert f" ({family.default_size}): " in line
+
+
+def test_make_with_options_of_stacks_and_audit(tmp_path, capsys):
+    out = tmp_path / "broken.h5"
+    words = ("--size", 32, "--train", 6, "--val", 0, "--test", 0, "--zoom", 1.5, "--max-objects", 3)
+    run("make", "stacks_broken", "--out", out, *words, "--kinds", "gap", "sunk", "--cameras", 1, 10)
+    with DatasetFile(out) as file:
+        assert file.attributes["kinds"] == ["gap", "sunk"]
+        assert file.attributes["cameras"] == [1, 10]
+        names = file.attributes["factor_names"]
+        assert set(file.factors("train")[:, 0, names.index("camera")]) <= {1, 10}
+    capsys.readouterr()
+    run("audit", out, "--num", 6)
+    assert capsys.readouterr().out == "0 of 6 towers stand\nfallen: 0 1 2 3 4 5\n"
+    assert "kinds wobbly; use some of gap, air" in refused(
+        "make", "stacks_broken", "--out", tmp_path / "b.h5", "--kinds", "wobbly"
+    )
+    assert "cameras [17]" in refused("make", "stacks", "--out", tmp_path / "b.h5", "--cameras", 17)
+    assert list(tmp_path.iterdir()) == [out]

@@ -42,6 +42,7 @@ class Generator:
             random generator alone. The split ("train", "val" or "test") matters to families that draw from a stock
             of real pictures, so that those of the test are unseen.
         background_entities: The entities that are no objects.
+        scenes_per_task: Scenes drawn in one go: enough for NumPy to be quick, few enough for progress to be seen.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Generator:
     options: type[Any]
     make: Callable[[Sequence[np.random.Generator], int, Any, str], Drawn]
     background_entities: tuple[int, ...] = (0,)
+    scenes_per_task: int = 256
 
     def parse_options(self, values: Mapping[str, object]) -> Any:
         """The options object with these values in place of the defaults.

@@ -1,16 +1,24 @@
-"""Multi-dSprites: two to five flat sprites that may cover each other, on a plain background."""
+"""Multi-dSprites: a few flat sprites that may cover each other, on a plain background."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_sri.data.generators.colours import rgb
 from pyro_sri.data.generators.family import Drawn, Generator, choose, draw_until, windows
 from pyro_sri.errors import UserError
 
-Background = Literal["grayscale", "black", "rgb"]
+Variant = Literal["colored_on_grayscale", "binarized", "colored_on_colored"]
+
+# The fewest and the most sprites of a scene, as published.
+NUM_OBJECTS: dict[Variant, tuple[int, int]] = {
+    "colored_on_grayscale": (2, 5),
+    "binarized": (2, 3),
+    "colored_on_colored": (1, 4),
+}
 
 # Measures in pixels of a 64 x 64 picture at scale 1. They are estimates, read off the published pictures.
 PUBLISHED_SIZE = 64
@@ -30,36 +38,49 @@ MAX_OBJECTS = 8  # more would hide one another, and be redrawn, most of the time
 FACTOR_NAMES = ("visible", "shape", "red", "green", "blue", "x", "y", "scale", "angle")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class MultiDSpritesOptions:
-    """How many sprites a scene has (uniform between the two, 1 to 8), and what lies behind them.
+    """Which of the published variants, and how many sprites a scene has (uniform between the two, 1 to 8).
 
-    The background is one colour: grey of any brightness, black, or any colour.
+    colored_on_grayscale: sprites of any hue, neither pale nor dark, on grey of any brightness; 2 to 5 of them.
+    binarized: white sprites on black; 2 or 3 of them.
+    colored_on_colored: sprites and background of any colour; 1 to 4 of them.
     """
 
-    min_objects: int = 2
-    max_objects: int = 5
-    background: Background = "grayscale"
+    variant: Variant
+    min_objects: int
+    max_objects: int
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.min_objects <= self.max_objects <= MAX_OBJECTS:
+    def __init__(
+        self,
+        variant: Variant = "colored_on_grayscale",
+        min_objects: int | None = None,
+        max_objects: int | None = None,
+    ) -> None:
+        """None is the number of the variant, and what the attribute then holds."""
+        if variant not in NUM_OBJECTS:
+            raise UserError(f"multi_dsprites has no variant {variant!r}; use one of {', '.join(NUM_OBJECTS)}")
+        least = NUM_OBJECTS[variant][0] if min_objects is None else min_objects
+        most = NUM_OBJECTS[variant][1] if max_objects is None else max_objects
+        if not 1 <= least <= most <= MAX_OBJECTS:
             raise UserError(
-                f"multi_dsprites cannot place {self.min_objects} to {self.max_objects} objects; "
+                f"multi_dsprites cannot place {least} to {most} objects; "
                 f"use min_objects and max_objects from 1 to {MAX_OBJECTS}, in order"
             )
-        if self.background not in get_args(Background):
-            raise UserError(f"no background {self.background!r}; use one of {', '.join(get_args(Background))}")
+        for name, value in (("variant", variant), ("min_objects", least), ("max_objects", most)):
+            object.__setattr__(self, name, value)  # the class is frozen
 
 
 def make(rngs: Sequence[np.random.Generator], size: int, options: MultiDSpritesOptions, split: str) -> Drawn:
     """Draw scenes: number, shape, scale, angle, position and colour uniform; later sprites lie on top.
 
-    The number of sprites is drawn once; everything else of a scene is redrawn while a sprite is hidden.
+    A sprite may have the very colour of what it covers, as in `binarized` all that cover sprites have. The number of
+    sprites is drawn once; everything else of a scene is redrawn while a sprite is hidden.
 
     Args:
         rngs: n random generators, one per scene.
         size: Side of the images.
-        options: The largest number of sprites, M, and others.
+        options: The variant, and the smallest and the largest number of sprites, the latter M.
         split: Of no matter here.
 
     Returns:
@@ -92,14 +113,18 @@ def make(rngs: Sequence[np.random.Generator], size: int, options: MultiDSpritesO
         pixels = np.stack([(entities == sprite + 1).sum((1, 2)) for sprite in range(most)], axis=1)  # [m, M]
         return np.all((pixels >= min_visible) | ~exists[scenes], axis=1)
 
-    # Of the background, entity 0: a colour. Of each sprite: shape, scale, angle, y, x, hue, saturation, value.
+    # Of each entity: shape, scale, angle, y, x (of the background, the first is its grey), and three for the colour.
     draws = draw_until(rngs, (1 + most, 8), all_visible)
     entities = stack(draws, np.arange(num_scenes))
     kinds, centres = place(draws)
     palette = np.zeros((num_scenes, 1 + most, 3), dtype=np.uint8)
-    if options.background != "black":
-        palette[:, 0] = np.round(255 * (draws[:, 0, :1] if options.background == "grayscale" else draws[:, 0, :3]))
-    palette[:, 1:] = np.round(255 * rgb(draws[:, 1:, 5], 0.5 + draws[:, 1:, 6] / 2, 0.5 + draws[:, 1:, 7] / 2))
+    if options.variant == "binarized":
+        palette[:, 1:] = 255
+    elif options.variant == "colored_on_colored":
+        palette[:] = choose(draws[..., 5:], 256)
+    else:
+        palette[:, 0] = np.round(255 * draws[:, 0, :1])
+        palette[:, 1:] = np.round(255 * rgb(draws[:, 1:, 5], 0.5 + draws[:, 1:, 6] / 2, 0.5 + draws[:, 1:, 7] / 2))
     images = palette[np.arange(num_scenes)[:, None, None], entities]
 
     factors = np.zeros((num_scenes, 1 + most, len(FACTOR_NAMES)), dtype=np.float32)
@@ -139,15 +164,9 @@ def heart(across: NDArray[np.float64], up: NDArray[np.float64]) -> NDArray[np.bo
     return (x + np.abs(y) <= 1) | ((x - 0.5) ** 2 + (y - 0.5) ** 2 <= 0.5)
 
 
-def rgb(hue: NDArray[np.float64], saturation: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Colours from hue, saturation and value, all in [0, 1]; a new last axis holds red, green and blue in [0, 1]."""
-    sector = (hue[..., None] * 6 + np.array([5, 3, 1])) % 6
-    return value[..., None] * (1 - saturation[..., None] * np.clip(np.minimum(sector, 4 - sector), 0, 1))
-
-
 MULTI_DSPRITES = Generator(
     name="multi_dsprites",
-    description="two to five flat squares, ellipses and hearts that may cover each other, on plain grey",
+    description="two to five flat squares, ellipses and hearts that may cover each other, on grey; two variants",
     version=1,
     default_size=PUBLISHED_SIZE,
     sizes=(32, 128),

@@ -1,0 +1,202 @@
+"""Making a data set of a family: in pieces, by several processes, resumable."""
+
+import json
+import multiprocessing
+import os
+import signal
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pyro_sri.data.format import SPLITS, Report, Scenes, refuse_existing, write_dataset
+from pyro_sri.data.generators import GENERATORS, find_generator
+from pyro_sri.data.generators.family import Drawn
+from pyro_sri.data.generators.pieces import Pieces, pieces_of
+from pyro_sri.errors import UserError
+from pyro_sri.seeds import check_seed
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class Task(NamedTuple):
+    """Scenes `start` to `stop` of a split, for a worker."""
+
+    family: str
+    split: str
+    start: int
+    stop: int
+    size: int
+    seed: int
+    options: Any
+
+
+def draw(task: Task) -> Drawn:
+    """Draw the scenes of a task.
+
+    Scene i is drawn from `np.random.default_rng([seed, crc32 of the family's name, number of the split, i])`, so it
+    is the same whatever the number of workers and the scenes made beside it.
+    """
+    family = GENERATORS[task.family]
+    key = [task.seed, zlib.crc32(task.family.encode()), SPLITS.index(task.split)]
+    rngs = [np.random.default_rng([*key, scene]) for scene in range(task.start, task.stop)]
+    return family.make(rngs, task.size, task.options, task.split)
+
+
+def make_dataset(
+    name: str,
+    out: Path | str,
+    size: int | None = None,
+    train: int = 20_000,
+    val: int = 1_000,
+    test: int = 1_000,
+    seed: int = 0,
+    workers: int = 1,
+    options: Mapping[str, object] | None = None,
+    progress: Report | None = None,
+) -> int:
+    """Generate a data set and write it to a file.
+
+    Finished pieces are kept in the folder F.h5.parts beside the file until it is complete: after an interruption,
+    a kill or a full disk, the same call goes on where that one stopped.
+
+    Args:
+        name: A key of GENERATORS.
+        out: The file to make.
+        size: Side of the images in pixels; None is the family's published size.
+        train: Scenes in the split train; 0 leaves the split out.
+        val: Scenes in the split val, likewise.
+        test: Scenes in the split test, likewise.
+        seed: The same seed gives the same arrays.
+        workers: Processes; they change nothing but the time it takes.
+        options: Options of the family by name; see its options class.
+        progress: Called as progress("train", scenes written, scenes in all) after every piece.
+
+    Returns:
+        How many pieces were there already.
+
+    Raises:
+        UserError: For an unknown family or option, a value out of range, or a file that cannot be written.
+    """
+    out = Path(out)
+    family = find_generator(name)
+    size = family.default_size if size is None else size
+    smallest, largest = family.sizes
+    if not smallest <= size <= largest:
+        raise UserError(f"{name} cannot be made at size {size}; use a size from {smallest} to {largest}")
+    counts = {"train": train, "val": val, "test": test}
+    if min(counts.values()) < 0 or not any(counts.values()):
+        raise UserError(f"cannot make {counts} images; counts start at 0, and one of them at least at 1")
+    check_seed(seed)
+    if workers < 1:
+        raise UserError(f"{workers} workers can do nothing; use at least 1")
+    parsed = family.parse_options(options or {})
+    refuse_existing(out)
+
+    tasks = {
+        split: [
+            Task(name, split, start, min(start + family.scenes_per_task, count), size, seed, parsed)
+            for start in range(0, count, family.scenes_per_task)
+        ]
+        for split, count in counts.items()
+        if count
+    }
+    attributes = {
+        "source": "generated",
+        "generator": name,
+        "generator_version": family.version,
+        "seed": seed,
+        "size": size,
+        "factor_names": list(family.factor_names),
+        **({} if family.background_entities == (0,) else {"background_entities": list(family.background_entities)}),
+        **{option: list(value) if isinstance(value, tuple) else value for option, value in asdict(parsed).items()},
+    }
+    recipe = json.loads(json.dumps(attributes | counts))
+    with pieces_of(out, recipe) as pieces:
+        found = pieces.count()
+        with _made([task for some in tasks.values() for task in some], workers, pieces) as scenes:
+            # The splits are written one after the other, each taking as many pieces as it has tasks.
+            splits = {split: _reported(some, scenes, progress) for split, some in tasks.items()}
+            write_dataset(out, splits, attributes)
+    return found
+
+
+def _reported(tasks: Sequence[Task], scenes: Iterator[Scenes], progress: Report | None) -> Iterator[Scenes]:
+    for task in tasks:
+        yield next(scenes)
+        if progress is not None:
+            progress(task.split, task.stop, tasks[-1].stop)
+
+
+@contextmanager
+def _made(tasks: Sequence[Task], workers: int, pieces: Pieces) -> Iterator[Iterator[Scenes]]:
+    """The scenes of tasks, in their order; worker w makes those of tasks w, w + workers, w + 2 workers, ..."""
+    workers = min(workers, len(tasks))
+    if workers == 1:
+        yield (_taken(task, pieces) for task in tasks)
+        return
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = [], []
+    try:
+        with _one_thread_each():
+            for worker in range(workers):
+                receiver, sender = context.Pipe(duplex=False)
+                process = context.Process(target=_work, args=(sender, tasks[worker::workers], pieces), daemon=True)
+                process.start()
+                sender.close()  # the worker holds the only other end: when it dies, reading ends
+                pipes.append(receiver)
+                processes.append(process)
+        yield (_taken(task, pieces, pipes[number % workers]) for number, task in enumerate(tasks))
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _work(sender: Connection, tasks: Sequence[Task], pieces: Pieces) -> None:
+    """Make the pieces of tasks that are not there yet, and say after each what went wrong, if anything."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt reaches every process; the main one cleans up
+    try:
+        for task in tasks:
+            if not pieces.path(task.split, task.start).exists():
+                pieces.save(task.split, task.start, draw(task))
+            sender.send(None)
+    except UserError as error:
+        sender.send(str(error))
+    except BrokenPipeError:
+        return  # the main process is gone
+
+
+def _taken(task: Task, pieces: Pieces, pipe: Connection | None = None) -> Scenes:
+    """The scenes of a task from its piece, once a worker has made it; made here where it is not there or damaged."""
+    if pipe is not None:
+        try:
+            problem = pipe.recv()
+        except (EOFError, OSError):  # before a message, or in the middle of one
+            raise UserError("a worker process died, perhaps for lack of memory; use fewer workers") from None
+        if problem is not None:
+            raise UserError(problem)
+    drawn = pieces.load(task.split, task.start)
+    if drawn is None:
+        drawn = draw(task)
+        pieces.save(task.split, task.start, drawn)
+    return drawn.scenes()
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """NumPy in the processes started here uses one thread: the workers share the cores among themselves."""
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value

@@ -1,0 +1,131 @@
+"""Finished pieces of a data set in the making, kept in a folder so that an interrupted run can go on."""
+
+import fcntl
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyro_sri.data.generators.family import Drawn
+from pyro_sri.errors import UserError
+
+RECIPE = "recipe.json"
+EXPLANATION = "explanation"
+
+
+class Pieces:
+    """The folder F.h5.parts beside the file F.h5 that is being made.
+
+    Args:
+        folder: Where; it must exist.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def path(self, split: str, start: int) -> Path:
+        """Where the piece that begins with a scene of a split is."""
+        return self.folder / f"{split}-{start:09d}.npz"
+
+    def save(self, split: str, start: int, drawn: Drawn) -> None:
+        """Keep a piece, complete or not at all.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        path = self.path(split, start)
+        temporary = path.with_suffix(".tmp")  # overwritten by the next attempt where a kill left one
+        try:
+            with temporary.open("wb") as file:
+                np.savez(file, **drawn._asdict())
+            temporary.rename(path)
+        except OSError as error:
+            raise UserError(f"cannot write {path} ({error.strerror}); check the folder and the free space") from None
+
+    def load(self, split: str, start: int) -> Drawn | None:
+        """A piece that was kept; None where there is none, or a damaged one."""
+        try:
+            with self.path(split, start).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return Drawn(**arrays)
+        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def count(self) -> int:
+        """How many pieces there are."""
+        return sum(1 for _ in self.folder.glob("*.npz"))
+
+
+@contextmanager
+def pieces_of(out: Path, recipe: Mapping[str, Any]) -> Iterator[Pieces]:
+    """The pieces of a file in the making; gone once it is made, kept when the making is interrupted.
+
+    Args:
+        out: The file.
+        recipe: Everything that decides what is in the file, as plain JSON values.
+
+    Raises:
+        UserError: If the folder cannot be written, is in use by another process, or holds pieces of another recipe.
+    """
+    folder = out.with_name(f"{out.name}.parts")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"cannot write {folder} ({error.strerror}); check the folder and the free space") from None
+    try:
+        _lock(lock, folder)
+        _agree(folder, out, recipe)
+        pieces = Pieces(folder)
+        try:
+            yield pieces
+        except BaseException:
+            if not pieces.count():
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{folder} is in use: another process makes this file; wait for it") from None
+    except OSError:
+        return  # a file system without locks
+
+
+def _agree(folder: Path, out: Path, recipe: Mapping[str, Any]) -> None:
+    path = folder / RECIPE
+    text = json.dumps({EXPLANATION: _explanation(out), **recipe}, indent=2)
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        found = None
+    if found is None and not any(folder.glob("*.npz")):
+        try:
+            path.write_text(text)
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise UserError(f"cannot write {path} ({error.strerror}); check the folder and the free space") from None
+    elif found != json.loads(text):
+        different = [
+            name for name in recipe if not isinstance(found, dict) or found.get(name) != json.loads(text)[name]
+        ]
+        raise UserError(
+            f"{folder} holds the beginning of a data set made with other values of {', '.join(different)}; "
+            "give the same again to finish it, or remove the folder"
+        )
+
+
+def _explanation(out: Path) -> str:
+    return (
+        f"finished pieces of {out.name}, whose making was interrupted: the same command goes on, or remove this folder"
+    )
