@@ -20,8 +20,9 @@ from rich.table import Table
 from torch import nn
 
 from pyro_sri.config import Device, RunConfig
-from pyro_sri.data.format import Scenes, write_dataset
+from pyro_sri.data.format import Scenes
 from pyro_sri.data.loading import to_images, training_batches
+from pyro_sri.data.writing import write_dataset
 from pyro_sri.errors import UserError
 from pyro_sri.presets import find_preset
 from pyro_sri.scripts.cli import parse

@@ -1,20 +1,18 @@
-"""The commands `pyro-sri data ...`: make a dataset file, look at one, and audit towers."""
+"""The commands `pyro-sri data ...`: make or convert a dataset file, look at one, and audit towers."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from tyro.conf import Positional, arg
 
 from pyro_sri.data import preview as pictures
-from pyro_sri.data.format import Report, check_dataset
+from pyro_sri.data.format import check_dataset
 from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.data.physics import audit_towers
-from pyro_sri.scripts.cli import note, parse_subcommand
+from pyro_sri.scripts.cli import note, parse_subcommand, progress_bar
 
 
 def make(
@@ -215,23 +213,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 def main(args: Sequence[str]) -> None:
     """Runs the command."""
-    parse_subcommand(COMMANDS, "pyro-sri data", "Make, describe, show and verify dataset files.", args)
-
-
-@contextmanager
-def progress_bar() -> Iterator[Report]:
-    """A bar per task on standard error, gone at the end; nothing where that is no terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        rows: dict[str, TaskID] = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in rows:
-                rows[what] = bar.add_task(what, total=total)
-            bar.update(rows[what], completed=done)
-
-        yield report
+    parse_subcommand(COMMANDS, "pyro-sri data", "Make, convert, describe, show and verify dataset files.", args)
 
 
 def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:

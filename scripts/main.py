@@ -11,7 +11,7 @@ from pyro_sri.errors import UserError
 # Command -> its module in pyro_sri.scripts (with a function main(args)) and what it does. Imported when asked for.
 COMMANDS = {
     "presets": ("presets", "list the runs that ship, with what each needs"),
-    "data": ("data", "make, inspect, check and preview datasets"),
+    "data": ("data", "make, convert, inspect, check and preview datasets"),
     "train": ("train", "train a preset, or continue a run"),
     "evaluate": ("evaluate", "compute every metric of a run on held-out images"),
     "sample": ("sample", "draw scenes from a run's model"),

@@ -11,8 +11,9 @@ from conftest import build_sri
 from pyro.distributions import Normal
 from sklearn.metrics import adjusted_rand_score
 
-from pyro_sri.data.format import Scenes, write_dataset
+from pyro_sri.data.format import Scenes
 from pyro_sri.data.loading import evaluation_batches, to_images
+from pyro_sri.data.writing import write_dataset
 from pyro_sri.distributions import ImageLikelihood
 from pyro_sri.elbo import SRI_ELBO
 from pyro_sri.errors import UserError

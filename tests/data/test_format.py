@@ -1,16 +1,11 @@
 import hashlib
-import os
-import resource
-import signal
-import subprocess
-import sys
-import threading
 
 import h5py
 import numpy as np
 import pytest
 
-from pyro_sri.data.format import DatasetFile, Scenes, _Output, check_dataset, write_dataset
+from pyro_sri.data.format import DatasetFile, Scenes, check_dataset, one_hot_masks
+from pyro_sri.data.writing import write_dataset
 from pyro_sri.errors import UserError
 
 SIZE, ENTITIES = 8, 3
@@ -178,125 +173,6 @@ def test_a_split_that_is_not_there(written):
             one_line(caught, str(written), "'val'", "train, test")
 
 
-def test_an_existing_file_is_never_touched(written):
-    before = written.read_bytes()
-    with pytest.raises(UserError) as caught:
-        write_dataset(written, {"train": [some_scenes(2)]}, {})
-    one_line(caught, str(written), "exists", "another name")
-    assert written.read_bytes() == before
-
-
-def test_a_failure_on_the_way_leaves_nothing_behind(tmp_path):
-    def pieces():
-        yield some_scenes(3)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_dataset(tmp_path / "new" / "a.h5", {"train": pieces()}, {})
-    assert list((tmp_path / "new").iterdir()) == []
-
-
-def test_an_interrupt_in_the_middle_of_a_write_is_not_lost(tmp_path, monkeypatch):
-    write = _Output.write
-
-    def interrupted_write(self, data):
-        signal.raise_signal(signal.SIGINT)
-        return write(self, data)
-
-    monkeypatch.setattr(_Output, "write", interrupted_write)
-    with pytest.raises(KeyboardInterrupt):
-        write_dataset(tmp_path / "a.h5", {"train": [some_scenes(3)]}, {})
-    assert list(tmp_path.iterdir()) == []
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-SLOW_WRITER = """
-import sys, time
-import numpy as np
-from pyro_sri.data.format import Scenes, write_dataset
-
-def pieces():
-    while True:
-        yield Scenes(np.zeros((64, 32, 32, 3), np.uint8))
-        print("written", flush=True)
-
-write_dataset(sys.argv[1], {"train": pieces()}, {})
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="needs files without names")
-def test_a_kill_leaves_nothing_behind(tmp_path):
-    command = [sys.executable, "-c", SLOW_WRITER, str(tmp_path / "a.h5")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        for _ in range(20):
-            assert process.stdout.readline() == "written\n"
-        process.kill()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_without_nameless_files_a_temporary_one_stands_beside(tmp_path, monkeypatch):
-    monkeypatch.setattr("pyro_sri.data.format.OPEN_FILES", tmp_path / "none")
-
-    def pieces():
-        assert [path.name for path in tmp_path.iterdir()] == [f"a.h5.{os.getpid()}.tmp"]
-        yield some_scenes(3)
-
-    write_dataset(tmp_path / "a.h5", {"train": pieces()}, {})
-    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
-    check_dataset(tmp_path / "a.h5")
-
-
-@pytest.mark.parametrize("nameless", [True, False])
-def test_a_file_that_appears_meanwhile_is_never_touched(tmp_path, monkeypatch, nameless):
-    if not nameless:
-        monkeypatch.setattr("pyro_sri.data.format.OPEN_FILES", tmp_path / "none")
-
-    def pieces():
-        yield some_scenes(3)
-        (tmp_path / "a.h5").write_text("mine")
-
-    with pytest.raises(UserError) as caught:
-        write_dataset(tmp_path / "a.h5", {"train": pieces()}, {})
-    one_line(caught, "a.h5", "exists already")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
-    assert (tmp_path / "a.h5").read_text() == "mine"
-
-
-def test_scenes_are_written_from_any_thread(tmp_path):
-    thread = threading.Thread(target=write_dataset, args=(tmp_path / "a.h5", {"train": [some_scenes(3)]}, {}))
-    thread.start()
-    thread.join()
-    check_dataset(tmp_path / "a.h5")
-
-
-def test_scenes_that_break_the_layout_are_not_written(tmp_path):
-    scenes = some_scenes(3)
-    with pytest.raises(UserError) as caught:
-        write_dataset(tmp_path / "a.h5", {"train": [scenes._replace(masks=scenes.masks[:, :, :4])]}, {})
-    one_line(caught, "train/masks")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("limit", [0, 700, 5_000, 60_000])
-def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path, limit):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        with pytest.raises(UserError) as caught:
-            write_dataset(tmp_path / "a.h5", {"train": (some_scenes(64, seed) for seed in range(8))}, {"seed": 0})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    one_line(caught, "cannot write", "a.h5", "free space")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError) as caught:
-        write_dataset(tmp_path / "file" / "a.h5", {"train": [some_scenes(2)]}, {})
-    one_line(caught, "cannot write", "check the folder")
-
-
 def test_check_passes_a_sound_file_and_reports_how_far_it_is(written):
     told = []
     check_dataset(written, lambda *news: told.append(news))
@@ -347,3 +223,10 @@ def test_check_names_the_first_bad_factors(tmp_path):
     with pytest.raises(UserError) as caught:
         check_dataset(path)
     one_line(caught, "train/factors", "item 20")
+
+
+def test_one_hot_masks_by_hand():
+    masks = one_hot_masks(np.array([[[0, 2], [1, 0]]], dtype=np.uint8), 4)
+    np.testing.assert_array_equal(
+        masks[0, ..., 0], [[[255, 0], [0, 255]], [[0, 0], [255, 0]], [[0, 255], [0, 0]], [[0, 0], [0, 0]]]
+    )

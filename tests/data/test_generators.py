@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pyro_sri.data.format import DatasetFile, check_dataset
 from pyro_sri.data.generators import GENERATORS
 from pyro_sri.data.generators.colours import rgb
-from pyro_sri.data.generators.family import draw_until, one_hot_masks, windows
+from pyro_sri.data.generators.family import draw_until, windows
 from pyro_sri.data.generators.making import Task, _made, draw, make_dataset
 from pyro_sri.data.generators.multi_dsprites import MultiDSpritesOptions, sprite_bank
 from pyro_sri.data.generators.pieces import Pieces
@@ -151,13 +151,6 @@ def test_windows_write_through():
     windows(canvas, 2)[np.array([0, 1]), np.array([1, 0]), np.array([2, 1])] = 7
     np.testing.assert_array_equal(canvas[0], [[0, 0, 0, 0], [0, 0, 7, 7], [0, 0, 7, 7]])
     np.testing.assert_array_equal(canvas[1], [[0, 7, 7, 0], [0, 7, 7, 0], [0, 0, 0, 0]])
-
-
-def test_one_hot_masks_by_hand():
-    masks = one_hot_masks(np.array([[[0, 2], [1, 0]]], dtype=np.uint8), 4)
-    np.testing.assert_array_equal(
-        masks[0, ..., 0], [[[255, 0], [0, 255]], [[0, 0], [255, 0]], [[0, 255], [0, 0]], [[0, 0], [0, 0]]]
-    )
 
 
 def test_the_published_tetromino_cell():

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pyro.util import get_rng_state
 
 from pyro_sri.data import loading
-from pyro_sri.data.format import DatasetFile, Scenes, write_dataset
+from pyro_sri.data.format import DatasetFile, Scenes
 from pyro_sri.data.loading import IMAGES_PER_READ, WindowOrder, evaluation_batches, to_images, training_batches
+from pyro_sri.data.writing import write_dataset
 from pyro_sri.errors import UserError
 
 NUM, SIZE = 1003, 4  # 16 blocks, the last one of 43 images

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pyro_sri.data.format import DatasetFile, Scenes, write_dataset
+from pyro_sri.data.format import DatasetFile, Scenes
 from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.data.preview import BACKGROUND_COLOURS, OBJECT_COLOURS, colour_masks, contact_sheet, info
+from pyro_sri.data.writing import write_dataset
 from pyro_sri.errors import UserError
 
 

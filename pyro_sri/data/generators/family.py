@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from pyro_sri.data.format import Scenes
+from pyro_sri.data.format import Scenes, one_hot_masks
 from pyro_sri.errors import UserError
 
 
@@ -111,17 +111,3 @@ def windows(canvas: NDArray[Any], side: int) -> NDArray[Any]:
         [n, H - side + 1, W - side + 1, side, side]: index it by (scene, top, left).
     """
     return sliding_window_view(canvas, (side, side), axis=(1, 2), writeable=True)
-
-
-def one_hot_masks(entities: NDArray[np.integer], num_entities: int) -> NDArray[np.uint8]:
-    """Masks, 255 inside and 0 outside, from a map of entities.
-
-    Args:
-        entities: The entity that each pixel belongs to, [n, H, W].
-        num_entities: O.
-
-    Returns:
-        uint8 [n, O, H, W, 1].
-    """
-    inside = entities[:, None] == np.arange(num_entities, dtype=entities.dtype)[:, None, None]  # [n, O, H, W]
-    return (inside.view(np.uint8) * np.uint8(255))[..., None]

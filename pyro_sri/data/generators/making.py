@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyro_sri.data.format import SPLITS, Report, Scenes, refuse_existing, write_dataset
+from pyro_sri.data.format import SPLITS, Report, Scenes
 from pyro_sri.data.generators import GENERATORS, find_generator
 from pyro_sri.data.generators.family import Drawn
 from pyro_sri.data.generators.pieces import Pieces, pieces_of
+from pyro_sri.data.writing import refuse_existing, write_dataset
 from pyro_sri.errors import UserError
 from pyro_sri.seeds import check_seed
 

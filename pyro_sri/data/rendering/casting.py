@@ -85,24 +85,21 @@ def cast(
     return Hits(depth, origin + seen * rays, normals, owners, faces, rays)
 
 
-def lit(solids: Sequence[Solid], hits: Hits, lamp: Vector, parallel: bool = False) -> Floats:
-    """Which hits a lamp reaches, 1 or 0, [N]; surfaces that face away from it are not looked at.
+def lit(solids: Sequence[Solid], hits: Hits, lamp: Vector) -> Floats:
+    """Which hits other solids leave in the light of a lamp far away, 1 or 0, [N].
 
     Args:
         solids: What may stand in between.
-        hits: Points of surfaces.
-        lamp: Where the lamp is, or the direction to it.
-        parallel: Whether `lamp` is a direction.
+        hits: Points of surfaces; whether they face the lamp is of no matter.
+        lamp: The direction to the lamp.
     """
-    towards = np.array(lamp, dtype=np.float32)[:, None]
+    ray = np.array(lamp, dtype=np.float32)[:, None]
     light = np.ones(len(hits.depth), dtype=np.float32)
     for number, solid in enumerate(solids):
-        # Rays from the points to the lamp, t = 1 at a lamp with a place.
-        rays = np.broadcast_to(towards, hits.points.shape) if parallel else towards - hits.points
-        near = _near(solid, hits.points, rays)
+        near = _near(solid, hits.points, ray)
         near = near[(hits.solids[near] != number) & (light[near] > 0)]
-        t = solid.form.enter(solid.to_local(hits.points[:, near]), solid.turn(rays[:, near]))
-        light[near[t < (NEVER if parallel else np.float32(1))]] = 0
+        t = solid.form.enter(solid.to_local(hits.points[:, near]), solid.turn(ray))
+        light[near[t < NEVER]] = 0
     return light
 
 

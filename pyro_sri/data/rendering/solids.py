@@ -37,7 +37,10 @@ class Form(Protocol):
         """The radius of a sphere around the origin that holds the solid."""
 
     def enter(self, origin: Floats, direction: Floats) -> Floats:
-        """The t at which rays enter, [N]; infinite for rays that miss. Origins [3, 1] or [3, N] lie outside."""
+        """The t at which rays enter, [N]; infinite for rays that miss.
+
+        Origins lie outside. One of the two may be [3, 1], the same for all rays.
+        """
 
     def surface(self, points: Floats) -> Normals:
         """Which way the surface faces at points on it."""
@@ -172,9 +175,8 @@ class Polyhedron:
 
     def enter(self, origin: Floats, direction: Floats) -> Floats:
         """See Form."""
-        slope = _rows(self.planes, direction)  # [P, N]
-        room = self.planes[:, 3:] - _rows(self.planes, origin)
-        t = room / _away_from_zero(slope)
+        slope = _away_from_zero(_rows(self.planes, direction))  # [P, N]
+        t = (self.planes[:, 3:] - _rows(self.planes, origin)) / slope
         first = np.where(slope < 0, t, -NEVER).max(0)
         last = np.where(slope > 0, t, NEVER).min(0)
         return _positive(np.where(first <= last, first, NEVER))
@@ -215,7 +217,7 @@ def icosahedron(radius: float) -> Polyhedron:
         if all(abs(math.dist(p, q) - 2) < 1e-6 for p, q in combinations(three, 2))
     ]
     inner = scale * GOLDEN**2 / math.sqrt(3)
-    planes = [(*(normal / np.linalg.norm(normal)), inner) for normal in normals]
+    planes = [(*(normal / math.hypot(*normal)), inner) for normal in normals]
     return Polyhedron(np.array(planes, dtype=np.float32), radius)
 
 
@@ -294,3 +296,13 @@ def _positive(t: Floats) -> Floats:
 
 def _unit(vectors: Floats) -> Floats:
     return vectors / np.sqrt((vectors * vectors).sum(0))
+
+
+def power(base: Floats, exponent: int) -> Floats:
+    """A whole power by multiplications alone, which round alike on every machine."""
+    product = np.ones_like(base)
+    while exponent:
+        if exponent % 2:
+            product = product * base
+        base, exponent = base * base, exponent // 2
+    return product

@@ -1,5 +1,6 @@
 """Procedural textures: tileable pictures of floors and walls made of value noise, sampled with mip maps."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,7 +38,7 @@ class Texture:
         Returns:
             [3, N] in [0, 1].
         """
-        level = np.clip(np.round(np.log2(footprint * SIDE)), 0, LEVELS - 1).astype(np.intp)
+        level = np.searchsorted(_LARGEST_FOOTPRINTS, footprint)
         side = _SIDES[level]
         columns, rows = x * side - np.float32(0.5), y * side - np.float32(0.5)
         left, top = np.floor(columns), np.floor(rows)
@@ -58,6 +59,7 @@ class Texture:
 
 
 _SIDES = np.array([SIDE >> level for level in range(LEVELS)])
+_LARGEST_FOOTPRINTS = (math.sqrt(2) / _SIDES[:-1]).astype(np.float32)  # half an octave more than a texel
 _STARTS = np.concatenate([[0], np.cumsum(_SIDES**2)[:-1]])
 
 

@@ -1,0 +1,99 @@
+"""What a reader of a published format is given, and what it gives back."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from pyro_sri.data.format import Report, Scenes
+from pyro_sri.errors import UserError
+from pyro_sri.seeds import check_seed
+
+SIZES = (8, 1024)
+MAX_OBJECTS = (1, 200)
+ITEMS_PER_REPORT = 16
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asks of a conversion; None leaves it to the format.
+
+    Attributes:
+        size: Side of the images in the file to make, in pixels, 8 to 1024.
+        max_objects: The most objects of a scene, background not counted, 1 to 200.
+        train: Scenes in train, at most; 0 leaves the split out.
+        val: Scenes in val, likewise.
+        test: Scenes in test, likewise.
+        seed: Seed of scenes that are put together here.
+        split_name: Which of several ways to split, where a source has several.
+        cameras: Numbers of the cameras to keep.
+
+    Raises:
+        UserError: For a value out of range.
+    """
+
+    size: int | None = None
+    max_objects: int | None = None
+    train: int | None = None
+    val: int | None = None
+    test: int | None = None
+    seed: int | None = None
+    split_name: str | None = None
+    cameras: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, (low, high) in (
+            ("--size", self.size, SIZES),
+            ("--max-objects", self.max_objects, MAX_OBJECTS),
+        ):
+            if value is not None and not low <= value <= high:
+                raise UserError(f"{name} {value} is out of range; use {low} to {high}")
+        counts = self.counts
+        for split, count in counts.items():
+            if count is not None and count < 0:
+                raise UserError(f"--{split} {count} is out of range; use 0 to leave the split out, or more")
+        if all(count == 0 for count in counts.values()):
+            raise UserError("--train 0, --val 0 and --test 0 leave nothing to convert; ask for scenes in one of them")
+        if self.seed is not None:
+            check_seed(self.seed)
+
+    @property
+    def counts(self) -> dict[str, int | None]:
+        """The number of scenes asked for in each split."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    @property
+    def given(self) -> set[str]:
+        """The names of the options that are not left to the format."""
+        return {name for name, value in asdict(self).items() if value is not None}
+
+
+class Conversion(NamedTuple):
+    """A source opened and understood: what `write_dataset` takes. Its scenes are read as they are taken."""
+
+    splits: Mapping[str, Iterable[Scenes]]
+    attributes: Mapping[str, object]
+
+
+class Reader(NamedTuple):
+    """A published format.
+
+    Attributes:
+        recognises: Whether a path, which exists, looks like it.
+        read: Opens a source. Raises UserError where it is not what the format says, at once or as scenes are taken.
+        options: The options that mean something to it, beside the size and the counts of the splits.
+    """
+
+    recognises: Callable[[Path], bool]
+    read: Callable[[Path, Options, Report], Conversion]
+    options: frozenset[str] = frozenset()
+
+
+def reported(items: Iterable[Item], what: str, total: int, progress: Report) -> Iterator[Item]:
+    """The items, with a report every now and then of how many there have been."""
+    for done, item in enumerate(items, 1):
+        if done % ITEMS_PER_REPORT == 0 or done == total:
+            progress(what, done, total)
+        yield item

@@ -1,0 +1,74 @@
+"""Which scenes of a source go into which split."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from pyro_sri.data.format import SPLITS
+from pyro_sri.data.readers.reader import Options
+from pyro_sri.data.readers.stacking import Scene
+from pyro_sri.errors import UserError
+
+# Scenes of a source without splits that become val, and as many test, unless the user says otherwise.
+HELD_OUT = 1_000
+
+
+def wanted_splits(available: Iterable[str], options: Options, source: Path) -> list[str]:
+    """The splits to convert of a source that has its own: those that the user does not leave out.
+
+    Raises:
+        UserError: If scenes are asked for in a split that the source does not have, or no split is left.
+    """
+    available = list(available)
+    for split, count in options.counts.items():
+        if count and split not in available:
+            raise UserError(f"{source} has no split {split}, only {', '.join(available)}; leave --{split} out")
+    wanted = [split for split in SPLITS if split in available and options.counts[split] != 0]
+    if not wanted:
+        raise UserError(f"{source} has only {', '.join(available)}, of which nothing is left; set not all of it to 0")
+    return wanted
+
+
+def at_most(scenes: Iterable[Scene], most: int | None, what: str) -> Iterator[Scene]:
+    """The first `most` scenes of a split, or all of them for None.
+
+    Raises:
+        UserError: If there is none, saying what there is none of.
+    """
+    return _taken(scenes, most, 1, lambda _: f"there are no {what}; choose other options or another source")
+
+
+def divide(scenes: Iterator[Scene], options: Options, what: str) -> dict[str, Iterator[Scene]]:
+    """The splits of a source that has none: the first scenes are val, those after them test, the rest train.
+
+    Args:
+        scenes: All that may be used, in their order. The splits take from it in turn: use one up before the next.
+        options: With the numbers of scenes; left to us, val and test have 1000 each and train has all the rest.
+        what: What the scenes are, for people.
+
+    Returns:
+        The splits that are not left out, in the order in which to take them. Taking them raises UserError if there
+        are too few scenes for val and test, or none for train.
+    """
+    val = HELD_OUT if options.val is None else options.val
+    test = HELD_OUT if options.test is None else options.test
+    asked = f"--val {val} and --test {test}" + ("" if options.train == 0 else ", with at least one left for train")
+
+    def complaint(count: int) -> str:
+        return f"{count} {what} are too few for {asked}; choose smaller numbers"
+
+    splits = {
+        "val": (val, _taken(scenes, val, val, complaint)),
+        "test": (test, _taken(scenes, test, test, lambda count: complaint(val + count))),
+        "train": (options.train, _taken(scenes, options.train, 1, lambda count: complaint(val + test + count))),
+    }
+    return {split: some for split, (count, some) in splits.items() if count != 0}
+
+
+def _taken(scenes: Iterable[Scene], most: int | None, least: int, complaint: Callable[[int], str]) -> Iterator[Scene]:
+    count = 0
+    for scene in islice(scenes, most):
+        yield scene
+        count += 1
+    if count < least:
+        raise UserError(complaint(count))

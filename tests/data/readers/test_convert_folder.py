@@ -1,0 +1,121 @@
+"""Folders of images, written with Pillow."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pyro_sri.data.format import DatasetFile
+from pyro_sri.data.readers import convert
+from pyro_sri.errors import UserError
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def save(path, image, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
+
+
+def refused(source, out, *words, **options):
+    with pytest.raises(UserError) as caught:
+        convert(source, out, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+    assert not out.exists()
+
+
+def test_images_in_the_order_of_their_names(tmp_path):
+    source = tmp_path / "photos"
+    names = ["b.png", "a.bmp", "d/e.webp", "c.PNG", "f.png"]
+    for seed, name in enumerate(names):
+        save(source / name, noise(16, 16, seed), **({"lossless": True} if name.endswith("webp") else {}))
+    (source / "notes.txt").write_text("no image")
+    told = []
+    convert(source, tmp_path / "a.h5", size=16, val=1, test=2, progress=lambda *news: told.append(news))
+    order = [noise(16, 16, names.index(name)) for name in ("a.bmp", "b.png", "c.PNG", "d/e.webp", "f.png")]
+    with DatasetFile(tmp_path / "a.h5") as file:
+        for split, expected in (("val", order[:1]), ("test", order[1:3]), ("train", order[3:])):
+            np.testing.assert_array_equal(file.images(split)[:], expected)
+        assert file.attributes == {"source": "folder", "dataset": "photos", "files": ["photos"], "size": 16}
+        assert file.masks("train") is None
+    assert told == [("images", 5, 5)]
+
+
+def test_folders_train_val_test_are_the_splits(tmp_path):
+    for split, num in (("train", 3), ("test", 2), ("spare", 1)):
+        for index in range(num):
+            save(tmp_path / "in" / split / f"{index}.png", noise(64, 64, index))
+    convert(tmp_path / "in", tmp_path / "a.h5", train=2)
+    with DatasetFile(tmp_path / "a.h5") as file:
+        assert file.splits == ("train", "test")
+        assert (file.num_images("train"), file.num_images("test"), file.image_size) == (2, 2, 64)
+        np.testing.assert_array_equal(file.images("test")[1], noise(64, 64, 1))
+    refused(tmp_path / "in", tmp_path / "b.h5", "no split val, only train, test", val=1)
+
+
+def test_the_middle_square_is_kept(tmp_path):
+    wide, tall = noise(8, 13, 0), noise(12, 9, 1)
+    save(tmp_path / "in" / "0.png", wide)
+    save(tmp_path / "in" / "1.png", tall)
+    convert(tmp_path / "in", tmp_path / "a.h5", size=8, val=1, test=0)
+    with DatasetFile(tmp_path / "a.h5") as file:
+        np.testing.assert_array_equal(file.images("val")[0], wide[:, 2:10])  # 5 too many: 2 go left, 3 right
+        expected = Image.fromarray(tall[1:10]).resize((8, 8), Image.Resampling.BILINEAR)  # 3 too many: 1 and 2
+        np.testing.assert_array_equal(file.images("train")[0], np.asarray(expected))
+
+
+def test_every_kind_of_image_becomes_rgb(tmp_path):
+    image = Image.fromarray(noise(8, 8))
+    kinds = {"0": image.convert("L"), "1": image.convert("RGBA"), "2": image.quantize(16), "3": image.convert("1")}
+    for name, kind in kinds.items():
+        save(tmp_path / "in" / f"{name}.png", kind)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # taken with the camera turned: the first row is the right side
+    save(tmp_path / "in" / "4.png", image, exif=exif)
+    convert(tmp_path / "in", tmp_path / "a.h5", size=8, val=0, test=0)
+    with DatasetFile(tmp_path / "a.h5") as file:
+        for index, kind in enumerate(kinds.values()):
+            np.testing.assert_array_equal(file.images("train")[index], np.asarray(kind.convert("RGB")))
+        np.testing.assert_array_equal(file.images("train")[4], np.rot90(noise(8, 8), -1))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp"])
+def test_an_unreadable_image_is_named(tmp_path, suffix):
+    source, out = tmp_path / "in", tmp_path / "a.h5"
+    for name in "abc":
+        save(source / f"{name}.{suffix}", noise(32, 32))
+    bad = source / f"b.{suffix}"
+    content = bad.read_bytes()
+    for length in (0, 1, 10, 30, len(content) // 2):
+        bad.write_bytes(content[:length])
+        refused(source, out, str(bad), "not a sound image", val=0, test=0)
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        damaged = bytearray(content)
+        damaged[rng.integers(min(len(content), 200))] = rng.integers(256)
+        bad.write_bytes(damaged)
+        try:
+            convert(source, out, val=0, test=0)
+            out.unlink()
+        except UserError as error:
+            assert str(bad) in str(error)  # noqa: PT017
+            assert not out.exists()
+
+
+def test_what_is_refused(tmp_path):
+    source, out = tmp_path / "in", tmp_path / "a.h5"
+    source.mkdir()
+    refused(source, out, str(source), "no images", ".png")
+    save(source / "a.png", Image.fromarray(noise(8, 8)[..., 0].astype(np.int32) * 300).convert("I;16"))
+    refused(source, out, "a.png", "more than 8 bits", val=0, test=0)
+    save(source / "a.png", noise(8, 8))
+    refused(source, out, "1 images of", "too few for --val 1000")
+    refused(source, out, "--max-objects means nothing to folder", max_objects=3)
+    (source / "train").mkdir()
+    refused(source, out, "train", "no images")
+    (source / "train" / "a.png").symlink_to("nowhere")
+    refused(source, out, "a.png is missing")
