@@ -65,10 +65,10 @@ def _kl(posterior: Trace, name: str, prior: Trace, prior_name: str | None = None
 
 
 class SRITraces(NamedTuple):
-    """One run of guide, model and segregation model (None where the guide has no `segregation`)."""
+    """One run of guide, model and segregation model; None for what did not run."""
 
     guide: Trace
-    model: Trace
+    model: Trace | None
     segregation: Trace | None
 
 
@@ -86,11 +86,11 @@ def trace_sri(model: Any, guide: Any, images: Tensor, **kwargs: Any) -> SRITrace
 def read_terms(traces: SRITraces) -> Terms:
     """The terms of the objective, each [B] in nats, as `SRI_ELBO.read` names them."""
     guide, model, segregation = traces
+    segregation_terms = {} if segregation is None else _read_segregation_terms(guide, segregation)
+    if model is None:
+        return segregation_terms
     nll = -_log_prob(model, "image")
-    terms = dict.fromkeys(TERMS, torch.zeros_like(nll))
-    if segregation is not None:
-        terms |= _read_segregation_terms(guide, segregation)
-    terms["nll"] = nll
+    terms = dict.fromkeys(TERMS, torch.zeros_like(nll)) | segregation_terms | {"nll": nll}
     for name in latent_sites(model, guide):
         term = "kl_scene" if name == "scene" else "kl_slots"
         terms[term] = terms[term] + _kl(guide, name, model)
@@ -116,14 +116,17 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
     the loss of the step was formed; `SVI.evaluate_loss` never moves them. Nothing here waits for the device.
 
     Attributes:
-        bound: Names of the terms whose sum is the negative ELBO, in nats.
+        bound: Names of the terms whose sum is the negative ELBO, in nats; `nll` is one of them.
+        step: The training step, which a trainer sets before every step; schedules follow it in training mode.
     """
 
     bound: ClassVar[tuple[str, ...]]
+    step: int
 
     def __init__(self) -> None:
         nn.Module.__init__(self)  # first: a plain super().__init__() never reaches it
         Trace_ELBO.__init__(self)
+        self.step = 0
 
     @abstractmethod
     def trace(self, model: Any, guide: Any, images: Tensor, **kwargs: Any) -> Any:
@@ -149,6 +152,14 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
             **kwargs: Passed on to model and guide.
         """
         return self.read(self.trace(model, guide, images, **kwargs))
+
+    def kl(self, terms: Terms) -> Tensor:
+        """The terms of the bound but `nll`, [B] in nats."""
+        return sum((terms[name] for name in self.bound if name != "nll"), torch.zeros_like(terms["nll"]))
+
+    def negative_elbo(self, terms: Terms) -> Tensor:
+        """-ELBO, [B] in nats."""
+        return terms["nll"] + self.kl(terms)
 
     def weigh(self, geco: GECO | None, nll: Tensor, kl: Tensor) -> Tensor:
         """NLL and KL as their controller weighs them; moves it when training. Without one, their sum."""
@@ -198,35 +209,33 @@ class SRI_ELBO(TermsELBO):
     Args:
         geco: Controller of L_SRI; None weighs every term by 1.
         segregation_geco: Controller of L_seg; None weighs both terms by 1.
+        segregation_steps: Training steps at the start that compute L_seg alone, at half the cost.
     """
 
     bound = ("nll", "kl_scene", "kl_slots")
 
-    def __init__(self, *, geco: GECO | None = None, segregation_geco: GECO | None = None) -> None:
+    def __init__(
+        self, *, geco: GECO | None = None, segregation_geco: GECO | None = None, segregation_steps: int = 0
+    ) -> None:
         super().__init__()
         self.geco = geco
         self.segregation_geco = segregation_geco
+        self.segregation_steps = segregation_steps
 
     def trace(self, model: Any, guide: Any, images: Tensor, **kwargs: Any) -> SRITraces:
         """Runs the guide on images [B, 3, H, W], and the models (sites `scene`, `slot_k`, `image`) against it."""
+        if self.training and self.step < self.segregation_steps:
+            pair = guide.segregation
+            guide_trace = poutine.trace(pair.guide).get_trace(images, **kwargs)
+            return SRITraces(guide_trace, None, run_against(pair.model, guide_trace, images, **kwargs))
         return trace_sri(model, guide, images, **kwargs)
 
     def read(self, traces: SRITraces) -> Terms:
-        """`segregation_nll`, `segregation_kl`, `nll`, `kl_scene`, `kl_slots`, `kl_cross`: each [B], in nats."""
-        return read_terms(traces)
+        """`segregation_nll`, `segregation_kl`, `nll`, `kl_scene`, `kl_slots`, `kl_cross`: each [B], in nats.
 
-    def segregation_terms(self, segregation: Any, images: Tensor) -> Terms:
-        """The terms of L_seg alone, of a segregation pair run on its own: half the cost of a step.
-
-        Args:
-            segregation: The pair, `guide.segregation`.
-            images: [B, 3, H, W] in [0, 1].
-
-        Returns:
-            `segregation_nll`, `segregation_kl`: each [B], in nats. `objective` takes them without the others.
+        The first two alone while the segregation trains alone.
         """
-        guide_trace = poutine.trace(segregation.guide).get_trace(images)
-        return _read_segregation_terms(guide_trace, run_against(segregation.model, guide_trace, images))
+        return read_terms(traces)
 
     def objective(self, terms: Terms) -> Tensor:
         """Weighs the terms' batch means into one loss (nats per image) and, when training, moves GECO."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.loading import evaluation_batches, to_images
+from pyro_sri.elbo import TermsELBO
 from pyro_sri.errors import UserError
 from pyro_sri.inference import Explanation, explain
 from pyro_sri.metrics import adjusted_rand_index, bits_per_dimension, mean_squared_error
@@ -27,6 +28,7 @@ def evaluate(
     model: Any,
     guide: Any,
     data: Path,
+    elbo: TermsELBO | None = None,
     *,
     split: str = "test",
     num_images: int | None = None,
@@ -40,9 +42,10 @@ def evaluate(
     """Every metric, averaged over images; images are read, scored and forgotten a batch at a time.
 
     Args:
-        model: A scene model.
+        model: A model.
         guide: Its guide.
         data: A dataset file.
+        elbo: Its objective, in evaluation mode; None for SRI's.
         split: The split to evaluate on.
         num_images: The first so many images; None for all.
         batch_size: Images at once.
@@ -68,7 +71,7 @@ def evaluate(
     scores: dict[str, list[NDArray[np.floating]]] = {}
     done = 0
     for batch in evaluation_batches(data, split, batch_size, total):
-        explanation = explain(model, guide, to_images(batch["images"], device))
+        explanation = explain(model, guide, to_images(batch["images"], device), elbo)
         if not all(
             torch.isfinite(values).all() for values in (explanation.reconstruction, *explanation.terms.values())
         ):
@@ -87,6 +90,8 @@ def evaluate(
         result[name] = float(values.mean()) if len(values) else None
         if result[name] is None:
             result[f"{name}_reason"] = _why_no_ari(name, has_masks)
+    if "bpd_with_cross" not in result:
+        result |= {"bpd_with_cross": None, "bpd_with_cross_reason": "this system has no KL_cross"}
     if has_masks:
         result["num_images_without_foreground"] = int(np.isnan(per_image["ari_fg"]).sum())
     result |= _importance(
@@ -107,18 +112,20 @@ def _scores(
 ) -> dict[str, NDArray[np.floating]]:
     """Scores per image of a batch; no ARI where the background entities (and so the masks) are None."""
     terms = {name: term.double().cpu().numpy() for name, term in explanation.terms.items()}
-    terms["nll"] = terms["nll"] + explanation.log_normaliser
-    terms["segregation_nll"] = terms["segregation_nll"] + explanation.log_normaliser
-    kl = terms["kl_scene"] + terms["kl_slots"]
+    for name in ("nll", "segregation_nll"):
+        if name in terms:
+            terms[name] = terms[name] + explanation.log_normaliser
+    kl = explanation.kl.double().cpu().numpy()
     size = explanation.images.shape[-1]
     images, reconstruction = (x.cpu().numpy() for x in (explanation.images, explanation.reconstruction))
     scores = {
         "mse": mean_squared_error(images, reconstruction),
         "kl": kl,
         "bpd": bits_per_dimension(terms["nll"] + kl, size),
-        "bpd_with_cross": bits_per_dimension(terms["nll"] + kl + terms["kl_cross"], size),
         **terms,
     }
+    if "kl_cross" in terms:
+        scores["bpd_with_cross"] = bits_per_dimension(terms["nll"] + kl + terms["kl_cross"], size)
     if background is not None:
         true, slots = batch["masks"].numpy(), _as_arrays(explanation.slot_masks)
         scores["ari_fg"] = adjusted_rand_index(true, slots, foreground_only=True, background_entities=background)

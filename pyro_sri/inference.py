@@ -6,7 +6,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_sri.elbo import Terms, read_terms, trace_sri
+from pyro_sri.elbo import SRI_ELBO, Terms, TermsELBO
 from pyro_sri.matching import permute_slots
 
 
@@ -18,9 +18,10 @@ class Explanation(NamedTuple):
         reconstruction: Mask-weighted mean of the slots [B, 3, H, W].
         slot_rgb: Colour of each slot [B, K, 3, H, W].
         slot_masks: Decoder masks, probabilities [B, K, 1, H, W].
-        attention_masks: The segregation's masks [B, K, 1, H, W], or None if the guide has none.
+        attention_masks: The guide's own masks [B, K, 1, H, W], or None if it has none.
         imagination: The imagined rollout, decoded [B, 3, H, W], or None if the guide has none.
         terms: Terms of the objective, each [B] in nats.
+        kl: Sum of the bound's terms but `nll`, [B] in nats.
         log_normaliser: Nats per image that an unnormalised likelihood leaves out of its `nll`.
     """
 
@@ -31,19 +32,22 @@ class Explanation(NamedTuple):
     attention_masks: Tensor | None
     imagination: Tensor | None
     terms: Terms
+    kl: Tensor
     log_normaliser: float
 
 
 @torch.no_grad()
-def explain(model: Any, guide: Any, images: Tensor) -> Explanation:
+def explain(model: Any, guide: Any, images: Tensor, elbo: TermsELBO | None = None) -> Explanation:
     """Infers images once and reads off what the slots look like.
 
     Args:
-        model: A scene model.
+        model: A model.
         guide: Its guide.
         images: [B, 3, H, W] in [0, 1].
+        elbo: Its objective, in evaluation mode; None for SRI's.
     """
-    traces = trace_sri(model, guide, images)
+    elbo = SRI_ELBO() if elbo is None else elbo
+    traces = elbo.trace(model, guide, images)
     sites = {**traces.guide.nodes, **traces.model.nodes}
     value = {name: site["value"] for name, site in sites.items() if site["type"] == "sample"}
     attention_masks = value.get("attention_masks")
@@ -55,6 +59,7 @@ def explain(model: Any, guide: Any, images: Tensor) -> Explanation:
         imagined = {name.removeprefix("imagined_"): v for name, v in value.items() if name.startswith("imagined_")}
         imagined_model = poutine.condition(model, data={"scene": value["scene"], **imagined})
         imagination = poutine.trace(imagined_model).get_trace(images).nodes["reconstruction"]["value"]
+    terms = elbo.read(traces)
     return Explanation(
         images=images,
         reconstruction=value["reconstruction"],
@@ -62,8 +67,9 @@ def explain(model: Any, guide: Any, images: Tensor) -> Explanation:
         slot_masks=value["slot_masks"],
         attention_masks=attention_masks,
         imagination=imagination,
-        terms=read_terms(traces),
-        log_normaliser=traces.model.nodes["image"]["fn"].log_normaliser,
+        terms=terms,
+        kl=elbo.kl(terms),
+        log_normaliser=getattr(traces.model.nodes["image"]["fn"], "log_normaliser", 0.0),
     )
 
 

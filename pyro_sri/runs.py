@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from pyro.infer.elbo import ELBOModule
 from pyro.nn import PyroModule
 
 from pyro_sri.config import RunConfig, flag, from_yaml, nearest, to_yaml
@@ -117,12 +118,18 @@ class Run:
         Raises:
             UserError: If the checkpoint is missing, damaged or does not fit the configuration.
         """
+        module = self.load_module(name)
+        return module.model, module.guide
+
+    def load_module(self, name: str = "best") -> ELBOModule:
+        """The same with their objective: a module with `model`, `guide` and `elbo`."""
         path = self.checkpoint(name)
         weights = load_checkpoint(path)["objective"]
         with torch.random.fork_rng():  # the initial weights are thrown away: no one's random state should notice
-            model, guide, objective = self.config.build()
-        fill(objective(model, guide), weights, path)
-        return model.eval(), guide.eval()
+            model, guide, elbo = self.config.build()
+        module = elbo(model, guide)
+        fill(module, weights, path)
+        return module.eval()
 
     def log(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a line cut short by a crash is left out."""

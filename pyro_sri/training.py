@@ -37,12 +37,10 @@ Progress = Callable[[int, dict[str, float] | None], None]
 class TrainingStep(ELBOModule):
     """Model, guide and objective as one module whose forward pass is a training step's loss."""
 
-    def forward(self, images: Tensor, segregation_only: bool = False) -> tuple[Tensor, Terms]:
-        """Images [B, 3, H, W] in [0, 1] -> the loss, and the batch means of its terms without gradients."""
-        if segregation_only:
-            terms = self.elbo.segregation_terms(self.guide.segregation, images)
-        else:
-            terms = self.elbo.terms(self.model, self.guide, images)
+    def forward(self, images: Tensor, step: int) -> tuple[Tensor, Terms]:
+        """Images [B, 3, H, W] in [0, 1] -> the loss of a step, and the batch means of its terms without gradients."""
+        self.elbo.step = step
+        terms = self.elbo.terms(self.model, self.guide, images)
         return self.elbo.objective(terms), {name: term.detach().mean() for name, term in terms.items()}
 
 
@@ -244,7 +242,7 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.state.step)
         self.optimizer.zero_grad()
-        loss, terms = self.module(images, self.state.step < getattr(self.config, "segregation_steps", 0))
+        loss, terms = self.module(images, self.state.step)
         self.fabric.backward(loss)
         if self.config.gradient_clip:
             self.fabric.clip_gradients(
@@ -317,9 +315,9 @@ class _Trainer:
                 sums[name] = sums.get(name, 0) + term.sum()
             count += len(images)
         module.train()
-        line = {f"val_{name}": total.item() / count for name, total in sums.items()}
-        self._write(line)
-        negative_elbo = line["val_nll"] + line["val_kl_scene"] + line["val_kl_slots"]
+        means = {name: total / count for name, total in sums.items()}
+        self._write({f"val_{name}": mean.item() for name, mean in means.items()})
+        negative_elbo = module.elbo.negative_elbo(means).item()
         improved = negative_elbo < self.state.best
         if improved:
             self.state.best = negative_elbo
@@ -335,7 +333,7 @@ class _Trainer:
         seed_step(self.config.seed, 0, 0)
         module = self.plain_module.eval()
         images = to_images(batch["images"], self.fabric.device)
-        pictures = tensorboard_images(module.model, module.guide, images, PICTURE_IMAGES)
+        pictures = tensorboard_images(module.model, module.guide, images, PICTURE_IMAGES, module.elbo)
         with runs.plain_disk_errors(self.run.path / TENSORBOARD):
             for name, picture in pictures.items():
                 writer.add_image(name, picture, self.state.step, dataformats="HWC")

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import tyro
 from rich.console import Console
 from rich.progress import Progress
@@ -82,18 +81,19 @@ def evaluate_run(
     if checkpoint not in ("best", "last"):
         raise UserError(f"--checkpoint is '{checkpoint}': it must be best or last")
     found = runs.find_run(run)
-    model, guide = found.load(checkpoint)
+    module = found.load_module(checkpoint)
     step = runs.load_checkpoint(found.checkpoint(checkpoint))["step"]
     place = pick_device(device)
-    torch.nn.ModuleList([model, guide]).to(place)
+    module.to(place)
     path = data or _data_of(found)
     check_image_size(path, found.config.image_size)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("images", total=None)
         metrics = evaluate(
-            model,
-            guide,
+            module.model,
+            module.guide,
             path,
+            module.elbo,
             split=split,
             num_images=num_images,
             batch_size=batch_size,

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NamedTuple
 
 import pyro
 import torch
+from pyro.infer.elbo import ELBOModule
 from tyro.conf import Positional, arg
 
 from pyro_sri import __version__, viz
@@ -98,8 +99,7 @@ class Subject(NamedTuple):
         given: How the user named the run.
         name: A short name, different from the others'.
         run: The run.
-        model: Its model.
-        guide: Its guide.
+        module: Its model, guide and objective.
         images: Images that it was not trained on, or None if its data is not here.
         metrics: What `evaluate` found, or None.
         seed: Seed of the pictures' draws.
@@ -108,8 +108,7 @@ class Subject(NamedTuple):
     given: str
     name: str
     run: Run
-    model: Any
-    guide: Any
+    module: ELBOModule
     images: Images | None
     metrics: dict[str, Any] | None
     seed: int
@@ -151,8 +150,8 @@ def short_names(given: Sequence[str]) -> list[str]:
 
 def _subject(given: str, name: str, seed: int) -> Subject:
     run = find_run(given)
-    model, guide = run.load()
-    return Subject(given, name, run, model, guide, load_images(run, None, NUM_IMAGES), run.metrics(), seed)
+    module = run.load_module()
+    return Subject(given, name, run, module, load_images(run, None, NUM_IMAGES), run.metrics(), seed)
 
 
 def _side_by_side(subjects: Sequence[Subject], show: Callable[[Subject], Html]) -> Html:
@@ -163,14 +162,14 @@ def _side_by_side(subjects: Sequence[Subject], show: Callable[[Subject], Html]) 
 
 def _card(subject: Subject) -> Html:
     config = subject.run.config
-    size = sum(p.numel() for module in (subject.model, subject.guide) for p in module.parameters())
+    size = sum(p.numel() for p in subject.module.parameters())
     pairs = [
         ("what it is", (inspect.getdoc(type(config)) or config.preset).splitlines()[0]),
         ("preset", config.preset),
         ("data", _describe_data(subject)),
         ("images", f"{config.image_size} x {config.image_size}"),
         ("trained for", f"{subject.run.step} of {config.steps} steps"),
-        ("slots", str(subject.model.num_slots)),
+        ("slots", str(subject.module.model.num_slots)),
         ("parameters", f"{size / 1e6:.2f} million"),
         ("training seed", str(config.seed)),
     ]
@@ -252,7 +251,7 @@ def _reconstructions(subject: Subject) -> Html:
     if subject.images is None:
         return _nothing(f"No images to reconstruct: {missing_data(subject.run)}.")
     pyro.set_rng_seed(subject.seed)
-    explanation = explain(subject.model, subject.guide, subject.images.images)
+    explanation = explain(subject.module.model, subject.module.guide, subject.images.images, subject.module.elbo)
     caption = (
         f"{subject.images.origin}. Imagination: what the scene variable alone says of the image. Slots in the order "
         "of the sequence; a mask has its slot's colour, paler where it is less sure."
@@ -272,7 +271,7 @@ def _samples_by_slot(subject: Subject) -> Html:
 
 def _draw(subject: Subject, num: int) -> Scenes:
     pyro.set_rng_seed(subject.seed)
-    return sample_scenes(subject.model, num, chunk=SCENES_AT_ONCE)
+    return sample_scenes(subject.module.model, num, chunk=SCENES_AT_ONCE)
 
 
 def _configuration(subjects: Sequence[Subject]) -> Html:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer.elbo import ELBOModule
 from torch import Tensor
 from tyro.conf import Positional, arg
 
@@ -128,14 +129,15 @@ def describe_data(file: DatasetFile) -> str:
 
 def _files(run: Run, images: Images | None, num: int, seed: int) -> Iterator[tuple[str, bytes]]:
     """File names and contents, one after the other; every picture has random draws of its own."""
-    model, guide = run.load()
+    module = run.load_module()
+    model, guide = module.model, module.guide
     sheets: dict[str, Callable[[], viz.Picture]] = {
         "samples.png": lambda: viz.grid(viz.to_uint8(_sample(model, GRID_SAMPLES, seed).images)),
         "samples_slots.png": lambda: _samples_by_slot(model, num, seed),
         "temperatures.png": lambda: viz.temperatures(model, model.num_slots, num=num, seed=seed),
     }
     if images is not None:
-        yield "reconstructions.png", viz.png(_reconstructions(model, guide, images, num, seed))
+        yield "reconstructions.png", viz.png(_reconstructions(module, images, num, seed))
     for name, draw in sheets.items():
         yield name, viz.png(draw())
     if log := run.log():
@@ -157,9 +159,9 @@ def _sample(model: Any, num: int, seed: int) -> Any:
     return sample_scenes(model, num, chunk=SCENES_AT_ONCE)
 
 
-def _reconstructions(model: Any, guide: Any, images: Images, num: int, seed: int) -> viz.Picture:
+def _reconstructions(module: ELBOModule, images: Images, num: int, seed: int) -> viz.Picture:
     pyro.set_rng_seed(seed)
-    explanation = explain(model, guide, images.images[:num])
+    explanation = explain(module.model, module.guide, images.images[:num], module.elbo)
     labels = [f"image {i}" for i in range(len(explanation.images))]
     return viz.reconstructions(explanation, labels=labels, caption=images.origin)
 

@@ -44,7 +44,7 @@ def exact_explanation() -> Explanation:
     masks = one_hot([[0] * 8 + [1] * 8 + [2] * 16] * 32, 3).expand(2, -1, -1, -1, -1)
     rgb = torch.eye(3)[None, :, :, None, None].expand(2, -1, -1, 32, 32)
     images = (masks * rgb).sum(1)
-    return Explanation(images, images, rgb, masks, masks, None, {}, 0.0)
+    return Explanation(images, images, rgb, masks, masks, None, {}, torch.zeros(2), 0.0)
 
 
 # Sheets

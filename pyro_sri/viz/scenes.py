@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyro_sri.elbo import TermsELBO
 from pyro_sri.inference import Explanation, Scenes, explain, sample_scenes
 from pyro_sri.viz.sheets import PALETTE, Header, Picture, enlarge, grid, sheet
 
@@ -136,7 +137,9 @@ def temperatures(
     return sheet(rows, labels=labels, row_breaks=breaks, caption=caption)
 
 
-def tensorboard_images(model: Any, guide: Any, images: Tensor, num_samples: int) -> dict[str, Picture]:
+def tensorboard_images(
+    model: Any, guide: Any, images: Tensor, num_samples: int, elbo: TermsELBO | None = None
+) -> dict[str, Picture]:
     """Pictures for a training log; draws from the current random state.
 
     Args:
@@ -144,12 +147,13 @@ def tensorboard_images(model: Any, guide: Any, images: Tensor, num_samples: int)
         guide: Its guide.
         images: [B, 3, H, W] in [0, 1].
         num_samples: Scenes to sample.
+        elbo: The objective, in evaluation mode; None for SRI's.
 
     Returns:
         uint8 [h, w, 3] by name: `input_reconstruction_imagination`, `attention_masks` (if the guide has any),
         `decoder_masks`, `samples`, `samples_slots`.
     """
-    explanation = explain(model, guide, images)
+    explanation = explain(model, guide, images, elbo)
     scenes = sample_scenes(model, num_samples, chunk=SCENES_AT_ONCE)
     triples = [explanation.images, explanation.reconstruction, explanation.imagination]
     shown = [to_uint8(pictures) for pictures in triples if pictures is not None]

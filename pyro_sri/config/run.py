@@ -1,0 +1,126 @@
+"""What every run has, whatever its system."""
+
+import dataclasses
+import difflib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import tyro
+from pyro.nn import PyroModule
+
+from pyro_sri.elbo import TermsELBO
+from pyro_sri.errors import UserError
+from pyro_sri.seeds import check_seed
+
+NotAnOption = Annotated[str, tyro.conf.Suppress, tyro.conf.Fixed]
+Device = Literal["auto", "cpu", "cuda"]
+
+# How a run is carried out, not what it is: these may change from one resumption to the next.
+# (Data may move, but not change: its content is compared.)
+RESUMABLE = frozenset({"steps", "device", "devices", "num_workers", "log_every", "picture_every", "data", "data_hash"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(ABC):
+    """What every system's run has: data, optimisation, bookkeeping."""
+
+    system: ClassVar[str]
+
+    preset: NotAnOption
+    """Name of the preset that this run started from."""
+
+    dataset: NotAnOption
+    """The data it is meant for: a family that `data make` knows."""
+    data: Path | None = None
+    """The dataset file (HDF5)."""
+    data_hash: Annotated[str | None, tyro.conf.Suppress, tyro.conf.Fixed] = None
+    """Hash of the file's content, noted when the run starts."""
+    image_size: int = 64
+    """Image side H = W in pixels; taken from the data file when there is one."""
+
+    start_from: str | None = None
+    """Run, or preset whose weights ship, to start from instead of new weights; of the same networks and objective."""
+    steps: int = 500_000
+    """Optimisation steps in total."""
+    batch_size: int = 32
+    """Images per step, over all processes."""
+    learning_rate: float = 1e-4
+    """Adam's step size."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises linearly from 0."""
+    decay_steps: int = 0
+    """Step at which a cosine brings the learning rate to a fiftieth; 0 keeps it constant."""
+    gradient_clip: float = 0.0
+    """Largest gradient norm; 0 clips nothing."""
+    seed: int = 0
+    """Seed of the initial weights, of every draw and of the order of the data."""
+
+    device: Device = "auto"
+    """Where to run; auto takes a GPU if there is one."""
+    devices: int = 1
+    """Number of processes, one per device; they share the batch."""
+    num_workers: int = 0
+    """Processes that read ahead when the data does not fit into memory; 0 reads in the training process."""
+    log_every: int = 100
+    """Steps between lines in metrics.jsonl and TensorBoard."""
+    validate_every: int = 2_000
+    """Steps between passes over validation images."""
+    validation_images: int = 256
+    """Number of validation images; the first ones of the split."""
+    picture_every: int = 2_000
+    """Steps between pictures in TensorBoard."""
+    checkpoint_every: int = 1_000
+    """Steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        floats = [field.name for field in dataclasses.fields(self) if field.type is float]
+        self.require(floats, math.isfinite, "a finite number")
+        positive = ["image_size", "batch_size", "learning_rate", "devices", "log_every", "validate_every"]
+        positive += ["validation_images", "picture_every", "checkpoint_every"]
+        self.require(positive, lambda value: value > 0, "positive")
+        not_negative = ["steps", "warmup_steps", "decay_steps", "gradient_clip", "num_workers"]
+        self.require(not_negative, lambda value: value >= 0, "0 or more")
+        check_seed(self.seed)
+
+    def require(self, names: list[str], holds: Callable[[Any], bool], wanted: str) -> None:
+        """Raises UserError unless the values of these fields hold."""
+        for name in names:
+            value = getattr(self, name)
+            if not holds(value):  # written so that NaN fails
+                raise UserError(f"{flag(name)} is {value}: it must be {wanted}")
+
+    @property
+    def data_file(self) -> Path:
+        """The dataset file.
+
+        Raises:
+            UserError: If the run names none.
+        """
+        if self.data is None:
+            raise UserError(f"a run of {self.preset} needs a data file: give one with --data")
+        return self.data
+
+    @property
+    @abstractmethod
+    def image_sizes(self) -> tuple[int, ...]:
+        """The image sizes that the system's networks take."""
+
+    @abstractmethod
+    def build(self) -> tuple[PyroModule, PyroModule, TermsELBO]:
+        """A new model, its guide, and the objective that trains them; weights from the current random state."""
+
+
+def flag(field: str) -> str:
+    """What a field is called on the command line."""
+    return "--" + field.replace("_", "-")
+
+
+def nearest(name: str, known: Any) -> str:
+    """A hint that names the nearest known name, or the known names."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"

@@ -1,0 +1,71 @@
+"""Fields that several systems have."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pyro_sri.distributions import ImageLikelihood
+from pyro_sri.geco import GECO, EmorlGECO, GenesisGECO
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodFields:
+    """p(x | z) of slots."""
+
+    likelihood: Literal["mog", "gaussian"] = "mog"
+    """p(x | z): mixture of Gaussians or one Gaussian around the mask-weighted mean."""
+    pixel_std: float = 0.7
+    """sigma, the pixel standard deviation."""
+    normalised: bool = True
+    """Whether densities keep their 0.5 ln(2 pi) per value; GECO's target assumes one or the other."""
+    mixture: Literal["channel", "pixel"] = "channel"
+    """One mixture per pixel and channel (as all published numbers) or per pixel (as the equation reads)."""
+
+    def image_likelihood(self) -> ImageLikelihood:
+        """The likelihood."""
+        return ImageLikelihood(
+            kind=self.likelihood, pixel_std=self.pixel_std, normalised=self.normalised, mixture=self.mixture
+        )
+
+    def check_likelihood(self: Any) -> None:
+        """Raises UserError for values out of range."""
+        self.require(["pixel_std"], lambda value: value > 0, "positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GECOFields:
+    """The controller of the KL weight."""
+
+    geco: Literal["genesis", "emorl", "none"] = "genesis"
+    """Controller of the KL weight."""
+    geco_target: float = 0.5655
+    """Goal for the NLL, in nats per pixel and channel."""
+    geco_step: float = 1e-6
+    """Step size of the controller, as quoted for 64x64 images."""
+    geco_speedup: float = 10.0
+    """Factor on the step once the goal is met."""
+    beta_init: float = 1.0
+    """KL weight at the start (GENESIS style)."""
+    beta_min: float = 1e-10
+    """Lower clamp of the KL weight (GENESIS style)."""
+    beta_max: float = 1e10
+    """Upper clamp of the KL weight (GENESIS style); 1 caps it at that of the ELBO."""
+
+    def new_geco(self, image_size: int) -> GECO | None:
+        """A new controller."""
+        shared: dict[str, Any] = {"target": self.geco_target, "image_size": image_size, "step_size": self.geco_step}
+        if self.geco == "genesis":
+            return GenesisGECO(
+                **shared,
+                speedup=self.geco_speedup,
+                beta_init=self.beta_init,
+                beta_min=self.beta_min,
+                beta_max=self.beta_max,
+            )
+        return EmorlGECO(**shared, acceleration=self.geco_speedup) if self.geco == "emorl" else None
+
+    def check_geco(self: Any) -> None:
+        """Raises UserError for values out of range."""
+        self.require(
+            ["geco_step", "geco_speedup", "beta_init", "beta_min", "beta_max"], lambda value: value > 0, "positive"
+        )
+        self.require(["beta_max"], lambda value: value >= self.beta_min, "--beta-min or more")

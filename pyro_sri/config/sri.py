@@ -1,0 +1,102 @@
+"""SRI."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from pyro_sri.config.run import RunConfig
+from pyro_sri.config.shared import GECOFields, LikelihoodFields
+from pyro_sri.elbo import SRI_ELBO
+from pyro_sri.guides.genesis_v2 import GenesisV2Guide
+from pyro_sri.guides.segregation import SegregationPair
+from pyro_sri.guides.sri import SRIGuide
+from pyro_sri.matching import Matching
+from pyro_sri.models.genesis_v2 import IndependentSlotModel
+from pyro_sri.models.scene import SceneModel
+from pyro_sri.nn import IMAGE_SIZES, Initialisation, Kernel, initialise
+
+
+@dataclass(frozen=True, kw_only=True)
+class SRIConfig(GECOFields, LikelihoodFields, RunConfig):
+    """SRI with GENESIS-v2 as the segregation pair (Emami et al. 2023)."""
+
+    system: ClassVar[str] = "sri"
+
+    num_slots: int = 9
+    """K, background included."""
+    slot_size: int = 64
+    """D, a multiple of 8 up to 64; also the width of the networks."""
+    scene_size: int = 128
+    """S."""
+    attention_layers: int = 3
+    """L, relational attention blocks in the scene encoder."""
+    matching: Matching = "greedy"
+    """How imagined slots are matched to segregated ones."""
+    kernel: Kernel = "gaussian"
+    """Kernel of the instance colouring."""
+    semiconv: bool = True
+    """Semi-convolutional instance colours."""
+    gate_init: float = 0.0
+    """Start of the instance colours' gate; 0: the first masks are circles."""
+    colour_scale_init: float = 1.0
+    """Factor on the initial weights of the instance colours; smaller: the first masks are larger."""
+    coordinates: bool = False
+    """Show the slot head where each pixel is (CoordConv); the published networks do not."""
+    posterior_scale_init: float = 0.0
+    """Start of the slot posteriors' standard deviations; 0 leaves it to the networks' defaults (about 0.9)."""
+    share_decoder: bool = False
+    """One decoder for the scene model and the segregation, instead of two."""
+    init: Initialisation = "official"
+    """Initial weights: as the published code, as the paper reads, or PyTorch's."""
+
+    segregation_steps: int = 0
+    """Steps at the start that train the segregation pair alone, at half the cost."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_likelihood()
+        self.check_geco()
+        self.require(["num_slots", "slot_size", "scene_size", "colour_scale_init"], lambda value: value > 0, "positive")
+        self.require(
+            ["attention_layers", "posterior_scale_init", "segregation_steps"], lambda value: value >= 0, "0 or more"
+        )
+        self.require(["posterior_scale_init"], lambda value: value == 0 or 1e-3 <= value <= 10, "0 or 0.001 to 10")
+        self.require(["slot_size"], lambda value: value % 8 == 0 and value <= 64, "a multiple of 8 up to 64")
+        self.require(["image_size"], lambda value: value in IMAGE_SIZES, "one of 32, 64, 96, 128")
+
+    @property
+    def image_sizes(self) -> tuple[int, ...]:
+        """The image sizes that the UNet takes."""
+        return IMAGE_SIZES
+
+    def build(self) -> tuple[SceneModel, SRIGuide, SRI_ELBO]:
+        """A new scene model, its SRI guide, and the objective."""
+        likelihood = self.image_likelihood()
+        shape = {"image_size": self.image_size, "num_slots": self.num_slots, "slot_size": self.slot_size}
+        model = SceneModel(**shape, scene_size=self.scene_size, likelihood=likelihood)
+        segregation = SegregationPair(
+            IndependentSlotModel(**shape, likelihood=likelihood),
+            GenesisV2Guide(
+                **shape,
+                kernel=self.kernel,
+                semiconv=self.semiconv,
+                gate_init=self.gate_init,
+                coordinates=self.coordinates,
+            ),
+        )
+        guide = SRIGuide(model, segregation, num_layers=self.attention_layers, matching=self.matching)
+        for module in (model, guide):
+            initialise(module, self.init)
+        with torch.no_grad():
+            segregation.guide.stick_breaking.colour_head.conv.weight.mul_(self.colour_scale_init)
+        if self.posterior_scale_init:
+            guide.start_scales_at(self.posterior_scale_init)
+        if self.share_decoder:
+            segregation.model.decoder = model.decoder
+        elbo = SRI_ELBO(
+            geco=self.new_geco(self.image_size),
+            segregation_geco=self.new_geco(self.image_size),
+            segregation_steps=self.segregation_steps,
+        )
+        return model, guide, elbo
