@@ -1,6 +1,6 @@
 """The runs that ship: published hyper-parameters under the names of their data, and one for a laptop."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyro_sri.config import RunConfig, SRIConfig, nearest
@@ -16,12 +16,20 @@ class Preset:
         summary: What it is, in one line.
         needs: The data and time it needs, in one line.
         makes_data: Arguments of `data make` if the run makes its own data; None if the user must give a file.
+        data_name: What that data file is called; None: as the preset.
     """
 
     config: RunConfig
     summary: str
     needs: str
     makes_data: dict[str, Any] | None = None
+    data_name: str | None = None
+
+    def tiny(self) -> "Preset":
+        """The same at a size that runs in seconds, on a few images that it makes."""
+        config = self.config.tiny()
+        data = {"size": config.image_size, "train": 8, "val": 2, "test": 2}
+        return replace(self, config=config, makes_data=data, data_name=f"tiny-{config.dataset}-{config.image_size}")
 
 
 _MOG = {"likelihood": "mog", "pixel_std": 0.7, "normalised": True, "geco_target": 0.5655}

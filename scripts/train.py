@@ -35,10 +35,13 @@ pyro-sri train sri-mog-shapestacks --data stacks.h5 --out runs/stacks
 
 pyro-sri train sri-mog-shapestacks --out runs/stacks --resume
 
+pyro-sri train sri-mog-shapestacks --tiny --out runs/try
+
 Args:
     config: The preset's fields.
     out: Run directory, new or empty; runs/PRESET if not given.
     resume: Continue the run in --out from its last checkpoint; start it if there is none.
+    tiny: Small images, few slots and features, 3 steps, data made on the spot: whether everything works, in seconds.
 """
 
 
@@ -52,6 +55,7 @@ def main(args: Sequence[str]) -> None:
             return
         raise UserError(f"which preset? '{PROG} PRESET' takes one of {', '.join(PRESETS)}")
     preset = find_preset(args[0])
+    preset = preset.tiny() if "--tiny" in args else preset
     config, out, resume = _read(preset.config, args[1:])
     if resume and (out / runs.CONFIG).exists():
         stored = runs.open_run(out).config
@@ -69,8 +73,10 @@ def main(args: Sequence[str]) -> None:
 def _read(default: RunConfig, args: Sequence[str]) -> tuple[RunConfig, Path, bool]:
     """Fields, run directory and whether to resume, with these defaults for the fields."""
 
-    def read(config: Any = default, out: Path | None = None, resume: bool = False) -> tuple[RunConfig, Path, bool]:
-        return config, out or Path("runs") / default.preset, resume
+    def read(
+        config: Any = default, out: Path | None = None, resume: bool = False, tiny: bool = False
+    ) -> tuple[RunConfig, Path, bool]:
+        return config, out or Path("runs") / (f"{default.preset}-tiny" if tiny else default.preset), resume
 
     read.__annotations__["config"] = tyro.conf.OmitArgPrefixes[type(default)]  # type: ignore[misc]
     read.__doc__ = _HELP
@@ -120,7 +126,7 @@ def _make_command(dataset: str, size: int) -> str:
 
 def own_data(preset: Preset) -> Path:
     """The file of a preset that makes its own data; made if it is not there."""
-    path = DATASETS / f"{preset.config.preset}.h5"
+    path = DATASETS / f"{preset.data_name or preset.config.preset}.h5"
     if not path.exists():
         note(f"making {path}: generated {preset.config.dataset}")
         make_dataset(preset.config.dataset, path, **(preset.makes_data or {}))

@@ -4,10 +4,10 @@ import dataclasses
 import difflib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tyro
 from pyro.nn import PyroModule
@@ -29,6 +29,8 @@ class RunConfig(ABC):
     """What every system's run has: data, optimisation, bookkeeping."""
 
     system: ClassVar[str]
+    tiny_fields: ClassVar[Mapping[str, Any]]
+    """What `tiny` changes in the system's own fields."""
 
     preset: NotAnOption
     """Name of the preset that this run started from."""
@@ -103,6 +105,12 @@ class RunConfig(ABC):
         if self.data is None:
             raise UserError(f"a run of {self.preset} needs a data file: give one with --data")
         return self.data
+
+    def tiny(self) -> Self:
+        """The same system at a size that runs in seconds: to see that everything works, not to learn anything."""
+        bookkeeping = {"log_every": 1, "validate_every": 2, "picture_every": 2, "checkpoint_every": 2}
+        sizes = {"image_size": min(self.image_sizes), "batch_size": 2, "steps": 3, "validation_images": 2}
+        return dataclasses.replace(self, **bookkeeping, **sizes, start_from=None, **self.tiny_fields)
 
     @property
     @abstractmethod

@@ -1,7 +1,8 @@
 """SRI."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -22,6 +23,7 @@ class SRIConfig(GECOFields, LikelihoodFields, RunConfig):
     """SRI with GENESIS-v2 as the segregation pair (Emami et al. 2023)."""
 
     system: ClassVar[str] = "sri"
+    tiny_fields: ClassVar[Mapping[str, Any]] = {"num_slots": 3, "slot_size": 8, "scene_size": 8, "segregation_steps": 0}
 
     num_slots: int = 9
     """K, background included."""
