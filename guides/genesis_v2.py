@@ -1,14 +1,16 @@
-"""The inference half of the segregation pair: GENESIS-v2 (Engelcke et al. 2021, section 3)."""
+"""How GENESIS-v2 infers slots (Engelcke et al. 2021, section 3): for the segregation pair, and on its own."""
 
 import pyro
+import torch
 from pyro.distributions import Delta, Uniform
 from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_sri.distributions import diagonal_normal, genesis_posterior_scale
 from pyro_sri.guides.segregation import Segregation, auxiliary
-from pyro_sri.nn import Kernel, SlotHead, StickBreaking, UNet
-from pyro_sri.nn.unet import ConvBlock
+from pyro_sri.nn import Clustering, ConvBlock, Kernel, SlotHead, StickBreaking, UNet, stop_early
+
+MIN_MASK_MASS = 20.0  # pixels; the authors stop their clustering at a mask that is lighter
 
 
 class GenesisV2Guide(PyroModule):
@@ -53,6 +55,28 @@ class GenesisV2Guide(PyroModule):
         self.stick_breaking = StickBreaking(slot_size, image_size, num_slots, kernel, semiconv, gate_init)
         self.slot_head = SlotHead(slot_size, slot_size, image_size, coordinates)
 
+    def cluster(self, features: Tensor, seeds: Tensor, num_slots: int | None = None) -> Clustering:
+        """Clusters pixels by the UNet's features [B, F, H, W] and the scores [B, H, W] that pick the seeds."""
+        return self.stick_breaking(
+            self.segmentation_head(features), seeds, self.num_slots if num_slots is None else num_slots
+        )
+
+    def infer_moments(self, images: Tensor, num_slots: int | None = None) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations of the slots, each [B, K, D]; draws the masks, inside the caller's plate.
+
+        Args:
+            images: [B, 3, H, W] in [0, 1].
+            num_slots: Number of slots, K if None.
+        """
+        features = self.encoder(images)  # [B, F, H, W]
+        with auxiliary():
+            scores = Uniform(images.new_zeros(()), images.new_ones(())).expand(images[:, 0].shape).to_event(2)
+            seeds = pyro.sample("segregation_seeds", scores)  # [B, H, W]
+            log_masks = self.cluster(features, seeds, num_slots).log_masks
+            masks = pyro.sample("attention_masks", Delta(log_masks.exp(), event_dim=4))  # [B, K, 1, H, W]
+        means, raw_scales = self.slot_head(features, masks)
+        return means, genesis_posterior_scale(raw_scales)
+
     def infer(self, images: Tensor, num_slots: int | None = None) -> Segregation:
         """q(z^pi | x) and one draw, inside the caller's plate.
 
@@ -60,16 +84,26 @@ class GenesisV2Guide(PyroModule):
             images: [B, 3, H, W] in [0, 1].
             num_slots: Number of slots, K if None.
         """
-        num_slots = self.num_slots if num_slots is None else num_slots
-        features = self.encoder(images)  # [B, F, H, W]
-        with auxiliary():
-            scores = Uniform(images.new_zeros(()), images.new_ones(())).expand(images[:, 0].shape).to_event(2)
-            uniforms = pyro.sample("segregation_seeds", scores)  # [B, H, W]
-            clusters = self.stick_breaking(self.segmentation_head(features), uniforms, num_slots)
-            masks = pyro.sample("attention_masks", Delta(clusters.log_masks.exp(), event_dim=4))  # [B, K, 1, H, W]
-        means, raw_scales = self.slot_head(features, masks)  # [B, K, D]
-        slots = pyro.sample("segregated_slots", diagonal_normal(means, genesis_posterior_scale(raw_scales), 2))
+        means, scales = self.infer_moments(images, num_slots)
+        slots = pyro.sample("segregated_slots", diagonal_normal(means, scales, 2))
         return Segregation(means, slots)
+
+    @torch.no_grad()
+    def count_slots(self, images: Tensor, seeds: Tensor, min_mass: float = MIN_MASK_MASS) -> Tensor:
+        """How many slots each image takes when its clustering stops at the first mask that is too light.
+
+        Images that take n slots are then run together with `num_slots=n`, under
+        `poutine.condition(data={"segregation_seeds": seeds})`: that gives them the masks of the stopped clustering.
+
+        Args:
+            images: [B, 3, H, W] in [0, 1].
+            seeds: The scores that pick the seeds [B, H, W] in [0, 1).
+            min_mass: Least sum of a mask over pixels.
+
+        Returns:
+            Integers [B] from 1 to K.
+        """
+        return stop_early(self.cluster(self.encoder(images), seeds), min_mass)[1]
 
     def forward(
         self, images: Tensor, num_scenes: int | None = None, *, num_slots: int | None = None, temperature: float = 1.0
@@ -77,3 +111,24 @@ class GenesisV2Guide(PyroModule):
         """The inference story for the segregation model on its own; arguments as the model's."""
         with pyro.plate("scenes", len(images)):
             self.infer(images, num_slots)
+
+
+class GenesisV2SlotGuide(GenesisV2Guide):
+    r"""The guide of GENESIS-v2 on its own: one slot for each mask, in the random order of the masks.
+
+    .. math::
+        q(z_{1:K} \mid x) = \mathbb{E}_u \textstyle\prod_k \mathcal{N}(z_k;\ \mu_k, \sigma_k^2), \quad
+            (\mu_k, \sigma_k) = \mathrm{Head}(x, m_k), \quad m_{1:K} = \mathrm{StickBreaking}(\mathrm{UNet}(x), u)
+
+    Sites, in the plate `scenes`: auxiliary `segregation_seeds` [H, W] and `attention_masks` [K, 1, H, W] (Delta);
+    `slot_0` .. `slot_{K-1}` [D]. Arguments as those of `GenesisV2Guide`.
+    """
+
+    def forward(
+        self, images: Tensor, num_scenes: int | None = None, *, num_slots: int | None = None, temperature: float = 1.0
+    ) -> None:
+        """The inference story; arguments as the model's, of which it uses `images` and `num_slots`."""
+        with pyro.plate("scenes", len(images)):
+            means, scales = self.infer_moments(images, num_slots)
+            for k in range(means.shape[1]):
+                pyro.sample(f"slot_{k}", diagonal_normal(means[:, k], scales[:, k]))

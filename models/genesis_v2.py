@@ -1,13 +1,15 @@
-"""The generative half of the segregation pair: GENESIS-v2 with independent slots (Engelcke et al. 2021)."""
+"""GENESIS-v2 (Engelcke et al. 2021): its generative story, and that of the segregation pair with independent slots."""
 
 import pyro
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_sri.distributions import ImageLikelihood, diagonal_normal
+from pyro_sri.distributions import ImageLikelihood, diagonal_normal, genesis_prior_scale
 from pyro_sri.models.image import batch_size, sample_image
-from pyro_sri.nn import SlotDecoder
+from pyro_sri.nn import GaussianLSTM, SlotDecoder
+
+HIDDEN_FACTOR = 4  # LSTM units per slot dimension
 
 
 class IndependentSlotModel(PyroModule):
@@ -63,3 +65,68 @@ class IndependentSlotModel(PyroModule):
             prior = diagonal_normal(self.slot_loc.expand(shape), temperature * self.slot_scale.expand(shape), 2)
             slots = pyro.sample("segregated_slots", prior)  # [B, K, D]
             return sample_image(self.likelihood, self.decoder(slots), images)
+
+
+class AutoregressiveSlotModel(PyroModule):
+    r"""A sequence of slots and an image: GENESIS-v2 on its own (Engelcke et al. 2021, section 3).
+
+    .. math::
+        z_1 &\sim \mathcal{N}(0, I) \\
+        z_k &\sim p(z_k \mid z_{<k}) = \mathcal{N}(\mu_k, \sigma_k^2), \quad
+            (\mu_k, \sigma_k) = \mathrm{LSTM}(z_{<k}), \quad k = 2 .. K \\
+        x &\sim p(x \mid z_{1:K})
+
+    The prior means pass a tanh, so that they stay within [-1, 1].
+
+    Sites, in the plate `scenes`: `slot_0` .. `slot_{K-1}` [D], `image` [3, H, W]; deterministic `slot_rgb`
+    [K, 3, H, W], `slot_masks` [K, 1, H, W], `reconstruction` [3, H, W].
+
+    Args:
+        image_size: Image side H = W, a multiple of 16.
+        num_slots: K.
+        slot_size: D, a multiple of 8.
+        likelihood: p(x | z).
+        name: Root of the parameters' names in Pyro's store.
+    """
+
+    slot_loc: Tensor
+    slot_scale: Tensor
+
+    @pyro.settings.context(module_local_params=True)
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        num_slots: int,
+        slot_size: int = 64,
+        likelihood: ImageLikelihood = ImageLikelihood(),
+        name: str = "autoregressive_slot_model",
+    ) -> None:
+        super().__init__(name)
+        self.num_slots = num_slots
+        self.likelihood = likelihood
+        self.slot_prior = GaussianLSTM(slot_size, HIDDEN_FACTOR * slot_size, slot_size)
+        self.decoder = SlotDecoder(image_size, slot_size)
+        self.register_buffer("slot_loc", torch.zeros(slot_size), persistent=False)
+        self.register_buffer("slot_scale", torch.ones(slot_size), persistent=False)
+
+    def forward(
+        self,
+        images: Tensor | None = None,
+        num_scenes: int | None = None,
+        *,
+        num_slots: int | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """The generative story; arguments as those of the scene model."""
+        num_scenes = batch_size(images, num_scenes)
+        with pyro.plate("scenes", num_scenes):
+            loc, scale = self.slot_loc.expand(num_scenes, -1), self.slot_scale.expand(num_scenes, -1)
+            state = None
+            slots: list[Tensor] = []
+            for k in range(self.num_slots if num_slots is None else num_slots):
+                if k:
+                    loc, raw_scale, state = self.slot_prior(slots[-1], state)  # [B, D]
+                    loc, scale = loc.tanh(), genesis_prior_scale(raw_scale)
+                slots.append(pyro.sample(f"slot_{k}", diagonal_normal(loc, temperature * scale)))
+            return sample_image(self.likelihood, self.decoder(torch.stack(slots, 1)), images)

@@ -4,12 +4,14 @@ Three maps are in use in the published systems; each is named after the place wh
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pyro.distributions import Independent, Normal
+from pyro.distributions import Delta, Independent, Normal
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
@@ -50,6 +52,39 @@ def genesis_posterior_raw(scale: float) -> float:
 def diagonal_normal(loc: Tensor, scale: Tensor, event_dim: int = 1) -> Independent:
     """Normal(loc, diag(scale^2)) over the last `event_dim` dimensions."""
     return Normal(loc, scale).to_event(event_dim)
+
+
+class Deferred(Delta):
+    """A point mass at what a function returns, computed when it is first drawn and never where the value is given.
+
+    What guide and model both derive from the same latents is drawn as this site in both: whichever runs first computes
+    it, replay hands it to the other. It scores 0 wherever it stands, and gradients pass through it.
+
+    Args:
+        compute: Returns the value, batch_shape + event_shape.
+        batch_shape: Shape of the batch.
+        event_shape: Shape of one value.
+    """
+
+    def __init__(
+        self, compute: Callable[[], Tensor], batch_shape: tuple[int, ...], event_shape: tuple[int, ...]
+    ) -> None:
+        self.compute = compute
+        TorchDistribution.__init__(self, torch.Size(batch_shape), torch.Size(event_shape), validate_args=False)
+
+    @cached_property
+    def v(self) -> Tensor:
+        """The value."""
+        return self.compute()
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Deferred":
+        """The same value over a larger batch, still not computed."""
+        shape, event_shape = torch.Size(batch_shape), self.event_shape
+        return Deferred(lambda: self.v.expand(shape + event_shape), shape, event_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Zeros, of batch_shape."""
+        return value.new_zeros(self.batch_shape)
 
 
 def reconstruct(rgb: Tensor, log_masks: Tensor) -> Tensor:
@@ -150,7 +185,7 @@ class MixtureImage(_SlotImageDistribution):
     Args:
         rgb: Slot colours mu [.., K, 3, H, W].
         log_masks: Log mask probabilities [.., K, 1, H, W], normalised over K.
-        scale: The pixel standard deviation sigma.
+        scale: The pixel standard deviation sigma, or one for each slot [K, 1, 1, 1] (GENESIS).
         mixture: What one mixture is over.
         normalised: False drops 0.5 ln(2 pi) per value.
     """
@@ -178,18 +213,22 @@ class MixtureImage(_SlotImageDistribution):
     @property
     def variance(self) -> Tensor:
         """sigma^2 plus the spread of the slots' colours, [.., 3, H, W]."""
-        spread = (self.log_masks.exp() * (self.rgb - self.mean.unsqueeze(-4)).square()).sum(-4)
-        return self.scale.square() + spread
+        spread = (self.rgb - self.mean.unsqueeze(-4)).square()
+        return (self.log_masks.exp() * (self.scale.square() + spread)).sum(-4)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Images [.., 3, H, W] -> nats per image [..]."""
         if self._validate_args:
             self._validate_sample(value)
         log_density = -0.5 * ((value.unsqueeze(-4) - self.rgb) / self.scale).square()  # [.., K, 3, H, W]
+        constant = self._log_density_constant()
+        if constant.dim():  # one for each slot: it belongs inside the mixture
+            log_density = log_density + constant
+            constant = constant.new_zeros(())
         if self.mixture == "pixel":
             log_density = log_density.sum(-3, keepdim=True)  # [.., K, 1, H, W]
-        constant = self._log_density_constant() * math.prod(self.event_shape)
-        return constant + (self.log_masks + log_density).logsumexp(-4).sum((-3, -2, -1))
+        log_prob = (self.log_masks + log_density).logsumexp(-4).sum((-3, -2, -1))
+        return constant * math.prod(self.event_shape) + log_prob
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         """Images sample_shape + [.., 3, H, W]; not clipped to [0, 1]."""
@@ -199,8 +238,11 @@ class MixtureImage(_SlotImageDistribution):
             logits = logits.movedim(-4, -1)  # [.., channels, H, W, K]
             slots = torch.distributions.Categorical(logits=logits, validate_args=False).sample(sample_shape)
             slots = slots.expand(self.shape(sample_shape)).unsqueeze(-4)  # [.., 1, 3, H, W]
-            rgb = self.rgb.expand(*sample_shape, *self.rgb.shape).gather(-4, slots).squeeze(-4)
-            return torch.normal(rgb, self.scale)
+
+            def of_the_slots(values: Tensor) -> Tensor:
+                return values.expand(*sample_shape, *self.rgb.shape).gather(-4, slots).squeeze(-4)
+
+            return torch.normal(of_the_slots(self.rgb), of_the_slots(self.scale))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,26 +252,35 @@ class ImageLikelihood:
     Attributes:
         kind: "mog" (MixtureImage) or "gaussian" (GaussianImage).
         pixel_std: sigma, positive.
+        first_pixel_std: sigma of the first slot ("mog" only), the same if None.
         normalised: Whether densities keep their 0.5 ln(2 pi) per value.
         mixture: What one mixture is over ("mog" only).
 
     Raises:
-        ValueError: On another kind or mixture, or a sigma that is not positive and finite.
+        ValueError: On another kind or mixture, a sigma that is not positive and finite, or two for a Gaussian.
     """
 
     kind: Literal["mog", "gaussian"] = "mog"
     pixel_std: float = 0.7
+    first_pixel_std: float | None = None
     normalised: bool = True
     mixture: Literal["channel", "pixel"] = "channel"
 
     def __post_init__(self) -> None:
         if self.kind not in ("mog", "gaussian") or self.mixture not in ("channel", "pixel"):
             raise ValueError(f"no image likelihood '{self.kind}' with a mixture per '{self.mixture}'")
-        if not 0 < self.pixel_std < math.inf:
-            raise ValueError(f"the pixel standard deviation is {self.pixel_std}: it must be positive and finite")
+        for std in (self.pixel_std, self.first_pixel_std):
+            if std is not None and not 0 < std < math.inf:
+                raise ValueError(f"the pixel standard deviation is {std}: it must be positive and finite")
+        if self.kind == "gaussian" and self.first_pixel_std is not None:
+            raise ValueError("a Gaussian image likelihood has one pixel standard deviation, not two")
 
     def __call__(self, rgb: Tensor, log_masks: Tensor) -> GaussianImage | MixtureImage:
         """The distribution of images given slot colours [.., K, 3, H, W] and log masks [.., K, 1, H, W]."""
         if self.kind == "gaussian":
             return GaussianImage(rgb, log_masks, self.pixel_std, normalised=self.normalised)
-        return MixtureImage(rgb, log_masks, self.pixel_std, normalised=self.normalised, mixture=self.mixture)
+        scale: Tensor | float = self.pixel_std
+        if self.first_pixel_std is not None:
+            scale = rgb.new_full((rgb.shape[-4], 1, 1, 1), self.pixel_std)
+            scale[0] = self.first_pixel_std
+        return MixtureImage(rgb, log_masks, scale, normalised=self.normalised, mixture=self.mixture)

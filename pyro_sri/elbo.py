@@ -116,7 +116,7 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
     the loss of the step was formed; `SVI.evaluate_loss` never moves them. Nothing here waits for the device.
 
     Attributes:
-        bound: Names of the terms whose sum is the negative ELBO, in nats; `nll` is one of them.
+        bound: Names of the terms whose sum, of those that there are, is the negative ELBO in nats: `nll` and KLs.
         step: The training step, which a trainer sets before every step; schedules follow it in training mode.
     """
 
@@ -155,7 +155,8 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
 
     def kl(self, terms: Terms) -> Tensor:
         """The terms of the bound but `nll`, [B] in nats."""
-        return sum((terms[name] for name in self.bound if name != "nll"), torch.zeros_like(terms["nll"]))
+        kls = [terms[name] for name in self.bound if name != "nll" and name in terms]
+        return sum(kls, torch.zeros_like(terms["nll"]))
 
     def negative_elbo(self, terms: Terms) -> Tensor:
         """-ELBO, [B] in nats."""

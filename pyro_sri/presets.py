@@ -3,7 +3,16 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pyro_sri.config import RunConfig, SRIConfig, nearest
+from pyro_sri.config import (
+    EMORLConfig,
+    GenesisConfig,
+    GenesisV2Config,
+    RecurrentConfig,
+    RunConfig,
+    SlotAttentionConfig,
+    SRIConfig,
+    nearest,
+)
 from pyro_sri.errors import UserError
 
 
@@ -34,16 +43,48 @@ class Preset:
 
 _MOG = {"likelihood": "mog", "pixel_std": 0.7, "normalised": True, "geco_target": 0.5655}
 _GAUSSIAN = {"likelihood": "gaussian", "pixel_std": 0.7, "normalised": False, "geco_target": -0.353}
+_MOG_CLEVR6 = {"likelihood": "mog", "pixel_std": 0.1, "normalised": False, "geco_target": -2.265}
 
 _STACKS = {"dataset": "stacks", "image_size": 64, "num_slots": 9}
 _ROOMS = {"dataset": "rooms", "image_size": 64, "num_slots": 7}
-_CLEVR6 = {"dataset": "clevr6", "image_size": 96, "num_slots": 7, "steps": 425_000}
+_CLEVR6 = {"dataset": "clevr6", "image_size": 96, "num_slots": 7}
 
+_TETROMINOES = {"dataset": "tetrominoes", "image_size": 35, "num_slots": 4}
+_DSPRITES = {"dataset": "multi_dsprites", "image_size": 64, "num_slots": 6}
+
+_NEEDS_TETROMINOES = "tetrominoes at 35x35, generated ('pyro-sri data make tetrominoes') or converted from Tetrominoes"
+_NEEDS_DSPRITES = "multi_dsprites at 64x64, generated ('pyro-sri data make multi_dsprites') or converted"
+_NEEDS_STACKS = "stacks at 64x64, generated ('pyro-sri data make stacks') or converted from ShapeStacks"
+_NEEDS_ROOMS = "rooms at 64x64, generated ('pyro-sri data make rooms') or converted from Objects Room"
+_NEEDS_CLEVR6 = "clevr6 at 96x96, generated ('pyro-sri data make clevr6') or converted from CLEVR with masks"
 _AUTHORS_TIME = "the authors took 20 h on two A100"
+_GENESIS_GECO = {"geco_step": 1e-5}  # ten times SRI's
+_EMORL_SCHEDULE = {"learning_rate": 4e-4, "gradient_clip": 5.0, "warmup_steps": 10_000, "halving_steps": 100_000}
 
 
 def _sri(name: str, summary: str, needs: str, **fields: Any) -> Preset:
     return Preset(SRIConfig(preset=name, **fields), summary, needs)
+
+
+def _genesis_v2(name: str, what: str, needs: str, fields: dict[str, Any]) -> Preset:
+    config = GenesisV2Config(preset=f"genesis_v2-{name}", **fields, **_GENESIS_GECO)
+    return Preset(config, f"GENESIS-v2 (Engelcke et al. 2021), {what}", needs)
+
+
+def _genesis(name: str, what: str, needs: str, fields: dict[str, Any]) -> Preset:
+    config = GenesisConfig(preset=f"genesis-{name}", **fields, **_MOG, **_GENESIS_GECO)
+    return Preset(config, f"GENESIS (Engelcke et al. 2020), {what}", needs)
+
+
+def _emorl(name: str, what: str, needs: str, fields: dict[str, Any]) -> Preset:
+    shared = {"likelihood": "gaussian", "normalised": False, "steps": 300_000} | _EMORL_SCHEDULE
+    config = EMORLConfig(preset=f"emorl-{name}", **(shared | fields))
+    return Preset(config, f"EMORL (Emami et al. 2021), {what}", needs)
+
+
+def _slot_attention(name: str, what: str, needs: str, fields: dict[str, Any]) -> Preset:
+    config = SlotAttentionConfig(preset=f"slot_attention-{name}", **_EMORL_SCHEDULE, **fields)
+    return Preset(config, f"Slot Attention auto-encoder (Locatello et al. 2020), {what}", needs)
 
 
 PRESETS: dict[str, Preset] = {
@@ -87,40 +128,38 @@ PRESETS: dict[str, Preset] = {
         _sri(
             "sri-mog-shapestacks",
             "SRI, mixture likelihood, towers of blocks (Emami et al. 2023, table 2)",
-            f"stacks at 64x64, generated ('pyro-sri data make stacks') or converted from ShapeStacks; {_AUTHORS_TIME}",
+            f"{_NEEDS_STACKS}; {_AUTHORS_TIME}",
             **_STACKS,
             **_MOG,
         ),
         _sri(
             "sri-g-shapestacks",
             "SRI, Gaussian likelihood, towers of blocks (table 2 and the ablations)",
-            f"stacks at 64x64, generated ('pyro-sri data make stacks') or converted from ShapeStacks; {_AUTHORS_TIME}",
+            f"{_NEEDS_STACKS}; {_AUTHORS_TIME}",
             **_STACKS,
             **_GAUSSIAN,
         ),
         _sri(
             "sri-mog-objects_room",
             "SRI, mixture likelihood, rooms with 1 to 3 objects (table 2)",
-            f"rooms at 64x64, generated ('pyro-sri data make rooms') or converted from Objects Room; {_AUTHORS_TIME}",
+            f"{_NEEDS_ROOMS}; {_AUTHORS_TIME}",
             **_ROOMS,
             **_MOG,
         ),
         _sri(
             "sri-g-objects_room",
             "SRI, Gaussian likelihood, rooms with 1 to 3 objects (table 2)",
-            f"rooms at 64x64, generated ('pyro-sri data make rooms') or converted from Objects Room; {_AUTHORS_TIME}",
+            f"{_NEEDS_ROOMS}; {_AUTHORS_TIME}",
             **_ROOMS,
             **_GAUSSIAN,
         ),
         _sri(
             "sri-mog-clevr6",
             "SRI, mixture likelihood, 3 to 6 CLEVR objects; likelihood and target as GENESIS-v2's, ours to choose",
-            "clevr6 at 96x96, generated ('pyro-sri data make clevr6') or converted from CLEVR with masks",
+            _NEEDS_CLEVR6,
             **_CLEVR6,
-            likelihood="mog",
-            pixel_std=0.1,
-            normalised=False,
-            geco_target=-2.265,
+            **_MOG_CLEVR6,
+            steps=425_000,
         ),
         _sri(
             "sri-g-clevr6",
@@ -128,6 +167,48 @@ PRESETS: dict[str, Preset] = {
             "clevr6 at 96x96, generated ('pyro-sri data make clevr6') or converted from CLEVR with masks",
             **_CLEVR6,
             **(_GAUSSIAN | {"geco_target": -0.356}),
+            steps=425_000,
+        ),
+        _genesis_v2("mog-shapestacks", "mixture likelihood, towers of blocks", _NEEDS_STACKS, _STACKS | _MOG),
+        _genesis_v2("g-shapestacks", "Gaussian likelihood, towers of blocks", _NEEDS_STACKS, _STACKS | _GAUSSIAN),
+        _genesis_v2("mog-objects_room", "mixture likelihood, rooms", _NEEDS_ROOMS, _ROOMS | _MOG),
+        _genesis_v2("g-objects_room", "Gaussian likelihood, rooms", _NEEDS_ROOMS, _ROOMS | _GAUSSIAN),
+        _genesis_v2("mog-clevr6", "mixture likelihood, 3 to 6 CLEVR objects", _NEEDS_CLEVR6, _CLEVR6 | _MOG_CLEVR6),
+        _genesis("shapestacks", "towers of blocks", _NEEDS_STACKS, _STACKS),
+        _genesis("objects_room", "rooms", _NEEDS_ROOMS, _ROOMS),
+        _emorl(
+            "tetrominoes",
+            "Tetrominoes; its published target can never be met (the NLL is at least ln 0.3 = -1.204)",
+            _NEEDS_TETROMINOES,
+            _TETROMINOES | {"pixel_std": 0.3, "geco_target": -1.224, "decoder": "small"},
+        ),
+        _emorl(
+            "tetrominoes-reachable",
+            "Tetrominoes, with a likelihood and a target that can be met, ours to choose",
+            _NEEDS_TETROMINOES,
+            _TETROMINOES | {"pixel_std": 0.1, "geco_target": -2.265, "decoder": "small"},
+        ),
+        _emorl(
+            "multi_dsprites",
+            "flat sprites; likelihood and target ours to choose",
+            _NEEDS_DSPRITES,
+            _DSPRITES | {"pixel_std": 0.1, "geco_target": -2.265, "decoder": "small"},
+        ),
+        _emorl(
+            "clevr6",
+            "3 to 6 CLEVR objects",
+            _NEEDS_CLEVR6,
+            _CLEVR6
+            | {"likelihood": "mog", "pixel_std": 0.1, "geco_target": -2.206, "decoder": "big"}
+            | {"later_refinement_steps": 1, "refinement_drop": 100_000},
+        ),
+        _slot_attention("tetrominoes", "Tetrominoes", _NEEDS_TETROMINOES, _TETROMINOES | {"decoder": "small"}),
+        _slot_attention("multi_dsprites", "flat sprites", _NEEDS_DSPRITES, _DSPRITES | {"decoder": "small"}),
+        _slot_attention("clevr6", "3 to 6 CLEVR objects", _NEEDS_CLEVR6, _CLEVR6 | {"decoder": "big"}),
+        Preset(
+            RecurrentConfig(preset="recurrent-mog-shapestacks", **_STACKS, **_MOG),
+            "SRI's scene model with a recurrent guide, towers of blocks: a baseline, ours",
+            _NEEDS_STACKS,
         ),
     )
 }

@@ -176,18 +176,15 @@ def _loader_rates(
 
 
 def _stages(module: TrainingStep) -> dict[str, nn.Module]:
-    """The parts of an SRI step that hold its arithmetic."""
-    guide = module.guide
-    segregation = guide.segregation
+    """The networks that model, guide and, within it, a segregation pair are made of."""
+    roots = {"model": module.model, "guide": module.guide}
+    if (pair := getattr(module.guide, "segregation", None)) is not None:
+        roots |= {"segregation model": pair.model, "segregation guide": pair.guide}
     return {
-        "UNet": segregation.guide.encoder,
-        "segmentation head": segregation.guide.segmentation_head,
-        "stick breaking": segregation.guide.stick_breaking,
-        "slot head": segregation.guide.slot_head,
-        "segregation decoder": segregation.model.decoder,
-        "scene encoder": guide.scene_encoder,
-        "posterior LSTM": guide.slot_scales,
-        "scene decoder": module.model.decoder,
+        f"{root} {name.replace('_', ' ')}": network
+        for root, parent in roots.items()
+        for name, network in parent.named_children()
+        if name != "segregation"
     }
 
 

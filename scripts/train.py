@@ -105,7 +105,7 @@ def with_data(config: RunConfig, preset: Preset) -> RunConfig:
         size = data.image_size
     if size != config.image_size:
         if size not in config.image_sizes:
-            sizes = ", ".join(map(str, config.image_sizes))
+            sizes = _in_words(config.image_sizes)
             raise UserError(
                 f"{config.data} holds {size}x{size} images, and {config.preset} takes {sizes}: "
                 f"{_make_command(config.dataset, config.image_size)}"
@@ -116,6 +116,10 @@ def with_data(config: RunConfig, preset: Preset) -> RunConfig:
             )
         config = dataclasses.replace(config, image_size=size)
     return config
+
+
+def _in_words(sizes: Sequence[int]) -> str:
+    return ", ".join(map(str, sizes)) if len(sizes) < 10 else f"{min(sizes)} to {max(sizes)}"
 
 
 def _make_command(dataset: str, size: int) -> str:
@@ -172,7 +176,7 @@ def _train_with_progress(config: RunConfig, out: Path, resume: bool) -> runs.Run
 
 def summary(line: dict[str, float]) -> str:
     """A log line in few words."""
-    names = {"nll": "nll", "kl_scene": "kl scene", "kl_slots": "slots", "kl_cross": "cross"}
+    names = {name: name.replace("_", " ") for name in line if name == "nll" or name.startswith(("kl_", "mask_kl"))}
     if "nll" not in line:
         names = {"segregation_nll": "segregation alone: nll", "segregation_kl": "kl"}
     words = [f"loss {line['loss']:.1f}", *(f"{word} {line[name]:.1f}" for name, word in names.items())]

@@ -144,7 +144,7 @@ def _files(run: Run, images: Images | None, num: int, seed: int) -> Iterator[tup
         yield "curves.png", viz.png(viz.curves(log))
     if viz.has_scene(model):
         yield "scene_walk.gif", viz.gif(viz.scene_walk(model, seed=seed))
-    if images is not None and len(images.images) > 1:
+    if images is not None and len(images.images) > 1 and viz.has_slots(model):
         pyro.set_rng_seed(seed)
         traversals = viz.traverse(model, guide, images.images)
         caption = f"{images.origin}, image 0. sd: spread of the posterior mean over {len(images.images)} images. "

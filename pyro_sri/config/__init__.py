@@ -1,7 +1,27 @@
 """Configurations: what a run is, in one flat, frozen, checked dataclass per system."""
 
+from pyro_sri.config.emorl import EMORLConfig
 from pyro_sri.config.files import SYSTEMS, from_yaml, to_yaml
+from pyro_sri.config.genesis import GenesisConfig
+from pyro_sri.config.genesis_v2 import GenesisV2Config
+from pyro_sri.config.recurrent import RecurrentConfig
 from pyro_sri.config.run import RESUMABLE, Device, RunConfig, flag, nearest
+from pyro_sri.config.slot_attention import SlotAttentionConfig
 from pyro_sri.config.sri import SRIConfig
 
-__all__ = ["RESUMABLE", "SYSTEMS", "Device", "RunConfig", "SRIConfig", "flag", "from_yaml", "nearest", "to_yaml"]
+__all__ = [
+    "RESUMABLE",
+    "SYSTEMS",
+    "Device",
+    "EMORLConfig",
+    "GenesisConfig",
+    "GenesisV2Config",
+    "RecurrentConfig",
+    "RunConfig",
+    "SRIConfig",
+    "SlotAttentionConfig",
+    "flag",
+    "from_yaml",
+    "nearest",
+    "to_yaml",
+]

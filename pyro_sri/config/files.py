@@ -6,11 +6,19 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
+from pyro_sri.config.emorl import EMORLConfig
+from pyro_sri.config.genesis import GenesisConfig
+from pyro_sri.config.genesis_v2 import GenesisV2Config
+from pyro_sri.config.recurrent import RecurrentConfig
 from pyro_sri.config.run import RunConfig, nearest
+from pyro_sri.config.slot_attention import SlotAttentionConfig
 from pyro_sri.config.sri import SRIConfig
 from pyro_sri.errors import UserError
 
-SYSTEMS: dict[str, type[RunConfig]] = {config.system: config for config in (SRIConfig,)}
+SYSTEMS: dict[str, type[RunConfig]] = {
+    config.system: config
+    for config in (SRIConfig, GenesisV2Config, GenesisConfig, EMORLConfig, SlotAttentionConfig, RecurrentConfig)
+}
 
 
 def to_yaml(config: RunConfig) -> str:

@@ -54,6 +54,8 @@ class RunConfig(ABC):
     """Adam's step size."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises linearly from 0."""
+    halving_steps: int = 0
+    """Steps after which the learning rate halves, again and again; 0 never does."""
     decay_steps: int = 0
     """Step at which a cosine brings the learning rate to a fiftieth; 0 keeps it constant."""
     gradient_clip: float = 0.0
@@ -84,7 +86,7 @@ class RunConfig(ABC):
         positive = ["image_size", "batch_size", "learning_rate", "devices", "log_every", "validate_every"]
         positive += ["validation_images", "picture_every", "checkpoint_every"]
         self.require(positive, lambda value: value > 0, "positive")
-        not_negative = ["steps", "warmup_steps", "decay_steps", "gradient_clip", "num_workers"]
+        not_negative = ["steps", "warmup_steps", "halving_steps", "decay_steps", "gradient_clip", "num_workers"]
         self.require(not_negative, lambda value: value >= 0, "0 or more")
         check_seed(self.seed)
 

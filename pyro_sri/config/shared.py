@@ -6,6 +6,10 @@ from typing import Any, Literal
 from pyro_sri.distributions import ImageLikelihood
 from pyro_sri.geco import GECO, EmorlGECO, GenesisGECO
 
+# Image sizes of networks that take any, and of those that double a broadcast four times.
+SMALL_SIZES = tuple(range(32, 129))
+LARGE_SIZES = tuple(range(32, 129, 16))
+
 
 @dataclass(frozen=True, kw_only=True)
 class LikelihoodFields:

@@ -1,9 +1,10 @@
-"""Instance colouring stick-breaking: attention masks from a clustering of pixel embeddings (Engelcke et al. 2021)."""
+"""Stick-breaking: attention masks from a clustering of pixel embeddings (Engelcke et al. 2021), or from logits."""
 
 import math
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_sri.nn.coordinates import PixelCoordinates
@@ -12,6 +13,7 @@ Kernel = Literal["gaussian", "laplacian", "epanechnikov"]
 
 COLOUR_DIM = 8
 ALPHA_RANGE = (0.01, 0.99)  # no step of the stick may take nothing or all: the logarithms stay finite
+LOG_EMPTY = -1e4  # the logarithm of a mask that takes nothing: finite, and its exponential is 0
 DISTANCE_RANGE = (1e-10, 1e10)  # keeps the gradient of the square root finite at the seed pixel
 
 
@@ -136,3 +138,41 @@ class StickBreaking(nn.Module):
             torch.stack(seeds, 1) if seeds else colours.new_empty(len(colours), 0, COLOUR_DIM),
             torch.stack(seed_index, 1) if seed_index else scores.new_empty(len(colours), 0, dtype=torch.long),
         )
+
+
+def stop_early(clusters: Clustering, min_mass: float) -> tuple[Tensor, Tensor]:
+    """What the clustering gives if each image stops at its first mask that is lighter than `min_mass`.
+
+    The mask where an image stops takes the rest instead; those after it are empty. One image then needs as many slots
+    as it has masks that are not empty.
+
+    Args:
+        clusters: The clustering into K masks.
+        min_mass: Least sum of a mask over pixels.
+
+    Returns:
+        Log masks [B, K, 1, H, W] (LOG_EMPTY in the empty ones), and the number of masks that are not empty [B].
+    """
+    mass = clusters.log_masks[:, :-1].exp().sum((2, 3, 4))  # [B, K - 1]
+    goes_on = (mass < min_mass).cumsum(1) == 0  # [B, K - 1]
+    num_masks = 1 + goes_on.sum(1)
+    k = torch.arange(clusters.log_masks.shape[1], device=mass.device)[:, None, None, None]
+    last = num_masks[:, None, None, None, None] - 1
+    log_masks = torch.where(k < last, clusters.log_masks, clusters.log_scopes)
+    return torch.where(k > last, LOG_EMPTY, log_masks), num_masks
+
+
+def break_stick(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Masks from the share that each takes of what is left; the last takes the rest (Engelcke et al. 2020).
+
+        m_k = s_k sigmoid(a_k),   s_{k+1} = s_k (1 - sigmoid(a_k)),   m_{K-1} = s_{K-1}
+
+    Args:
+        logits: The shares a_k [B, K, 1, H, W]; the last is not used for the masks.
+
+    Returns:
+        Log masks [B, K, 1, H, W], and log scopes s_0 .. s_K [B, K + 1, 1, H, W].
+    """
+    log_scopes = torch.cat([torch.zeros_like(logits[:, :1]), F.logsigmoid(-logits).cumsum(1)], dim=1)
+    log_masks = log_scopes[:, :-2] + F.logsigmoid(logits[:, :-1])
+    return torch.cat([log_masks, log_scopes[:, -2:-1]], dim=1), log_scopes

@@ -10,19 +10,10 @@ from pyro_sri.guides.sri import SRIGuide
 from pyro_sri.models.genesis_v2 import IndependentSlotModel
 from pyro_sri.models.scene import SceneModel
 from pyro_sri.nn import IMAGE_SIZES, Kernel
-from pyro_sri.official.weights import StateDict, check_weights, fill, size_of
+from pyro_sri.official.genesis_v2 import GENESIS_V2_GUIDE
+from pyro_sri.official.weights import StateDict, check_weights, fill, lstm_cell, rename, size_of
 
 # Prefixes of the authors' names and of ours, in this order; the first that fits is taken.
-_GENESIS_V2_GUIDE = {
-    "encoder.": "encoder.",
-    "seg_head.": "segmentation_head.",
-    "att_process.log_sigma": "stick_breaking.log_sigma",
-    "att_process.colour_head.gate.gate": "stick_breaking.colour_head.gate",
-    "att_process.colour_head.conv.": "stick_breaking.colour_head.conv.",
-    "att_process.colour_head.": "stick_breaking.colour_head.conv.",  # without semi-convolution
-    "feat_head.": "slot_head.feature_head.",
-    "z_head.": "slot_head.slot_mlp.",
-}
 _ATTENTION_BLOCK = {
     "q.": "query.",
     "k.": "key.",
@@ -32,7 +23,7 @@ _ATTENTION_BLOCK = {
 }
 _SRI = {
     "genesisv2.decoder_module.": "guide.segregation.model.decoder.layers.",
-    **{f"genesisv2.{theirs}": f"guide.segregation.guide.{ours}" for theirs, ours in _GENESIS_V2_GUIDE.items()},
+    **{f"genesisv2.{theirs}": f"guide.segregation.guide.{ours}" for theirs, ours in GENESIS_V2_GUIDE.items()},
     **{
         f"scene_encoder.blocks.{i}.{theirs}": f"guide.scene_encoder.blocks.{i}.{ours}"
         for i in range(16)
@@ -42,10 +33,7 @@ _SRI = {
     "scene_encoder.mu_s.": "guide.scene_encoder.loc.",
     "scene_encoder.sp_s.": "guide.scene_encoder.raw_scale.",
     "prior_lstm.scene_encoder.": "model.slot_prior.first_input.",
-    "prior_lstm.lstm.weight_ih_l0": "model.slot_prior.lstm.weight_ih",
-    "prior_lstm.lstm.weight_hh_l0": "model.slot_prior.lstm.weight_hh",
-    "prior_lstm.lstm.bias_ih_l0": "model.slot_prior.lstm.bias_ih",
-    "prior_lstm.lstm.bias_hh_l0": "model.slot_prior.lstm.bias_hh",
+    **lstm_cell("prior_lstm.lstm", "model.slot_prior.lstm"),
     "prior_lstm.mu.": "model.slot_prior.loc.",
     "prior_lstm.sp.": "model.slot_prior.raw_scale.",
     "posterior_lstm.scene_encoder.": "guide.slot_scales.first_input.",
@@ -61,10 +49,7 @@ def sri_parameter_name(official_name: str) -> str:
     Raises:
         UserError: If the authors' networks have no such parameter.
     """
-    for theirs, ours in _SRI.items():
-        if official_name.startswith(theirs):
-            return ours + official_name.removeprefix(theirs)
-    raise UserError(f"the weights hold '{official_name}', which SRI on GENESIS-v2 does not have")
+    return rename(official_name, _SRI, "SRI on GENESIS-v2")
 
 
 def load_sri(

@@ -3,8 +3,18 @@
 Slots have the same colours everywhere (`PALETTE`), and stand in the order of the sequence.
 """
 
+from pyro_sri.viz.boxes import box_corners, boxes
 from pyro_sri.viz.logs import curves
-from pyro_sri.viz.motion import Traversals, gif, has_scene, scene_walk, traversal_frames, traversal_sheet, traverse
+from pyro_sri.viz.motion import (
+    Traversals,
+    gif,
+    has_scene,
+    has_slots,
+    scene_walk,
+    traversal_frames,
+    traversal_sheet,
+    traverse,
+)
 from pyro_sri.viz.scenes import (
     mask_pictures,
     reconstructions,
@@ -21,11 +31,14 @@ __all__ = [
     "Header",
     "Picture",
     "Traversals",
+    "box_corners",
+    "boxes",
     "curves",
     "enlarge",
     "gif",
     "grid",
     "has_scene",
+    "has_slots",
     "mask_pictures",
     "png",
     "reconstructions",

@@ -26,9 +26,13 @@ class Panel(NamedTuple):
     logarithmic: bool = False
 
 
+KLS = (
+    *("kl_scene", "kl_slots", "kl_cross", "segregation_kl"),
+    *("kl_masks", "kl_components", "mask_kl", "kl_pres", "kl_where", "kl_what"),
+)
 PANELS = (
     Panel("negative log-likelihood (nats per image)", ("nll", "segregation_nll")),
-    Panel("KL divergences (nats per image)", ("kl_scene", "kl_slots", "kl_cross", "segregation_kl"), True),
+    Panel("KL divergences (nats per image)", KLS, True),
     Panel("weight of the KL (GECO)", ("beta", "beta_segregation"), True),
 )
 
@@ -65,7 +69,8 @@ def series(log: Log, name: str) -> tuple[np.ndarray, np.ndarray]:
 def _draw(axes: Axes, panel: Panel, log: Log) -> None:
     drawn = []
     validated = False
-    for name, colour in zip(panel.names, LINE_COLOURS, strict=False):
+    there = [name for name in panel.names if len(series(log, name)[0]) or len(series(log, f"val_{name}")[0])]
+    for name, colour in zip(there, LINE_COLOURS, strict=False):
         steps, values = series(log, name)
         if len(steps):
             axes.plot(steps, values, color=colour, linewidth=1.4, label=name)

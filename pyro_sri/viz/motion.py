@@ -44,6 +44,11 @@ def has_scene(model: Any) -> bool:
     return "scene" in _prior_trace(model).nodes
 
 
+def has_slots(model: Any) -> bool:
+    """Whether the model has slots `slot_0`, `slot_1`, .. to move."""
+    return bool(slot_sites(_prior_trace(model)))
+
+
 @torch.no_grad()
 def scene_walk(model: Any, *, num: int = 6, frames: int = 48, seed: int = 0) -> list[Picture]:
     """Random walks of the scene variable that end where they began; every slot keeps its noise.

@@ -1,0 +1,84 @@
+"""How GENESIS infers masks and components (Engelcke et al. 2020, section 3)."""
+
+import pyro
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_sri.distributions import diagonal_normal, genesis_posterior_scale
+from pyro_sri.models.genesis import GenesisModel, draw_log_masks
+from pyro_sri.nn import MASK_FEATURES, ComponentEncoder, GaussianLSTM, MaskDecoder, MaskEncoder
+
+HIDDEN_FACTOR = 2  # LSTM units per dimension of a mask latent
+
+
+class GenesisGuide(PyroModule):
+    r"""Sequential attention: one mask latent after the other, then a component latent for each mask.
+
+    .. math::
+        h &= \mathrm{Encoder}_m(x) \\
+        z^m_k &\sim q(z^m_k \mid z^m_{<k}, x) = \mathcal{N}(\mu_k, \sigma_k^2), \quad
+            (\mu_1, \sigma_1) = \mathrm{Linear}(h),\
+            (\mu_k, \sigma_k) = \mathrm{LSTM}(h, z^m_{<k}) \\
+        m_{1:K} &= \mathrm{StickBreaking}(\mathrm{Decoder}_m(z^m_{1:K})) \\
+        z^c_k &\sim q(z^c_k \mid m_k, x) = \mathcal{N}(\mu^c_k, {\sigma^c_k}^2), \quad
+            (\mu^c_k, \sigma^c_k) = \mathrm{Encoder}_c(x, \log m_k)
+
+    Sites, in the plate `scenes`: `mask_slot_0` .. `mask_slot_{K-1}` [L], `log_masks` [K, 1, H, W] (follows from them;
+    the model takes it over), `component_slot_0` .. `component_slot_{K-1}` [C].
+
+    Args:
+        model: The model; the guide uses its mask decoder, without owning it.
+        encoder_channels: Channels of the component encoder.
+        name: Root of the parameters' names in Pyro's store.
+    """
+
+    @pyro.settings.context(module_local_params=True)
+    def __init__(self, model: GenesisModel, *, encoder_channels: int = 32, name: str = "genesis_guide") -> None:
+        super().__init__(name)
+        size = model.mask_slot_size
+        self.image_size = model.image_size
+        self.num_slots = model.num_slots
+        self._linked = (model.mask_decoder,)  # a tuple hides it from module registration: the model owns it
+        self.mask_encoder = MaskEncoder(model.image_size)
+        self.first_loc = nn.Linear(MASK_FEATURES, size)
+        self.first_raw_scale = nn.Linear(MASK_FEATURES, size)
+        self.mask_posterior = GaussianLSTM(MASK_FEATURES + size, HIDDEN_FACTOR * size, size)
+        self.component_encoder = ComponentEncoder(model.image_size, model.component_slot_size, encoder_channels)
+
+    @property
+    def mask_decoder(self) -> MaskDecoder:
+        """The model's mask decoder."""
+        return self._linked[0]
+
+    def forward(
+        self,
+        images: Tensor,
+        num_scenes: int | None = None,
+        *,
+        num_slots: int | None = None,
+        temperature: float = 1.0,
+    ) -> None:
+        """The inference story.
+
+        Args:
+            images: [B, 3, H, W] in [0, 1].
+            num_scenes: Not used: the images say how many.
+            num_slots: Number of slots, K if None.
+            temperature: Not used: a posterior has none. Both stand here because a guide takes its model's arguments.
+        """
+        num_slots = self.num_slots if num_slots is None else num_slots
+        with pyro.plate("scenes", len(images)):
+            features = self.mask_encoder(images)  # [B, 256]
+            loc, raw_scale, state = self.first_loc(features), self.first_raw_scale(features), None  # [B, L]
+            drawn: list[Tensor] = []
+            for k in range(num_slots):
+                if k:
+                    loc, raw_scale, state = self.mask_posterior(torch.cat([features, drawn[-1]], 1), state)
+                drawn.append(pyro.sample(f"mask_slot_{k}", diagonal_normal(loc, genesis_posterior_scale(raw_scale))))
+            log_masks = draw_log_masks(self.mask_decoder, torch.stack(drawn, 1), self.image_size)  # [B, K, 1, H, W]
+
+            locs, raw_scales = self.component_encoder(images, log_masks)
+            scales = genesis_posterior_scale(raw_scales)  # [B, K, C]
+            for k in range(num_slots):
+                pyro.sample(f"component_slot_{k}", diagonal_normal(locs[:, k], scales[:, k]))

@@ -1,0 +1,138 @@
+"""GENESIS (Engelcke et al. 2020): where things are, then what they look like."""
+
+import pyro
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from pyro_sri.distributions import Deferred, ImageLikelihood, diagonal_normal, genesis_prior_scale
+from pyro_sri.models.image import batch_size, sample_image
+from pyro_sri.nn import ComponentDecoder, ComponentPrior, GaussianLSTM, MaskDecoder, SlotImages
+
+PRIOR_UNITS = 256
+
+
+def draw_log_masks(decoder: MaskDecoder, mask_slots: Tensor, image_size: int) -> Tensor:
+    """The masks that follow from the mask latents, as the site `log_masks` of model and guide.
+
+    Both need them, and decoding them is most of GENESIS' arithmetic: whichever program runs first computes them, and
+    batch normalisation sees them once.
+
+    Args:
+        decoder: The model's mask decoder.
+        mask_slots: [B, K, L].
+        image_size: Image side H = W.
+
+    Returns:
+        Log masks [B, K, 1, H, W].
+    """
+    num_scenes, num_slots, _ = mask_slots.shape
+    shape = (num_slots, 1, image_size, image_size)
+    return pyro.sample("log_masks", Deferred(lambda: decoder(mask_slots), (num_scenes,), shape))
+
+
+class GenesisModel(PyroModule):
+    r"""A sequence of mask latents, a component latent for each, and an image (Engelcke et al. 2020, section 3).
+
+    .. math::
+        z^m_1 &\sim \mathcal{N}(0, I) \\
+        z^m_k &\sim p(z^m_k \mid z^m_{<k}) = \mathcal{N}(\mu_k, \sigma_k^2), \quad
+            (\mu_k, \sigma_k) = \mathrm{LSTM}(z^m_{<k}), \quad k = 2 .. K \\
+        m_{1:K} &= \mathrm{StickBreaking}(\mathrm{Decoder}_m(z^m_{1:K})) \\
+        z^c_k &\sim p(z^c_k \mid z^m_k), \quad k = 1 .. K \\
+        x &\sim \textstyle\prod_i \sum_k m_{ik}\, \mathcal{N}(x_i;\ \mathrm{Decoder}_c(z^c_k)_i,\ \sigma_k^2)
+
+    All learned prior means pass a tanh. The authors' code leaves it out for the mask latents when it samples:
+    `squash_samples=False` does so too, and then images are drawn from another prior than the one that was trained.
+
+    Sites, in the plate `scenes`: `mask_slot_0` .. `mask_slot_{K-1}` [L], `log_masks` [K, 1, H, W] (follows from them),
+    `component_slot_0` .. `component_slot_{K-1}` [C], `image` [3, H, W]; deterministic `slot_rgb` [K, 3, H, W],
+    `slot_masks` [K, 1, H, W], `reconstruction` [3, H, W]. Whoever fixes mask latents by hand must leave `log_masks`
+    free: it is computed anew.
+
+    Args:
+        image_size: Image side H = W, 32 or 64.
+        num_slots: K.
+        mask_slot_size: L.
+        component_slot_size: C.
+        decoder_channels: Channels of the component decoder.
+        decoder_layers: Its 3x3 convolutions.
+        likelihood: p(x | z); its `first_pixel_std` is that of the first slot.
+        squash_samples: Whether the mask prior's means pass the tanh also when there are no images.
+        name: Root of the parameters' names in Pyro's store.
+
+    Raises:
+        ValueError: On another image size.
+    """
+
+    mask_slot_loc: Tensor
+    mask_slot_scale: Tensor
+
+    @pyro.settings.context(module_local_params=True)
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        num_slots: int,
+        mask_slot_size: int = 64,
+        component_slot_size: int = 16,
+        decoder_channels: int = 32,
+        decoder_layers: int = 4,
+        likelihood: ImageLikelihood = ImageLikelihood(),
+        squash_samples: bool = True,
+        name: str = "genesis_model",
+    ) -> None:
+        super().__init__(name)
+        self.image_size = image_size
+        self.num_slots = num_slots
+        self.mask_slot_size = mask_slot_size
+        self.component_slot_size = component_slot_size
+        self.likelihood = likelihood
+        self.squash_samples = squash_samples
+        self.mask_prior = GaussianLSTM(mask_slot_size, PRIOR_UNITS, mask_slot_size)
+        self.mask_decoder = MaskDecoder(image_size, mask_slot_size)
+        self.component_prior = ComponentPrior(mask_slot_size, component_slot_size)
+        self.component_decoder = ComponentDecoder(image_size, component_slot_size, decoder_channels, decoder_layers)
+        self.register_buffer("mask_slot_loc", torch.zeros(mask_slot_size), persistent=False)
+        self.register_buffer("mask_slot_scale", torch.ones(mask_slot_size), persistent=False)
+
+    def forward(
+        self,
+        images: Tensor | None = None,
+        num_scenes: int | None = None,
+        *,
+        num_slots: int | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """The generative story.
+
+        Args:
+            images: Observed images [B, 3, H, W] in [0, 1]; None to sample them.
+            num_scenes: Number of scenes to sample when there are no images.
+            num_slots: Number of slots, K if None; any number works.
+            temperature: Factor T on every prior standard deviation.
+
+        Returns:
+            Images [B, 3, H, W].
+        """
+        num_scenes = batch_size(images, num_scenes)
+        num_slots = self.num_slots if num_slots is None else num_slots
+        squash = self.squash_samples or images is not None
+        with pyro.plate("scenes", num_scenes):
+            loc, scale = self.mask_slot_loc.expand(num_scenes, -1), self.mask_slot_scale.expand(num_scenes, -1)
+            state = None
+            drawn: list[Tensor] = []
+            for k in range(num_slots):
+                if k:
+                    loc, raw_scale, state = self.mask_prior(drawn[-1], state)  # [B, L]
+                    loc, scale = loc.tanh() if squash else loc, genesis_prior_scale(raw_scale)
+                drawn.append(pyro.sample(f"mask_slot_{k}", diagonal_normal(loc, temperature * scale)))
+            log_masks = draw_log_masks(self.mask_decoder, torch.stack(drawn, 1), self.image_size)  # [B, K, 1, H, W]
+
+            components = []
+            for k, mask_slot in enumerate(drawn):
+                loc, raw_scale = self.component_prior(mask_slot)  # [B, C]
+                dist = diagonal_normal(loc.tanh(), temperature * genesis_prior_scale(raw_scale))
+                components.append(pyro.sample(f"component_slot_{k}", dist))
+            rgb = self.component_decoder(torch.stack(components, 1))  # [B, K, 3, H, W]
+            return sample_image(self.likelihood, SlotImages(rgb, log_masks), images)

@@ -1,0 +1,87 @@
+"""EMORL."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pyro_sri.config.run import RunConfig
+from pyro_sri.config.shared import LARGE_SIZES, SMALL_SIZES, LikelihoodFields
+from pyro_sri.emorl_elbo import EMORL_ELBO
+from pyro_sri.geco import EmorlGECO
+from pyro_sri.guides.emorl import EMORLGuide
+from pyro_sri.models.emorl import EMORLModel, HierarchicalPriorKind
+from pyro_sri.nn import PositionDecoderKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class EMORLConfig(LikelihoodFields, RunConfig):
+    """EfficientMORL (Emami et al. 2021): bottom-up hierarchical inference, then a few steps of refinement."""
+
+    system: ClassVar[str] = "emorl"
+    tiny_fields: ClassVar[Mapping[str, Any]] = {"num_slots": 3, "slot_size": 8, "num_layers": 2}
+
+    num_slots: int = 7
+    """K, background included."""
+    slot_size: int = 64
+    """D."""
+    num_layers: int = 3
+    """L, layers of bottom-up inference."""
+    prior: HierarchicalPriorKind = "rpp"
+    """Hierarchical prior: reversed++ (rpp), reversed (rev) or bottom-up (bu)."""
+    dual_gru: bool = True
+    """Separate GRU cells for means and scales, as published."""
+    decoder: PositionDecoderKind = "iodine"
+    """Which published decoder; big takes multiples of 16."""
+    refinement_steps: int = 3
+    """I, refinement steps at the start of training; there are none in evaluation."""
+    later_refinement_steps: int = 3
+    """I from --refinement-drop on."""
+    refinement_drop: int = 0
+    """Step from which there are --later-refinement-steps; 0: never."""
+
+    geco: bool = True
+    """Weigh the reconstruction by a controller, as published."""
+    geco_target: float = -2.206
+    """Goal for the NLL, in nats per pixel and channel."""
+    geco_step: float = 1e-6
+    """Step size of the controller, as quoted for 64x64 images."""
+    geco_speedup: float = 10.0
+    """Factor on the step once the goal is met."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_likelihood()
+        sizes = ["num_slots", "slot_size", "num_layers", "geco_step", "geco_speedup"]
+        self.require(sizes, lambda value: value > 0, "positive")
+        steps = ["refinement_steps", "later_refinement_steps", "refinement_drop"]
+        self.require(steps, lambda value: value >= 0, "0 or more")
+        what = "a multiple of 16" if self.decoder == "big" else "from 32 to 128"
+        self.require(["image_size"], lambda value: value in self.image_sizes, what)
+
+    @property
+    def image_sizes(self) -> tuple[int, ...]:
+        """The image sizes that the decoder takes."""
+        return LARGE_SIZES if self.decoder == "big" else SMALL_SIZES
+
+    def build(self) -> tuple[EMORLModel, EMORLGuide, EMORL_ELBO]:
+        """A new model, its guide, and the objective."""
+        model = EMORLModel(
+            image_size=self.image_size,
+            num_slots=self.num_slots,
+            slot_size=self.slot_size,
+            num_layers=self.num_layers,
+            prior=self.prior,
+            likelihood=self.image_likelihood(),
+            decoder=self.decoder,
+        )
+        guide = EMORLGuide(model, dual_gru=self.dual_gru, refinement_steps=0)
+        geco = EmorlGECO(
+            target=self.geco_target,
+            image_size=self.image_size,
+            step_size=self.geco_step,
+            acceleration=self.geco_speedup,
+        )
+        curriculum = [(0, self.refinement_steps)]
+        if self.refinement_drop:
+            curriculum.append((self.refinement_drop, self.later_refinement_steps))
+        return model, guide, EMORL_ELBO(geco=geco if self.geco else None, curriculum=curriculum)

@@ -1,0 +1,69 @@
+"""GENESIS."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from pyro_sri.config.run import RunConfig
+from pyro_sri.config.shared import GECOFields, LikelihoodFields
+from pyro_sri.guides.genesis import GenesisGuide
+from pyro_sri.models.genesis import GenesisModel
+from pyro_sri.nn import GENESIS_IMAGE_SIZES
+from pyro_sri.slot_elbo import SlotELBO
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenesisConfig(GECOFields, LikelihoodFields, RunConfig):
+    """GENESIS (Engelcke et al. 2020): sequential attention, then a component for each mask."""
+
+    system: ClassVar[str] = "genesis"
+    tiny_fields: ClassVar[Mapping[str, Any]] = {
+        "num_slots": 3,
+        "mask_slot_size": 8,
+        "component_slot_size": 8,
+        "channels": 8,
+        "component_layers": 2,
+    }
+
+    num_slots: int = 9
+    """K, background included."""
+    mask_slot_size: int = 64
+    """L, of the latents that say where things are."""
+    component_slot_size: int = 16
+    """C, of the latents that say what they look like."""
+    channels: int = 32
+    """Channels of the component networks."""
+    component_layers: int = 4
+    """Convolutions of the component decoder."""
+    first_pixel_std: float = 0.7
+    """sigma of the first slot, which is meant for the background; `pixel_std` is that of the others."""
+    analytic: bool = False
+    """KLs in closed form instead of Monte Carlo."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_likelihood()
+        self.check_geco()
+        sizes = ["num_slots", "mask_slot_size", "component_slot_size", "channels", "component_layers"]
+        self.require([*sizes, "first_pixel_std"], lambda value: value > 0, "positive")
+        self.require(["image_size"], lambda value: value in GENESIS_IMAGE_SIZES, "32 or 64")
+        self.require(["likelihood"], lambda value: value == "mog", "mog: GENESIS has no other")
+
+    @property
+    def image_sizes(self) -> tuple[int, ...]:
+        """The image sizes that the mask encoder takes."""
+        return GENESIS_IMAGE_SIZES
+
+    def build(self) -> tuple[GenesisModel, GenesisGuide, SlotELBO]:
+        """A new model, its guide, and the objective."""
+        model = GenesisModel(
+            image_size=self.image_size,
+            num_slots=self.num_slots,
+            mask_slot_size=self.mask_slot_size,
+            component_slot_size=self.component_slot_size,
+            decoder_channels=self.channels,
+            decoder_layers=self.component_layers,
+            likelihood=replace(self.image_likelihood(), first_pixel_std=self.first_pixel_std),
+        )
+        guide = GenesisGuide(model, encoder_channels=self.channels)
+        return model, guide, SlotELBO(geco=self.new_geco(self.image_size), analytic=self.analytic)

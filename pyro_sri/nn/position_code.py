@@ -1,0 +1,25 @@
+"""Where a pixel is, as something to add to a feature map (Locatello et al. 2020)."""
+
+import torch
+from torch import Tensor, nn
+
+from pyro_sri.nn.coordinates import PixelCoordinates
+
+
+class PositionCode(PixelCoordinates):
+    """Adds a linear map of each pixel's relative distances to the top, bottom, left and right border.
+
+    Args:
+        size: Side of the maps in pixels.
+        features: Channels F of the maps.
+    """
+
+    def __init__(self, size: int, features: int) -> None:
+        super().__init__(size)
+        self.projection = nn.Linear(4, features)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps [N, F, size, size], or vectors [N, F, 1, 1] to copy over the grid, -> [N, F, size, size]."""
+        rows, columns = (1 + self.grid) / 2
+        code = torch.stack([1 - rows, rows, columns, 1 - columns], dim=-1)  # [size, size, 4]
+        return maps + self.projection(code).movedim(-1, 0)
