@@ -49,7 +49,7 @@ def make(
 
     stacks (64): towers of two to six blocks that stand, like ShapeStacks
 
-    stacks_broken (64): towers in visibly separate parts, which could not stand
+    stacks_broken (64): towers in visibly separate parts, hovering or side by side
 
     For example:
 

@@ -16,7 +16,7 @@ from pyro_sri.data.generators.family import Drawn, Generator
 from pyro_sri.data.rendering.camera import Camera, look_at
 from pyro_sri.data.rendering.casting import Hits, cast, render
 from pyro_sri.data.rendering.soft import ambient_occlusion, soft_light
-from pyro_sri.data.rendering.solids import NEVER, Box, Cylinder, Floats, Form, Solid, Sphere, Vector, yawed
+from pyro_sri.data.rendering.solids import NEVER, Box, Cylinder, Floats, Form, Solid, Sphere, Vector, power, yawed
 from pyro_sri.errors import UserError
 
 PUBLISHED_SIZE = 96  # of CLEVR6 after cropping
@@ -53,27 +53,29 @@ COARSE = 4  # visibility is judged on a picture so many times smaller
 
 
 class Lamp(NamedTuple):
-    """A round lamp: place, colour times brightness, the distance at which that holds, and the power of its fall."""
+    """A round lamp: place, colour times brightness, and the distance at which that holds."""
 
     place: Vector
     colour: Vector
     reference: float
-    fall: float
+    fall: int  # four times the power of the distance with which its light falls
     highlight: float  # strength of its highlights
     reflection: float  # brightness of its image in metal
 
 
-KEY = Lamp((6.447, -2.905, 4.258), (0.318, 0.300, 0.270), 8.0, 1.3, 2.2, 2.5)
-FILL = Lamp((-4.671, -4.014, 3.011), (0.068, 0.070, 0.073), 1.0, 0.0, 1.5, 0.8)
-BACK = Lamp((-1.169, 2.646, 5.816), (0.120, 0.120, 0.120), 6.5, 2.0, 1.5, 1.0)
+KEY = Lamp((6.447, -2.905, 4.258), (0.318, 0.300, 0.270), 8.0, 5, 2.2, 2.5)
+FILL = Lamp((-4.671, -4.014, 3.011), (0.068, 0.070, 0.073), 1.0, 0, 1.5, 0.8)
+BACK = Lamp((-1.169, 2.646, 5.816), (0.120, 0.120, 0.120), 6.5, 8, 1.5, 1.0)
 LAMPS = (KEY, FILL, BACK)
 LAMP_SIZE = 0.55
 OVERHEAD: Vector = (11.66, -6.63, 25.8)  # a direction; it casts no shadows
 OVERHEAD_LIGHT, OVERHEAD_HIGHLIGHT = 0.13, 0.3
 AMBIENT, OCCLUSION = 0.11, 0.8
-FLOOR_ALBEDO, RUBBER_ALBEDO = 0.46, 0.85
-SPECULAR = np.array([0.10, 0.6], dtype=np.float32)  # of rubber and metal
-SHININESS = np.array([12, 70], dtype=np.float32)
+FLOOR_ALBEDO = 0.46
+ALBEDO = np.array([0.85, 0], dtype=np.float32)  # of rubber and metal
+MIRRORED_ALBEDO = np.array([0.85, 0.5], dtype=np.float32)  # as metal shows them: images in its images are left out
+SPECULAR, SHININESS = (0.10, 0.6), (12, 70)  # of rubber and metal
+IMAGE_SHARPNESS = 45  # of a lamp in metal
 MIRROR = 0.95
 SKYLIGHT, SKYLIGHT_ABOVE = 0.06, 0.10  # of the empty space that metal shows: level, and more straight above
 CUBE_BEVEL, CYLINDER_BEVEL = 0.16, 0.13  # shares of the radius
@@ -174,19 +176,19 @@ class ClevrScene:
 
     def shade(self, hits: Hits) -> tuple[Floats, NDArray[np.int16]]:
         """Three lamps with soft shadows and one above; metal shows what is around it."""
-        light = self._surface_light(hits)
+        light = self._surface_light(hits, ALBEDO)
         metal = np.array([MATERIALS[thing.material] == "metal" for thing in self.objects] + [False])
         here = np.flatnonzero(metal[hits.solids])
         light[:, here] += self._mirrored(hits, here)
         return np.minimum(light, 1), np.zeros(len(hits.depth), dtype=np.int16)
 
-    def _surface_light(self, hits: Hits) -> Floats:
+    def _surface_light(self, hits: Hits, albedos: Floats) -> Floats:
         """What surfaces scatter: all but the images in metal, [3, N]."""
         on_object = np.flatnonzero(hits.solids >= 0)
         materials = np.array([thing.material for thing in self.objects])[hits.solids[on_object]]
         colours = np.array([thing.colour for thing in self.objects])[hits.solids[on_object]]
         albedo = np.full(hits.points.shape, FLOOR_ALBEDO, dtype=np.float32)
-        albedo[:, on_object] = COLOURS[colours].T * np.where(materials == 0, np.float32(RUBBER_ALBEDO), np.float32(0))
+        albedo[:, on_object] = COLOURS[colours].T * albedos[materials]
         view = hits.rays[:, on_object]
         view = view / -np.sqrt((view * view).sum(0))
 
@@ -201,14 +203,15 @@ class ClevrScene:
             half = view + direction
             shine = (half * hits.normals[:, on_object]).sum(0) / np.sqrt((half * half).sum(0))
             facing = (direction * hits.normals[:, on_object]).sum(0) > 0
-            strength = SPECULAR[materials] * np.maximum(shine, 0) ** SHININESS[materials]
-            gloss[:] += highlight * light * np.where(facing, strength, np.float32(0))
+            shine = np.where(facing, np.maximum(shine, 0), np.float32(0))
+            rubber, metal = (share * power(shine, sharp) for share, sharp in zip(SPECULAR, SHININESS, strict=True))
+            gloss[:] += highlight * light * np.where(materials == 0, rubber, metal)
 
         for lamp in self.lamps:
             direction = np.array(lamp.place, dtype=np.float32)[:, None] - hits.points
             distance = np.sqrt((direction * direction).sum(0))
             share = soft_light(self.solids, hits, lamp.place, LAMP_SIZE)
-            share *= (np.float32(lamp.reference) / distance) ** np.float32(lamp.fall)
+            share *= power(np.sqrt(np.sqrt(lamp.reference / distance)), lamp.fall)
             add(direction / distance, np.array(lamp.colour, dtype=np.float32)[:, None] * share, lamp.highlight)
         overhead = np.array(OVERHEAD, dtype=np.float32)[:, None] / np.float32(math.hypot(*OVERHEAD))
         add(overhead, np.full_like(albedo, OVERHEAD_LIGHT), OVERHEAD_HIGHLIGHT)
@@ -229,7 +232,7 @@ class ClevrScene:
         for lamp in self.lamps:
             direction = np.array(lamp.place, dtype=np.float32)[:, None] - hits.points[:, here]
             cosine = (direction * mirrored).sum(0) / np.sqrt((direction * direction).sum(0))
-            around += np.float32(lamp.reflection) * np.exp(45 * (cosine - 1))
+            around += np.float32(lamp.reflection) * power(np.maximum(cosine, 0), IMAGE_SHARPNESS)
         met = np.flatnonzero(seen.depth < NEVER)
         met_hits = Hits(
             seen.depth[met],
@@ -239,13 +242,13 @@ class ClevrScene:
             seen.faces[met],
             mirrored[:, met],
         )
-        around[:, met] = self._surface_light(met_hits)
+        around[:, met] = self._surface_light(met_hits, MIRRORED_ALBEDO)
         colour = COLOURS[[thing.colour for thing in self.objects]][hits.solids[here]].T
-        return MIRROR * around * (colour + (1 - colour) * (1 - facing) ** 5)
+        return MIRROR * around * (colour + (1 - colour) * power(1 - facing, 5))
 
 
 def make(rngs: Sequence[np.random.Generator], size: int, options: ClevrOptions, split: str) -> Drawn:
-    """Draw scenes, each again until every object shows at least 200 pixels of the published 240 x 320.
+    """Draw scenes, each again until every object shows about 200 pixels or more of the published 240 x 320.
 
     Args:
         rngs: n random generators, one per scene.
@@ -268,7 +271,7 @@ def make(rngs: Sequence[np.random.Generator], size: int, options: ClevrOptions, 
         while not _all_visible(stage):
             stage = _draw(rng, count)
         light, entities[scene] = render(stage, size)
-        images[scene] = np.round(255 * _srgb(light))
+        images[scene] = _srgb(light)
         factors[scene] = _factors(stage, entities[scene], len(factors[scene]))
     return Drawn(images, entities, factors)
 
@@ -334,9 +337,18 @@ def _all_visible(stage: ClevrScene) -> bool:
     return bool((pixels >= LEAST_PIXELS).all())
 
 
-def _srgb(light: Floats) -> Floats:
-    """From linear light to the values of a picture, both in [0, 1]."""
-    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-6) ** np.float32(1 / 2.4) - 0.055)
+def _linear(value: float) -> float:
+    """The light that an sRGB value in [0, 1] stands for."""
+    return value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+
+
+# The light at which the values 0 and 1, 1 and 2, .. of a picture meet.
+_STEPS = np.array([_linear((value + 0.5) / 255) for value in range(255)], dtype=np.float32)
+
+
+def _srgb(light: Floats) -> NDArray[np.uint8]:
+    """From linear light in [0, 1] to the nearest values of a picture."""
+    return np.searchsorted(_STEPS, light).astype(np.uint8)
 
 
 def _factors(stage: ClevrScene, entities: NDArray[np.uint8], num_entities: int) -> NDArray[np.float32]:

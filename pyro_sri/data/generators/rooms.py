@@ -17,6 +17,7 @@ from pyro_sri.data.rendering.camera import Camera, look_at, square_window
 from pyro_sri.data.rendering.casting import Hits, cast, render
 from pyro_sri.data.rendering.soft import ambient_occlusion, soft_light
 from pyro_sri.data.rendering.solids import (
+    GOLDEN,
     NEVER,
     Box,
     Capsule,
@@ -56,6 +57,7 @@ TRIES = 40  # to place one object before all are placed again
 LAMP_RADIUS, LAMP_SIZE = 2.2, 0.35
 AMBIENT, FILL, OCCLUSION = 0.38, 0.25, 0.7
 GRAIN = 0.05
+ICOSAHEDRON_BELOW = GOLDEN / math.hypot(1, GOLDEN)  # how far one of radius 1, on an edge, reaches below its middle
 
 FACTOR_NAMES = ("visible", "shape", "red", "green", "blue", "x", "y", "z", "size", "yaw", "depth")
 
@@ -81,8 +83,7 @@ class Walls:
     def meet(self, origin: Floats, rays: Floats) -> tuple[Floats, NDArray[np.int16]]:
         """See Backdrop; origins are inside the room."""
         with np.errstate(divide="ignore"):  # rays along a wall
-            ty = (np.copysign(np.float32(HALF_ROOM), rays[1]) - origin[1]) / np.abs(rays[1]) * np.sign(rays[1])
-            tx = (np.copysign(np.float32(HALF_ROOM), rays[0]) - origin[0]) / np.abs(rays[0]) * np.sign(rays[0])
+            tx, ty = (np.copysign(np.float32(HALF_ROOM), rays[:2]) - origin[:2]) / rays[:2]
             tz = np.where(rays[2] < 0, -origin[2] / rays[2], NEVER)
         to_wall = np.minimum(tx, ty)
         parts = np.where(ty < tx, 2 + (rays[1] > 0), 4 + (rays[0] > 0))
@@ -223,7 +224,7 @@ def _draw_camera(rng: np.random.Generator) -> Camera:
 
 
 def _draw_palette(rng: np.random.Generator, count: int, one_colour: bool) -> Floats:
-    def colours(num: int, saturation: Vector | tuple[float, float], value: tuple[float, float]) -> NDArray[np.float64]:
+    def colours(num: int, saturation: tuple[float, float], value: tuple[float, float]) -> NDArray[np.float64]:
         return rgb(rng.uniform(0, 1, num), rng.uniform(*saturation, num), rng.uniform(*value, num))
 
     sky = rgb(rng.uniform(0.5, 0.6, 1), rng.uniform(0.2, 0.5, 1), rng.uniform(0.88, 1, 1))
@@ -234,7 +235,7 @@ def _draw_palette(rng: np.random.Generator, count: int, one_colour: bool) -> Flo
 
 
 def _place(rng: np.random.Generator, camera: Camera, count: int) -> list[Object]:
-    """Objects in front of the camera that neither touch nor hide one another."""
+    """Objects in front of the camera that do not touch, and do not hide much of one another."""
     while True:
         objects: list[Object] = []
         bearings: list[tuple[float, float]] = []
@@ -251,6 +252,8 @@ def _place(rng: np.random.Generator, camera: Camera, count: int) -> list[Object]
                     objects.append(thing)
                     bearings.append((bearing, width))
                     break
+            else:
+                break
         if len(objects) == count:
             return objects
 
@@ -284,10 +287,6 @@ def _parts(thing: Object, entity: int) -> list[Solid]:
     if name == "icosahedron":
         return [Solid(icosahedron(r), (x, y, r * ICOSAHEDRON_BELOW), entity, axes)]
     return _ring(thing, entity)
-
-
-# How far an icosahedron of radius 1 reaches below its middle when it rests on an edge.
-ICOSAHEDRON_BELOW = (1 + math.sqrt(5)) / 2 / math.hypot(1, (1 + math.sqrt(5)) / 2)
 
 
 def _ring(thing: Object, entity: int) -> list[Solid]:

@@ -1,11 +1,11 @@
-"""Stacks: towers of blocks in a hall, like ShapeStacks (Groth et al. 2018); and stacks_broken, which do not stand.
+"""Stacks: towers of blocks in a hall, like ShapeStacks (Groth et al. 2018); and stacks_broken, in separate parts.
 
 Measures are in units; a block is half a unit to one unit wide, the hall twenty. Light and cameras are ShapeStacks'.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 
 from pyro_sri.data.generators.family import Drawn, Generator
-from pyro_sri.data.generators.towers import KINDS, SEPARATED, SHAPES, Block, Tower, break_tower, draw_tower
+from pyro_sri.data.generators.towers import KINDS, SEPARATED, SHAPES, Block, Kind, Tower, break_tower, draw_tower
 from pyro_sri.data.rendering import textures
 from pyro_sri.data.rendering.camera import Camera, look_at, square_window
 from pyro_sri.data.rendering.casting import Hits, cast, lit, render
-from pyro_sri.data.rendering.solids import NEVER, Box, Cylinder, Floats, Form, Solid, Sphere, Vector, yawed
+from pyro_sri.data.rendering.solids import NEVER, Box, Cylinder, Floats, Form, Solid, Sphere, Vector, power, yawed
 from pyro_sri.errors import UserError
 
 PUBLISHED_SIZE = 64
@@ -51,6 +51,7 @@ CAMERAS: tuple[tuple[Vector, float, float], ...] = (
 )
 FIELD_OF_VIEW = 45.0
 CROP = 196 / 224  # the middle of the published pictures that everybody uses
+ROOM = 1.15  # how much larger than a tower a picture must be
 
 LAMPS: tuple[Vector, ...] = ((0, 0, 20), (9, 9, 20), (9, -9, 20), (-9, 9, 20), (-9, -9, 20))  # directions towards them
 DIFFUSE, SPECULAR, SHININESS, AMBIENT = 0.63, 0.16, 40, 0.06
@@ -95,7 +96,7 @@ class BrokenStacksOptions(StacksOptions):
     """As for stacks; and what is wrong with them, drawn uniformly: see break_tower."""
 
     cameras: tuple[int, ...] = (1, 4, 7, 10)
-    kinds: tuple[str, ...] = SEPARATED
+    kinds: tuple[Kind, ...] = SEPARATED
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -158,7 +159,7 @@ class StackScene:
     def shade(self, hits: Hits) -> tuple[Floats, NDArray[np.int16]]:
         """Phong's model with directional lamps, one of which casts shadows."""
         albedo = self._albedo(hits)
-        caster = lit(self.solids, hits, LAMPS[self.lamp], parallel=True)
+        caster = lit(self.solids, hits, LAMPS[self.lamp])
         on_block = np.flatnonzero(hits.solids >= 0)
         view = hits.rays[:, on_block]
         view = view / -np.sqrt((view * view).sum(0))
@@ -173,21 +174,24 @@ class StackScene:
             diffuse += DIFFUSE * facing
             half = view + np.array([[x], [y], [z]], dtype=np.float32)
             shine = (half * hits.normals[:, on_block]).sum(0) / np.sqrt((half * half).sum(0))
-            gloss += np.where(facing[on_block] > 0, np.maximum(shine, 0) ** SHININESS, np.float32(0))
+            gloss += np.where(facing[on_block] > 0, power(np.maximum(shine, 0), SHININESS), np.float32(0))
         light = albedo * np.where((hits.solids < 0) & (hits.faces == Hall.SKY), np.float32(1), diffuse)
         light[:, on_block] += SPECULAR * gloss
         return np.minimum(light, 1), caster.astype(np.int16)
 
     def _albedo(self, hits: Hits) -> Floats:
         albedo = np.empty_like(hits.points)
-        footprint = np.where(hits.depth < NEVER, hits.depth, 1) * np.float32(self.pixel / TEXTURE_SIDE)
+        # The side of a square as large as what a pixel shows of a surface: seen at a slant, it is more.
+        slant = np.abs((hits.rays * hits.normals).sum(0)) / np.sqrt((hits.rays * hits.rays).sum(0))
+        depth = np.where(hits.depth < NEVER, hits.depth, np.float32(1))
+        footprint = depth * np.float32(self.pixel / TEXTURE_SIDE) / np.sqrt(np.maximum(slant, np.float32(0.05)))
         x, y, z = hits.points / np.float32(TEXTURE_SIDE)
         outside = hits.solids < 0
         floor, wall = textures.floor(self.floor), textures.wall(self.wall)
         for part, texture, across, down, share in (
             (Hall.FLOOR, floor, x, y, FLOOR_ALBEDO),
             (Hall.WALL_Y, wall, x, -z, 1),
-            (Hall.WALL_X, wall, y, -z, 1),
+            (Hall.WALL_X, wall, -y, -z, 1),  # so that the pattern goes on round the corner
         ):
             here = np.flatnonzero(outside & (hits.faces == part))
             albedo[:, here] = share * texture.sample(across[here], down[here], footprint[here])
@@ -204,8 +208,8 @@ class Setting(NamedTuple):
     """Everything that a scene is made of, as drawn."""
 
     tower: Tower
+    kind: Kind | None  # None stands
     apart: int | None  # the first block of the part that must be seen to be separate
-    kind: int  # 0 stands, otherwise 1 + the place in KINDS
     colours: NDArray[np.intp]
     camera: int
     lamp: int
@@ -233,8 +237,10 @@ def make(rngs: Sequence[np.random.Generator], size: int, options: StacksOptions,
     entities = np.empty((len(rngs), size, size), dtype=np.uint8)
     factors = np.zeros((len(rngs), 1 + options.max_objects, len(FACTOR_NAMES)), dtype=np.float32)
     for scene, rng in enumerate(rngs):
+        count = int(rng.integers(options.min_objects, options.max_objects + 1))
+        kind = options.kinds[rng.integers(len(options.kinds))] if isinstance(options, BrokenStacksOptions) else None
         while True:
-            setting = _draw(rng, options)
+            setting = _draw(rng, options, count, kind)
             stage = _stage(setting, options.zoom, size)
             light, entities[scene] = render(stage, size)
             if _shows_what_it_should(entities[scene], setting, size):
@@ -244,20 +250,13 @@ def make(rngs: Sequence[np.random.Generator], size: int, options: StacksOptions,
     return Drawn(images, entities, factors)
 
 
-def _draw(rng: np.random.Generator, options: StacksOptions) -> Setting:
-    count = int(rng.integers(options.min_objects, options.max_objects + 1))
-    if isinstance(options, BrokenStacksOptions):
-        name = options.kinds[rng.integers(len(options.kinds))]
-        kind = KINDS[KINDS.index(name)]  # type: ignore[arg-type]
-        tower, first = break_tower(rng, count, kind)
-        apart, number = (first if kind in SEPARATED else None), 1 + KINDS.index(kind)
-    else:
-        tower, apart, number = draw_tower(rng, count), None, 0
+def _draw(rng: np.random.Generator, options: StacksOptions, count: int, kind: Kind | None) -> Setting:
+    tower, first = (draw_tower(rng, count), 0) if kind is None else break_tower(rng, count, kind)
     x, y = (float(value) for value in rng.uniform(-TOWER_SHIFT, TOWER_SHIFT, 2))
     return Setting(
         tower=tuple(block.moved((x, y, 0.0)) for block in tower),
-        apart=apart,
-        kind=number,
+        kind=kind,
+        apart=first if kind in SEPARATED else None,
         colours=rng.permutation(len(COLOURS))[:count],
         camera=options.cameras[rng.integers(len(options.cameras))],
         lamp=int(rng.integers(len(LAMPS))),
@@ -281,16 +280,17 @@ def _stage(setting: Setting, zoom: float, size: int) -> StackScene:
 
 def _camera(setting: Setting, zoom: float) -> Camera:
     position, tilt, yaw = CAMERAS[setting.camera - 1]
+    published = square_window(FIELD_OF_VIEW, CROP)
     if zoom == 1:
         (ct, st), (cy, sy) = ((math.cos(a), math.sin(a)) for a in (math.radians(tilt), math.radians(yaw)))
         axes = (cy, sy, 0.0), (-sy * ct, cy * ct, st), (sy * st, -cy * st, ct)
-        return Camera(position, axes, square_window(FIELD_OF_VIEW, CROP))
-    height = max(block.top for block in setting.tower)
-    x, y = (sum(block.position[axis] for block in setting.tower) / len(setting.tower) for axis in range(2))
-    spread = max(math.hypot(block.position[0] - x, block.position[1] - y) for block in setting.tower)
-    middle = (x, y, height / 2)
-    closest = 0.72 * math.dist(position, middle) / (max(height, 2 * spread) + 1)  # so that all of it is in the picture
-    return Camera(position, look_at(position, middle), square_window(FIELD_OF_VIEW, CROP / max(1, min(zoom, closest))))
+        return Camera(position, axes, published)
+    corners = [corner for block in setting.tower for corner in block.corners()]
+    x, y, z = ((min(along) + max(along)) / 2 for along in zip(*corners, strict=True))
+    camera = Camera(position, look_at(position, (x, y, z)), published)
+    farthest = max(abs(place) for corner in corners for place in camera.project(corner)[:2])
+    half = max(published[1] / zoom, ROOM * farthest)  # all of the tower is in the picture
+    return replace(camera, window=(-half, half, -half, half))
 
 
 def solid(block: Block, entity: int) -> Solid:
@@ -324,7 +324,8 @@ def _shows_what_it_should(entities: NDArray[np.uint8], setting: Setting, size: i
 def _factors(setting: Setting, stage: StackScene) -> NDArray[np.float32]:
     rows = np.zeros((1 + len(setting.tower), len(FACTOR_NAMES)), dtype=np.float32)
     rows[:, 0] = 1
-    rows[:, -5:] = setting.kind, setting.camera, setting.lamp, setting.floor, setting.wall
+    kind = 0 if setting.kind is None else 1 + KINDS.index(setting.kind)
+    rows[:, -5:] = kind, setting.camera, setting.lamp, setting.floor, setting.wall
     for row, block, colour in zip(rows[1:], setting.tower, stage.colours, strict=True):
         depth = stage.camera.project(block.position)[2]
         row[1:-5] = (1 + SHAPES.index(block.shape), *colour, *block.position, *block.size, block.yaw, depth)
@@ -346,7 +347,7 @@ STACKS = Generator(
 
 STACKS_BROKEN = Generator(
     name="stacks_broken",
-    description="towers like those of stacks, but in visibly separate parts, which could not stand",
+    description="towers like those of stacks, but in visibly separate parts, hovering or side by side",
     version=1,
     default_size=PUBLISHED_SIZE,
     sizes=(32, 128),

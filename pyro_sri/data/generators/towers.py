@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,6 +21,13 @@ SEPARATED: tuple[Kind, ...] = ("gap", "air", "beside")
 SMALLEST, LARGEST = 0.5, 1.0  # every measure of a block, in units; the hall is 20 units wide
 OVERHANG = 0.05  # how far the weight lies outside its support in an unsupported tower
 TOUCHING = 1e-6
+# How much of the cuboid around it a block fills.
+FULLNESS: dict[Shape, float] = {
+    "cuboid": 1,
+    "cylinder": math.pi / 4,
+    "sphere": math.pi / 6,
+    "lying_cylinder": math.pi / 4,
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Block:
     def volume(self) -> float:
         """In cubic units; the weight of a block, all being of the same stuff."""
         x, y, z = self.size
-        return x * y * z * {"cuboid": 1, "cylinder": math.pi / 4, "sphere": math.pi / 6}.get(self.shape, math.pi / 4)
+        return x * y * z * FULLNESS[self.shape]
 
     @property
     def bottom(self) -> float:
@@ -73,6 +81,13 @@ class Block:
         c, s = math.cos(self.yaw), math.sin(self.yaw)
         return min(self.size[0] / 2 - abs(c * dx + s * dy), self.size[1] / 2 - abs(c * dy - s * dx))
 
+    def corners(self) -> list[Vector]:
+        """The eight corners of the cuboid around it that is turned like it."""
+        x, y, z = self.position
+        c, s = math.cos(self.yaw), math.sin(self.yaw)
+        halves = product(*((-size / 2, size / 2) for size in self.size))
+        return [(x + c * a - s * b, y + s * a + c * b, z + h) for a, b, h in halves]
+
     def moved(self, by: Vector) -> "Block":
         """The same block elsewhere."""
         x, y, z = (p + d for p, d in zip(self.position, by, strict=True))
@@ -88,7 +103,7 @@ class Verdict(NamedTuple):
     Attributes:
         stands: Whether it stands.
         margin: The smallest distance of a weight from the border of the faces it rests on; negative outside.
-        touches: Whether every block rests exactly on the one below, and the first on the floor.
+        touches: Whether every block starts at the height where the one below ends, and the first on the floor.
         round_inside: Whether a block below the top is round, which counts as not standing.
     """
 
@@ -104,8 +119,8 @@ def judge(tower: Tower) -> Verdict:
     It stands if and only if at every contact the centre of the weight above lies inside both faces that touch. (From
     inside, the distance to the border of an intersection is the smaller of the two distances.)
     """
-    below = [0.0, *(block.top for block in tower)]
-    touches = all(abs(block.bottom - height) < TOUCHING for block, height in zip(tower, below[:-1], strict=True))
+    below = [0.0, *(block.top for block in tower[:-1])]
+    touches = all(abs(block.bottom - height) < TOUCHING for block, height in zip(tower, below, strict=True))
     round_inside = any(block.is_round for block in tower[:-1])
     margins = []
     for level, block in enumerate(tower):
@@ -114,7 +129,7 @@ def judge(tower: Tower) -> Verdict:
             margins.append(block.margin(x, y))
         if level:
             margins.append(tower[level - 1].margin(x, y))
-    margin = min(margins)
+    margin = min(margins, default=math.inf)
     return Verdict(touches and not round_inside and margin > 0, margin, touches, round_inside)
 
 
@@ -125,7 +140,7 @@ def _centre_of_weight(blocks: Sequence[Block]) -> tuple[float, float]:
 
 
 def draw_tower(rng: np.random.Generator, count: int) -> Tower:
-    """Draw a tower that stands, its middle near the origin.
+    """Draw a tower that stands, its lowest block on the origin.
 
     Every measure is uniform in [0.5, 1]; the top block is a cuboid, a cylinder or a sphere, the others one of the
     first two. From the top down, each block is put so that the centre of the weight above it lies within half of its
@@ -140,15 +155,15 @@ def draw_tower(rng: np.random.Generator, count: int) -> Tower:
 
 
 def break_tower(rng: np.random.Generator, count: int, kind: Kind) -> tuple[Tower, int]:
-    """Draw a tower that does not stand.
+    """Draw blocks that are not a tower that stands.
 
     Args:
         rng: Draws it.
         count: How many blocks, at least 2.
         kind: What is wrong with it: `gap`: a part of it hovers above the rest; `air`: a part of it hovers beside the
-            rest; `beside`: its top block stands on the floor; `unsupported`: the weight of a part lies 0.05 units
-            outside the block below it; `round`: a block below the top is a sphere or a lying cylinder; `sunk`: a
-            part of it has sunk into the block below.
+            rest; `beside`: its top block stands on the floor beside the rest; `unsupported`: the weight of a part
+            lies 0.05 units outside the block below it; `round`: a block below the top is a sphere or a lying
+            cylinder; `sunk`: a part of it has sunk into the block below.
 
     Returns:
         The tower, and the number of the first block of the part that is separated or wrong.
@@ -157,19 +172,16 @@ def break_tower(rng: np.random.Generator, count: int, kind: Kind) -> tuple[Tower
     first = int(rng.integers(1, count))
     lower, upper = tower[first - 1], tower[first]
     if kind == "gap":
-        return _shift(tower, first, (0, 0, rng.uniform(0.25, 0.8))), first
+        return _shift(tower, first, (0, 0, rng.uniform(0.25, 1.2))), first
     if kind == "sunk":
         return _shift(tower, first, (0, 0, -rng.uniform(0.4, 0.7) * min(lower.size[2], upper.size[2]))), first
     if kind == "air":
-        away = max(block.reach for block in tower[:first]) + upper.reach + rng.uniform(0.05, 0.4)
-        return _shift(tower, first, _sideways(rng, away)), first
+        x, y = _beside(rng, tower[:first], lower, upper.reach + rng.uniform(0.05, 0.4))
+        return _shift(tower, first, (x - upper.position[0], y - upper.position[1], 0)), first
     if kind == "beside":
         top = tower[-1]
-        away = max(block.reach for block in tower[:-1]) + top.reach + rng.uniform(0.25, 1.2)
-        x, y, _ = _sideways(rng, away)
-        base = tower[0].position
-        landed = replace(top, position=(base[0] + x, base[1] + y, top.size[2] / 2))
-        return (*tower[:-1], landed), count - 1
+        x, y = _beside(rng, tower[:-1], tower[0], top.reach + rng.uniform(0.25, 1.2))
+        return (*tower[:-1], replace(top, position=(x, y, top.size[2] / 2))), count - 1
     blocks = list(tower)
     if kind == "round":
         shape: Shape = ("sphere", "lying_cylinder")[rng.integers(2)]
@@ -196,10 +208,11 @@ def _build(rng: np.random.Generator, blocks: Sequence[Block], unsupported: int |
             dx, dy = _draw_inside(rng, block)
         c, s = math.cos(block.yaw), math.sin(block.yaw)
         placed.insert(0, replace(block, position=(x - (c * dx - s * dy), y - (s * dx + c * dy), 0.0)))
-    x, y, height = *placed[0].position[:2], 0.0
-    tower = []
+    base_x, base_y, _ = placed[0].position
+    tower, height = [], 0.0
     for block in placed:
-        tower.append(block.moved((-x, -y, height + block.size[2] / 2)))
+        x, y, _ = block.position
+        tower.append(replace(block, position=(x - base_x, y - base_y, height + block.size[2] / 2)))
         height += block.size[2]
     return tuple(tower)
 
@@ -230,9 +243,12 @@ def _draw_outside(rng: np.random.Generator, block: Block) -> tuple[float, float]
     return dx, dy
 
 
-def _sideways(rng: np.random.Generator, away: float) -> Vector:
+def _beside(rng: np.random.Generator, blocks: Tower, around: Block, away: float) -> tuple[float, float]:
+    """A place so far outside the upright tube around the middle of a block that holds some blocks."""
+    x, y, _ = around.position
+    away += max(math.dist((x, y), block.position[:2]) + block.reach for block in blocks)
     angle = float(rng.uniform(0, 2 * math.pi))
-    return away * math.cos(angle), away * math.sin(angle), 0.0
+    return x + away * math.cos(angle), y + away * math.sin(angle)
 
 
 def _shift(tower: Tower, first: int, by: Vector) -> Tower:

@@ -81,7 +81,7 @@ def cast(
         normals[:, where] = solid.turn_back(surface.normals)
         owners[where] = number
         faces[where] = surface.faces
-    seen = np.where(depth < NEVER, depth, np.float32(0))
+    seen: Floats = np.where(depth < NEVER, depth, np.float32(0))
     return Hits(depth, origin + seen * rays, normals, owners, faces, rays)
 
 
@@ -114,7 +114,9 @@ def _near(solid: Solid, origin: Floats, rays: Floats) -> NDArray[np.intp]:
 class Scene(Protocol):
     """What can be rendered."""
 
-    camera: Camera
+    @property
+    def camera(self) -> Camera:
+        """Where it is seen from."""
 
     def look(self, rays: Floats) -> Hits:
         """What rays from the camera meet."""
@@ -142,8 +144,8 @@ def render(scene: Scene, size: int) -> tuple[Floats, NDArray[np.uint8]]:
     edges = _edges(hits.surfaces.reshape(size, size), shadow.reshape(size, size))
     u, v = scene.camera.within(size, edges, SAMPLES)
     fine = scene.look(scene.camera.rays(u.ravel(), v.ravel()))
-    light[:, edges] = scene.shade(fine)[0].reshape(3, len(edges), -1).mean(2)
-    entities[edges] = _majority(scene.entities(fine).reshape(len(edges), -1))
+    light[:, edges] = scene.shade(fine)[0].reshape(3, len(edges), SAMPLES**2).mean(2)
+    entities[edges] = _majority(scene.entities(fine).reshape(len(edges), SAMPLES**2))
     return np.ascontiguousarray(light.T).reshape(size, size, 3), entities.reshape(size, size)
 
 

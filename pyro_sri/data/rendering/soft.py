@@ -9,6 +9,7 @@ from pyro_sri.data.rendering.casting import Hits
 from pyro_sri.data.rendering.solids import Floats, Solid, Vector
 
 LAMP_POINTS = 12
+BALL = 0.75  # the radius of the ball in the place of a solid, as a share of its reach
 
 
 def _spiral(count: int) -> Floats:
@@ -22,7 +23,7 @@ LAMP_DISC = _spiral(LAMP_POINTS)
 
 
 def soft_light(solids: Sequence[Solid], hits: Hits, lamp: Vector, lamp_size: float) -> Floats:
-    """The share of a round lamp that hits see, [N] in [0, 1].
+    """The share of a round lamp that hits see, [N] in [0, 1]; 1 where the surface faces away from its middle.
 
     Args:
         solids: What may stand in between.
@@ -46,7 +47,7 @@ def soft_light(solids: Sequence[Solid], hits: Hits, lamp: Vector, lamp_size: flo
         right = np.stack([-ahead[1] / flat, ahead[0] / flat, np.zeros_like(flat)])
         up = np.stack([-ahead[2] * right[1], ahead[2] * right[0], flat])
         start, base = solid.to_local(points), solid.turn(towards[:, near])
-        right, up = solid.turn(lamp_size * right), solid.turn(lamp_size * up)
+        right, up = (solid.turn(np.float32(lamp_size) * side) for side in (right, up))
         rays = base[:, None] + LAMP_DISC[:, :1] * right[:, None] + LAMP_DISC[:, 1:] * up[:, None]  # [3, lamp points, M]
         start = np.broadcast_to(start[:, None], rays.shape)
         t = solid.form.enter(start.reshape(3, -1), rays.reshape(3, -1))
@@ -70,13 +71,9 @@ def ambient_occlusion(solids: Sequence[Solid], hits: Hits) -> Floats:
     for number, solid in enumerate(solids):
         away = np.array(solid.position, dtype=np.float32)[:, None] - hits.points
         distance2 = (away * away).sum(0)
-        ball = _ball(solid)
+        ball = BALL * solid.form.reach
         near = np.flatnonzero((distance2 < (4 * ball) ** 2) & (hits.solids != number))
         distance = np.maximum(np.sqrt(distance2[near]), ball)
         facing = np.maximum((away[:, near] * hits.normals[:, near]).sum(0) / distance, 0)
         open_share[near] *= 1 - facing * (ball / distance) ** 2
     return 1 - open_share
-
-
-def _ball(solid: Solid) -> float:
-    return 0.75 * solid.form.reach
