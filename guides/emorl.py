@@ -154,7 +154,7 @@ class EMORLGuide(PyroModule):
         posteriors, slots = self.bottom_up(images, num_slots)
         with auxiliary():
             pyro.sample("segregated_slots", Delta(slots, event_dim=2))
-        return Segregation(posteriors[-1].loc, slots)
+        return Segregation(posteriors[-1].loc, sri_scale(posteriors[-1].raw_scale), slots)
 
     def forward(
         self, images: Tensor, num_scenes: int | None = None, *, num_slots: int | None = None, temperature: float = 1.0

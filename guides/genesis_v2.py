@@ -86,7 +86,7 @@ class GenesisV2Guide(PyroModule):
         """
         means, scales = self.infer_moments(images, num_slots)
         slots = pyro.sample("segregated_slots", diagonal_normal(means, scales, 2))
-        return Segregation(means, slots)
+        return Segregation(means, scales, slots)
 
     @torch.no_grad()
     def count_slots(self, images: Tensor, seeds: Tensor, min_mass: float = MIN_MASK_MASS) -> Tensor:

@@ -15,11 +15,17 @@ class Segregation(NamedTuple):
 
     Attributes:
         means: Posterior means [B, K, D].
+        scales: Posterior standard deviations [B, K, D]; zero where the posterior is a point.
         slots: One sample [B, K, D].
     """
 
     means: Tensor
+    scales: Tensor
     slots: Tensor
+
+    def detach(self) -> "Segregation":
+        """The same without gradients."""
+        return Segregation(*(tensor.detach() for tensor in self))
 
 
 @contextmanager
@@ -34,12 +40,14 @@ def auxiliary() -> Iterator[None]:
 class SegregationPair(PyroModule):
     """A slot VAE as one module: `model` explains images by unordered slots, `guide` infers them.
 
+    Without a model (None) the guide has no objective of its own, and must learn from SRI's (SRI-SA*).
+
     Any slot VAE can be one whose guide offers `infer(images, num_slots) -> Segregation`, drawing inside the caller's
     plate `scenes`, with a site for each draw.
     """
 
     @pyro.settings.context(module_local_params=True)
-    def __init__(self, model: PyroModule, guide: PyroModule, name: str = "segregation") -> None:
+    def __init__(self, model: PyroModule | None, guide: PyroModule, name: str = "segregation") -> None:
         super().__init__(name)
         self.model = model
         self.guide = guide

@@ -1,6 +1,7 @@
 """The encoding half of the Slot Attention auto-encoder (Locatello et al. 2020), and what SRI-SA* segregates with."""
 
 import pyro
+import torch
 from pyro.distributions import Delta
 from pyro.nn import PyroModule
 from torch import Tensor, nn
@@ -86,9 +87,11 @@ class SlotAttentionGuide(PyroModule):
         with auxiliary():
             pyro.sample("attention_masks", Delta(masks.unflatten(2, (1, *images.shape[2:])), event_dim=4))
         if self.posterior is None:
-            return Segregation(slots, pyro.sample("segregated_slots", Delta(slots, event_dim=2)))
+            drawn = pyro.sample("segregated_slots", Delta(slots, event_dim=2))
+            return Segregation(slots, torch.zeros_like(slots), drawn)
         means, raw_scales = self.posterior(slots).chunk(2, dim=-1)
-        return Segregation(means, pyro.sample("segregated_slots", diagonal_normal(means, sri_scale(raw_scales), 2)))
+        scales = sri_scale(raw_scales)
+        return Segregation(means, scales, pyro.sample("segregated_slots", diagonal_normal(means, scales, 2)))
 
     def forward(
         self, images: Tensor, num_scenes: int | None = None, *, num_slots: int | None = None, temperature: float = 1.0

@@ -7,8 +7,8 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_sri.distributions import diagonal_normal, genesis_posterior_raw, sri_raw, sri_scale
-from pyro_sri.guides.segregation import SegregationPair, auxiliary
-from pyro_sri.matching import MATCHINGS, Matching, permute_slots, slot_distances
+from pyro_sri.guides.segregation import Segregation, SegregationPair, auxiliary
+from pyro_sri.matching import MATCHINGS, Matching, MatchOn, permute_slots, slot_distances
 from pyro_sri.models.scene import SceneModel
 from pyro_sri.nn import SceneEncoder, SlotPrior, SlotScales
 
@@ -34,7 +34,11 @@ class SRIGuide(PyroModule):
         model: The scene model; the guide uses its slot prior for the rollout, without owning it.
         segregation: The segregation pair.
         num_layers: Number of relational attention blocks.
-        matching: "greedy" (in rollout order, on the device) or "hungarian" (optimal, on the host).
+        matching: "greedy" (in rollout order, on the device), "hungarian" (optimal, on the host) or "identity" (slot k
+            of the segregation is slot k of the sequence).
+        match_on: Whether means or samples of imagined and segregated slots are compared.
+        align: False takes the segregation's posterior, in its random order, for q(z | x): no rollout (table 3b).
+        end_to_end: Let gradients of L_SRI reach the segregation (SRI-SA*).
         name: Root of the parameters' names in Pyro's store.
     """
 
@@ -46,17 +50,22 @@ class SRIGuide(PyroModule):
         *,
         num_layers: int = 3,
         matching: Matching = "greedy",
+        match_on: MatchOn = "means",
+        align: bool = True,
+        end_to_end: bool = False,
         name: str = "sri_guide",
     ) -> None:
         super().__init__(name)
         prior = model.slot_prior
         slot_size, scene_size = prior.loc.out_features, len(model.scene_loc)
         self.num_slots = model.num_slots
-        self.matching = matching
+        self.matching, self.match_on = matching, match_on
+        self.align, self.end_to_end = align, end_to_end
+        self.has_scene = model.has_scene
         self._linked = (prior,)  # a tuple hides it from module registration: the model owns it
         self.segregation = segregation
-        self.scene_encoder = SceneEncoder(slot_size, scene_size, num_layers)
-        self.slot_scales = SlotScales(slot_size, scene_size)
+        self.scene_encoder = SceneEncoder(slot_size, scene_size, num_layers) if scene_size else None
+        self.slot_scales = SlotScales(slot_size, scene_size) if align else None
 
     @property
     def slot_prior(self) -> SlotPrior:
@@ -71,22 +80,45 @@ class SRIGuide(PyroModule):
         with torch.no_grad():
             *_, last = self.segregation.guide.slot_head.slot_mlp
             last.bias[last.out_features // 2 :] = genesis_posterior_raw(std)
-            self.slot_scales.raw_scale.bias.fill_(sri_raw(std))
+            if self.slot_scales is not None:
+                self.slot_scales.raw_scale.bias.fill_(sri_raw(std))
 
     def scene_dist(self, slots: Tensor) -> Independent:
         """q(s | z^pi): slots [B, K, D] -> a distribution over [B, S]."""
         loc, raw_scale = self.scene_encoder(slots)
         return diagonal_normal(loc, sri_scale(raw_scale))
 
-    def imagine(self, scene: Tensor, num_slots: int) -> Tensor:
-        """Rolls the prior out from the scene [B, S]; draws `imagined_slot_k`, returns their prior means [B, K, D]."""
-        inputs, state = self.slot_prior.start(scene)
-        means = []
+    def imagine(self, scene: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
+        """Rolls the prior out from the scene [B, S]; draws `imagined_slot_k`.
+
+        Returns:
+            The imagined slots' prior means and the slots, each [B, K, D].
+        """
+        loc, raw_scale, state = self.slot_prior.first(scene)  # [B, D]
+        means, slots = [], []
         for k in range(num_slots):
-            loc, raw_scale, state = self.slot_prior.step(inputs, state)  # [B, D]
-            inputs = pyro.sample(f"imagined_slot_{k}", diagonal_normal(loc, sri_scale(raw_scale)))
+            if k > 0:
+                loc, raw_scale, state = self.slot_prior.step(slots[-1], state)
             means.append(loc)
-        return torch.stack(means, 1)
+            slots.append(pyro.sample(f"imagined_slot_{k}", diagonal_normal(loc, sri_scale(raw_scale))))
+        return torch.stack(means, 1), torch.stack(slots, 1)
+
+    def align_slots(self, segregated: Segregation, scene: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations of q(z_k | s, x) in the order in which the prior imagines the slots.
+
+        Draws `imagined_slot_k` and `order`.
+
+        Args:
+            segregated: The first stage.
+            scene: [B, S].
+        """
+        with auxiliary():
+            imagined = self.imagine(scene, segregated.means.shape[1])
+            pairs = (imagined[0], segregated.means) if self.match_on == "means" else (imagined[1], segregated.slots)
+            cost = slot_distances(*pairs)  # [B, K, K]
+            order = pyro.sample("order", Delta(MATCHINGS[self.matching](cost), event_dim=1))  # [B, K]
+        means = permute_slots(segregated.means, order)
+        return means, sri_scale(self.slot_scales(scene, means))
 
     def forward(
         self,
@@ -108,15 +140,12 @@ class SRIGuide(PyroModule):
         with pyro.plate("scenes", len(images)):
             with auxiliary():
                 segregated = self.segregation.guide.infer(images, num_slots)
-            means = segregated.means.detach()
+            segregated = segregated if self.end_to_end else segregated.detach()
 
-            scene = pyro.sample("scene", self.scene_dist(segregated.slots.detach()))
+            scene = images.new_zeros(len(images), 0)
+            if self.has_scene:
+                scene = pyro.sample("scene", self.scene_dist(segregated.slots))
 
-            with auxiliary():
-                imagined_means = self.imagine(scene, num_slots)
-                cost = slot_distances(imagined_means, means)  # [B, K, K]
-                order = pyro.sample("order", Delta(MATCHINGS[self.matching](cost), event_dim=1))  # [B, K]
-            means = permute_slots(means, order)
-            scales = sri_scale(self.slot_scales(scene, means))  # [B, K, D]
+            means, scales = self.align_slots(segregated, scene) if self.align else segregated[:2]  # [B, K, D]
             for k in range(num_slots):
                 pyro.sample(f"slot_{k}", diagonal_normal(means[:, k], scales[:, k]))

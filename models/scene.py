@@ -29,7 +29,7 @@ class SceneModel(PyroModule):
         image_size: Image side H = W, a multiple of 16.
         num_slots: K.
         slot_size: D, a multiple of 8.
-        scene_size: S.
+        scene_size: S; 0 leaves the scene variable out: then p(z_1) = N(0, I) (table 3a).
         likelihood: p(x | z).
         name: Root of the parameters' names in Pyro's store.
     """
@@ -53,6 +53,7 @@ class SceneModel(PyroModule):
         self.likelihood = likelihood
         self.slot_prior = SlotPrior(slot_size, scene_size)
         self.decoder = SlotDecoder(image_size, slot_size)
+        self.has_scene = scene_size > 0
         self.register_buffer("scene_loc", torch.zeros(scene_size), persistent=False)
         self.register_buffer("scene_scale", torch.ones(scene_size), persistent=False)
 
@@ -82,11 +83,13 @@ class SceneModel(PyroModule):
         """
         num_scenes = batch_size(images, num_scenes)
         with pyro.plate("scenes", num_scenes):
-            scene = pyro.sample("scene", self.scene_dist(num_scenes, temperature))  # [B, S]
-            inputs, state = self.slot_prior.start(scene)
+            scene = self.scene_loc.new_zeros(num_scenes, 0)
+            if self.has_scene:
+                scene = pyro.sample("scene", self.scene_dist(num_scenes, temperature))  # [B, S]
+            loc, raw_scale, state = self.slot_prior.first(scene)  # [B, D]
             slots = []
             for k in range(self.num_slots if num_slots is None else num_slots):
-                loc, raw_scale, state = self.slot_prior.step(inputs, state)  # [B, D]
-                inputs = pyro.sample(f"slot_{k}", diagonal_normal(loc, temperature * sri_scale(raw_scale)))
-                slots.append(inputs)
+                if k > 0:
+                    loc, raw_scale, state = self.slot_prior.step(slots[-1], state)
+                slots.append(pyro.sample(f"slot_{k}", diagonal_normal(loc, temperature * sri_scale(raw_scale))))
             return sample_image(self.likelihood, self.decoder(torch.stack(slots, 1)), images)

@@ -80,6 +80,8 @@ def trace_sri(model: Any, guide: Any, images: Tensor, **kwargs: Any) -> SRITrace
         if "segregated_slots" in guide_trace:
             raise ValueError("a wrapped SRI guide hides its segregation: use handlers as contexts around the call")
         return SRITraces(guide_trace, model_trace, None)
+    if guide.segregation.model is None:
+        return SRITraces(guide_trace, model_trace, None)
     return SRITraces(guide_trace, model_trace, run_against(guide.segregation.model, guide_trace, images, **kwargs))
 
 
@@ -211,17 +213,24 @@ class SRI_ELBO(TermsELBO):
         geco: Controller of L_SRI; None weighs every term by 1.
         segregation_geco: Controller of L_seg; None weighs both terms by 1.
         segregation_steps: Training steps at the start that compute L_seg alone, at half the cost.
+        cross: Whether KL_cross is part of the loss (table 3c leaves it out); it is read either way.
     """
 
     bound = ("nll", "kl_scene", "kl_slots")
 
     def __init__(
-        self, *, geco: GECO | None = None, segregation_geco: GECO | None = None, segregation_steps: int = 0
+        self,
+        *,
+        geco: GECO | None = None,
+        segregation_geco: GECO | None = None,
+        segregation_steps: int = 0,
+        cross: bool = True,
     ) -> None:
         super().__init__()
         self.geco = geco
         self.segregation_geco = segregation_geco
         self.segregation_steps = segregation_steps
+        self.cross = cross
 
     def trace(self, model: Any, guide: Any, images: Tensor, **kwargs: Any) -> SRITraces:
         """Runs the guide on images [B, 3, H, W], and the models (sites `scene`, `slot_k`, `image`) against it."""
@@ -243,6 +252,6 @@ class SRI_ELBO(TermsELBO):
         mean = {name: term.mean() for name, term in terms.items()}
         loss = self.weigh(self.segregation_geco, mean["segregation_nll"], mean["segregation_kl"])
         if "nll" in mean:
-            kl = mean["kl_scene"] + mean["kl_slots"] + mean["kl_cross"]
+            kl = mean["kl_scene"] + mean["kl_slots"] + (mean["kl_cross"] if self.cross else 0)
             loss = loss + self.weigh(self.geco, mean["nll"], kl)
         return loss

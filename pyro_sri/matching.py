@@ -7,7 +7,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-Matching = Literal["greedy", "hungarian"]
+Matching = Literal["greedy", "hungarian", "identity"]
+MatchOn = Literal["means", "samples"]
 
 
 @torch.no_grad()
@@ -15,8 +16,8 @@ def slot_distances(imagined: Tensor, segregated: Tensor) -> Tensor:
     """Euclidean distances between slots.
 
     Args:
-        imagined: Means of the imagined slots [B, K, D].
-        segregated: Means of the segregated slots [B, K, D].
+        imagined: Means, or samples, of the imagined slots [B, K, D].
+        segregated: Those of the segregated slots [B, K, D].
 
     Returns:
         Cost [B, K, K]: entry [b, k, j] is the distance from imagined slot k to segregated slot j. No gradient.
@@ -59,7 +60,23 @@ def hungarian_matching(cost: Tensor) -> Tensor:
     return torch.stack(columns).to(cost.device)
 
 
-MATCHINGS: dict[Matching, Callable[[Tensor], Tensor]] = {"greedy": greedy_matching, "hungarian": hungarian_matching}
+def identity_matching(cost: Tensor) -> Tensor:
+    """Position k takes slot k: for a segregation that has learnt an order of its own.
+
+    Args:
+        cost: [B, K, K], of which only the shape matters.
+
+    Returns:
+        Order [B, K] of integers.
+    """
+    return torch.arange(cost.shape[1], device=cost.device).expand(cost.shape[:2])
+
+
+MATCHINGS: dict[Matching, Callable[[Tensor], Tensor]] = {
+    "greedy": greedy_matching,
+    "hungarian": hungarian_matching,
+    "identity": identity_matching,
+}
 
 
 def permute_slots(slots: Tensor, order: Tensor) -> Tensor:

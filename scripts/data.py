@@ -1,5 +1,6 @@
 """The commands `pyro-sri data ...`: make or convert a dataset file, look at one, and audit towers."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +25,7 @@ def make(
     val: int = 1_000,
     test: int = 1_000,
     seed: int = 0,
-    workers: int = 1,
+    workers: int | None = None,
     variant: str | None = None,
     num_pieces: int | None = None,
     min_objects: int | None = None,
@@ -72,7 +73,7 @@ def make(
         val: Images in the split val; 0 leaves it out.
         test: Images in the split test; 0 leaves it out.
         seed: Seed of the scenes.
-        workers: Processes that share the work; worth it for rendered families (rooms, clevr, stacks).
+        workers: Processes that share the work; left out: one for each core.
         variant: multi_dsprites: colored_on_grayscale (default), binarized (2-3 white sprites on black) or
             colored_on_colored (1-4 sprites, all colours). rooms: train (default), empty_room, six_objects or
             identical_color (4-6 objects of one colour).
@@ -99,6 +100,7 @@ def make(
     options = {option: value for option, value in given.items() if value is not None}
     try:
         with progress_bar() as report:
+            workers = usable_cores() if workers is None else workers
             found = make_dataset(name, out, size, train, val, test, seed, workers, options, report)
     except KeyboardInterrupt:
         note(f"stopped; the same command goes on with {out}")
@@ -200,6 +202,11 @@ def audit(file: Positional[Path], /, num: int = 200, split: str = "train", seed:
     print(f"{len(audits) - len(fallen)} of {len(audits)} towers stand")
     if fallen:
         print(f"fallen: {' '.join(str(number) for number in fallen)}")
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

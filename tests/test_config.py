@@ -56,7 +56,7 @@ def test_unknown_preset_names_the_nearest() -> None:
         ("system: sri\npreset: p\ndataset: d\nlearning_rate: fast", "must be of type float"),
         ("system: sri\npreset: p\ndataset: d\nkernel: square", "must be one of gaussian, laplacian, epanechnikov"),
         (to_yaml(QUICK).replace("num_slots: 3", "num_slots: 0"), "--num-slots is 0"),
-        (to_yaml(QUICK).replace("num_slots: 3\n", ""), "lacks the field 'num_slots'"),
+        (to_yaml(QUICK).replace("dataset: tetrominoes\n", ""), "lacks the field 'dataset'"),
         ("system: [sri]", "asks for the system"),
         ("!!python/object/apply:os.getcwd []", "not YAML"),
     ],
@@ -117,3 +117,9 @@ def test_build_follows_the_fields() -> None:
     assert isinstance(geco, GenesisGECO)
     assert geco.beta.item() == pytest.approx(0.1)
     assert geco.beta_range[1] == 1.0
+
+
+def test_fields_that_a_run_was_made_without_have_their_defaults() -> None:
+    text = to_yaml(QUICK).replace("attention_layers: 3\n", "")
+    assert text != to_yaml(QUICK)
+    assert from_yaml(text, "config.yaml") == QUICK

@@ -1,6 +1,7 @@
 """Configurations as plain YAML."""
 
 import dataclasses
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -35,7 +36,8 @@ def from_yaml(text: str, source: str) -> RunConfig:
         source: Where the text comes from, for error messages.
 
     Raises:
-        UserError: If it is not YAML, names an unknown system or field, lacks a field, or holds a wrong value.
+        UserError: If it is not YAML, names an unknown system or field, lacks one that has no default, or holds a
+            wrong value.
     """
     try:
         fields = yaml.safe_load(text)
@@ -53,7 +55,8 @@ def from_yaml(text: str, source: str) -> RunConfig:
         if name not in known:
             raise UserError(f"{source} has an unknown field '{name}': {nearest(str(name), known)}")
         fields[name] = _typed(value, types[name], f"{source}: field '{name}'")
-    if missing := [name for name in known if name not in fields]:
+    # Fields with a default may be missing: runs outlive versions, and a new field starts as what was done before it.
+    if missing := [name for name, field in known.items() if name not in fields and field.default is MISSING]:
         raise UserError(f"{source} lacks the field '{missing[0]}'")
     return config(**fields)
 

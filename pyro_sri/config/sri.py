@@ -1,26 +1,32 @@
-"""SRI."""
+"""SRI, on any segregation, and the ablations of its paper."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from pyro_sri.config.run import RunConfig
 from pyro_sri.config.shared import GECOFields, LikelihoodFields
+from pyro_sri.distributions import ImageLikelihood
 from pyro_sri.elbo import SRI_ELBO
+from pyro_sri.guides.emorl import EMORLGuide
 from pyro_sri.guides.genesis_v2 import GenesisV2Guide
 from pyro_sri.guides.segregation import SegregationPair
+from pyro_sri.guides.slot_attention import SlotAttentionGuide
 from pyro_sri.guides.sri import SRIGuide
-from pyro_sri.matching import Matching
+from pyro_sri.matching import Matching, MatchOn
+from pyro_sri.models.emorl import EMORLModel
 from pyro_sri.models.genesis_v2 import IndependentSlotModel
 from pyro_sri.models.scene import SceneModel
-from pyro_sri.nn import IMAGE_SIZES, Initialisation, Kernel, initialise
+from pyro_sri.nn import IMAGE_SIZES, Initialisation, Kernel, PositionDecoderKind, initialise
+
+SegregationKind = Literal["genesis_v2", "emorl", "slot_attention"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SRIConfig(GECOFields, LikelihoodFields, RunConfig):
-    """SRI with GENESIS-v2 as the segregation pair (Emami et al. 2023)."""
+    """SRI (Emami et al. 2023): segregate, relate, imagine."""
 
     system: ClassVar[str] = "sri"
     tiny_fields: ClassVar[Mapping[str, Any]] = {"num_slots": 3, "slot_size": 8, "scene_size": 8, "segregation_steps": 0}
@@ -30,11 +36,23 @@ class SRIConfig(GECOFields, LikelihoodFields, RunConfig):
     slot_size: int = 64
     """D, a multiple of 8 up to 64; also the width of the networks."""
     scene_size: int = 128
-    """S."""
+    """S; 0 leaves the scene variable out (table 3a)."""
+    segregation: SegregationKind = "genesis_v2"
+    """What segregates: GENESIS-v2, EMORL (SRI-EMORL), or an encoder by Slot Attention that L_SRI trains (SRI-SA*)."""
+    segregation_layers: int = 3
+    """Layers of EMORL's bottom-up inference."""
+    segregation_decoder: PositionDecoderKind = "big"
+    """EMORL's decoder; big takes multiples of 16."""
+    align: bool = True
+    """Order the slots as the prior imagines them; without, the segregation's posterior is that of SRI (table 3b)."""
+    kl_cross: bool = True
+    """Train with KL_cross (table 3c leaves it out)."""
     attention_layers: int = 3
     """L, relational attention blocks in the scene encoder."""
     matching: Matching = "greedy"
     """How imagined slots are matched to segregated ones."""
+    match_on: MatchOn = "means"
+    """Whether means or samples of them are compared."""
     kernel: Kernel = "gaussian"
     """Kernel of the instance colouring."""
     semiconv: bool = True
@@ -59,10 +77,15 @@ class SRIConfig(GECOFields, LikelihoodFields, RunConfig):
         super().__post_init__()
         self.check_likelihood()
         self.check_geco()
-        self.require(["num_slots", "slot_size", "scene_size", "colour_scale_init"], lambda value: value > 0, "positive")
-        self.require(
-            ["attention_layers", "posterior_scale_init", "segregation_steps"], lambda value: value >= 0, "0 or more"
-        )
+        positive = ["num_slots", "slot_size", "segregation_layers", "colour_scale_init"]
+        self.require(positive, lambda value: value > 0, "positive")
+        not_negative = ["scene_size", "attention_layers", "posterior_scale_init", "segregation_steps"]
+        self.require(not_negative, lambda value: value >= 0, "0 or more")
+        if self.segregation != "genesis_v2":
+            alone = ["share_decoder", "posterior_scale_init", "coordinates"]
+            self.require(alone, lambda value: not value, "left out: only GENESIS-v2's segregation has it")
+        if self.segregation == "slot_attention":
+            self.require(["segregation_steps"], lambda value: value == 0, "0: this segregation does not train alone")
         self.require(["posterior_scale_init"], lambda value: value == 0 or 1e-3 <= value <= 10, "0 or 0.001 to 10")
         self.require(["slot_size"], lambda value: value % 8 == 0 and value <= 64, "a multiple of 8 up to 64")
         self.require(["image_size"], lambda value: value in IMAGE_SIZES, "one of 32, 64, 96, 128")
@@ -77,28 +100,49 @@ class SRIConfig(GECOFields, LikelihoodFields, RunConfig):
         likelihood = self.image_likelihood()
         shape = {"image_size": self.image_size, "num_slots": self.num_slots, "slot_size": self.slot_size}
         model = SceneModel(**shape, scene_size=self.scene_size, likelihood=likelihood)
-        segregation = SegregationPair(
-            IndependentSlotModel(**shape, likelihood=likelihood),
-            GenesisV2Guide(
-                **shape,
-                kernel=self.kernel,
-                semiconv=self.semiconv,
-                gate_init=self.gate_init,
-                coordinates=self.coordinates,
-            ),
+        segregation = self._new_segregation(shape, likelihood)
+        end_to_end = segregation.model is None
+        guide = SRIGuide(
+            model,
+            segregation,
+            num_layers=self.attention_layers,
+            matching="identity" if end_to_end else self.matching,
+            match_on=self.match_on,
+            align=self.align,
+            end_to_end=end_to_end,
         )
-        guide = SRIGuide(model, segregation, num_layers=self.attention_layers, matching=self.matching)
         for module in (model, guide):
             initialise(module, self.init)
+        if self.segregation == "genesis_v2":
+            self._start_genesis_v2(model, guide)
+        elbo = SRI_ELBO(
+            geco=self.new_geco(self.image_size),
+            segregation_geco=None if end_to_end else self.new_geco(self.image_size),
+            segregation_steps=self.segregation_steps,
+            cross=self.kl_cross,
+        )
+        return model, guide, elbo
+
+    def _new_segregation(self, shape: dict[str, int], likelihood: ImageLikelihood) -> SegregationPair:
+        if self.segregation == "emorl":
+            kind = {"num_layers": self.segregation_layers, "decoder": self.segregation_decoder}
+            emorl = EMORLModel(**shape, likelihood=likelihood, **kind)
+            return SegregationPair(emorl, EMORLGuide(emorl, refinement_steps=0))
+        if self.segregation == "slot_attention":
+            return SegregationPair(None, SlotAttentionGuide(**shape, learnt_slots=True))
+        guide = GenesisV2Guide(
+            **shape,
+            kernel=self.kernel,
+            semiconv=self.semiconv,
+            gate_init=self.gate_init,
+            coordinates=self.coordinates,
+        )
+        return SegregationPair(IndependentSlotModel(**shape, likelihood=likelihood), guide)
+
+    def _start_genesis_v2(self, model: SceneModel, guide: SRIGuide) -> None:
         with torch.no_grad():
-            segregation.guide.stick_breaking.colour_head.conv.weight.mul_(self.colour_scale_init)
+            guide.segregation.guide.stick_breaking.colour_head.conv.weight.mul_(self.colour_scale_init)
         if self.posterior_scale_init:
             guide.start_scales_at(self.posterior_scale_init)
         if self.share_decoder:
-            segregation.model.decoder = model.decoder
-        elbo = SRI_ELBO(
-            geco=self.new_geco(self.image_size),
-            segregation_geco=self.new_geco(self.image_size),
-            segregation_steps=self.segregation_steps,
-        )
-        return model, guide, elbo
+            guide.segregation.model.decoder = model.decoder

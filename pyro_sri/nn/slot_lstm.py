@@ -1,9 +1,12 @@
 """The two LSTMs over the ordered slots (Emami et al. 2023, equations 2 and 7)."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 HIDDEN_FACTOR = 4  # LSTM units per slot dimension
+UNIT_RAW_SCALE = math.log(math.expm1(1 - 1e-5))  # what `sri_scale` maps to 1
 
 
 class SlotPrior(nn.Module):
@@ -11,24 +14,31 @@ class SlotPrior(nn.Module):
 
     Run it one slot at a time:
 
-        inputs, state = prior.start(scene)
-        for k in range(K):
-            loc, raw_scale, state = prior.step(inputs, state)
-            inputs = z_k
+        loc, raw_scale, state = prior.first(scene)
+        ... z_0 ...
+        loc, raw_scale, state = prior.step(z_0, state)
+        ... z_1 ...
+
+    Args:
+        slot_size: D.
+        scene_size: S; 0 without a scene variable: then p(z_0) = N(0, I), and the LSTM begins with z_0.
     """
 
     def __init__(self, slot_size: int, scene_size: int) -> None:
         super().__init__()
         hidden = HIDDEN_FACTOR * slot_size
-        self.first_input = nn.Sequential(nn.Linear(scene_size, slot_size), nn.GELU())
+        self.first_input = nn.Sequential(nn.Linear(scene_size, slot_size), nn.GELU()) if scene_size else None
         self.lstm = nn.LSTMCell(slot_size, hidden)
         self.loc = nn.Linear(hidden, slot_size)
         self.raw_scale = nn.Linear(hidden, slot_size)
 
-    def start(self, scene: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Scene [B, S] -> first input [B, D] and initial state."""
+    def first(self, scene: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Scene [B, S], S = 0 without one -> mean [B, D], raw scale [B, D] of the first slot, and the state."""
         zeros = scene.new_zeros(len(scene), self.lstm.hidden_size)
-        return self.first_input(scene), (zeros, zeros)
+        if self.first_input is not None:
+            return self.step(self.first_input(scene), (zeros, zeros))
+        loc = scene.new_zeros(len(scene), self.lstm.input_size)
+        return loc, loc + UNIT_RAW_SCALE, (zeros, zeros)
 
     def step(self, inputs: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Input [B, D] and state -> mean [B, D], raw scale [B, D] of the next slot, and the next state."""
@@ -37,16 +47,22 @@ class SlotPrior(nn.Module):
 
 
 class SlotScales(nn.Module):
-    """Raw scales of q(z | s, x): an LSTM over [GELU(Linear(s)), mu_0, .., mu_{K-2}], one linear head."""
+    """Raw scales of q(z | s, x): an LSTM over [GELU(Linear(s)), mu_0, .., mu_{K-2}], one linear head.
+
+    Args:
+        slot_size: D.
+        scene_size: S; 0 without a scene variable: then the first input is zero.
+    """
 
     def __init__(self, slot_size: int, scene_size: int) -> None:
         super().__init__()
         hidden = HIDDEN_FACTOR * slot_size
-        self.first_input = nn.Sequential(nn.Linear(scene_size, slot_size), nn.GELU())
+        self.first_input = nn.Sequential(nn.Linear(scene_size, slot_size), nn.GELU()) if scene_size else None
         self.lstm = nn.LSTM(slot_size, hidden, batch_first=True)
         self.raw_scale = nn.Linear(hidden, slot_size)
 
     def forward(self, scene: Tensor, ordered_means: Tensor) -> Tensor:
         """Scene [B, S] and ordered slot means [B, K, D] -> raw scales [B, K, D]."""
-        inputs = torch.cat([self.first_input(scene)[:, None], ordered_means[:, :-1]], dim=1)  # [B, K, D]
+        first = torch.zeros_like(ordered_means[:, 0]) if self.first_input is None else self.first_input(scene)
+        inputs = torch.cat([first[:, None], ordered_means[:, :-1]], dim=1)  # [B, K, D]
         return self.raw_scale(self.lstm(inputs)[0])

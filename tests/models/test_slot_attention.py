@@ -138,9 +138,10 @@ def test_what_sri_segregates_with(images: torch.Tensor) -> None:
     """`infer` draws in the caller's plate; gradients reach every parameter of the encoder."""
     _, guide = build(learnt_slots=True)
     with poutine.trace() as recorder, pyro.plate("scenes", 4):
-        means, slots = guide.infer(images)
+        means, scales, slots = guide.infer(images)
     site = recorder.trace.nodes["segregated_slots"]
     assert torch.equal(site["fn"].mean, means)
+    assert torch.equal(site["fn"].stddev, scales)
     assert torch.equal(site["value"], slots)
     (means.square().sum() + slots.sum()).backward()
     assert all(p.grad is not None for p in guide.parameters())

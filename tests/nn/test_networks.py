@@ -181,8 +181,7 @@ def test_slot_scales_see_only_what_came_before() -> None:
 def test_slot_prior_depends_on_scene_and_past() -> None:
     prior = SlotPrior(8, 12)
     scene = torch.randn(2, 12)
-    inputs, state = prior.start(scene)
-    loc, raw_scale, state = prior.step(inputs, state)
+    loc, raw_scale, state = prior.first(scene)
     assert loc.shape == raw_scale.shape == (2, 8)
     one, _, _ = prior.step(torch.zeros(2, 8), state)
     other, _, _ = prior.step(torch.ones(2, 8), state)

@@ -19,6 +19,7 @@ KINDS: tuple[Kind, ...] = ("gap", "air", "beside", "unsupported", "round", "sunk
 SEPARATED: tuple[Kind, ...] = ("gap", "air", "beside")
 
 SMALLEST, LARGEST = 0.5, 1.0  # every measure of a block, in units; the hall is 20 units wide
+BALL_ROOM = 0.2  # how far a ball on top lies from the edge below it, so that a small push does not roll it off
 OVERHANG = 0.05  # how far the weight lies outside its support in an unsupported tower
 TOUCHING = 1e-6
 # How much of the cuboid around it a block fills.
@@ -144,7 +145,7 @@ def draw_tower(rng: np.random.Generator, count: int) -> Tower:
 
     Every measure is uniform in [0.5, 1]; the top block is a cuboid, a cylinder or a sphere, the others one of the
     first two. From the top down, each block is put so that the centre of the weight above it lies within half of its
-    half measures from its middle (ShapeStacks, Groth et al. 2018).
+    half measures from its middle (ShapeStacks, Groth et al. 2018); a ball lies at least 0.2 units from the edge too.
 
     Args:
         rng: Draws it.
@@ -205,7 +206,8 @@ def _build(rng: np.random.Generator, blocks: Sequence[Block], unsupported: int |
         if level + 1 == unsupported:
             dx, dy = _draw_outside(rng, block)
         else:
-            dx, dy = _draw_inside(rng, block)
+            ball_on_top = len(placed) == 1 and placed[0].shape == "sphere"
+            dx, dy = _draw_inside(rng, block, BALL_ROOM if ball_on_top else 0)
         c, s = math.cos(block.yaw), math.sin(block.yaw)
         placed.insert(0, replace(block, position=(x - (c * dx - s * dy), y - (s * dx + c * dy), 0.0)))
     base_x, base_y, _ = placed[0].position
@@ -217,15 +219,21 @@ def _build(rng: np.random.Generator, blocks: Sequence[Block], unsupported: int |
     return tuple(tower)
 
 
-def _draw_inside(rng: np.random.Generator, block: Block) -> tuple[float, float]:
+def _draw_inside(rng: np.random.Generator, block: Block, room: float = 0) -> tuple[float, float]:
+    """A place within half of a block's half measures from its middle, at least `room` from the edge of its face."""
     if block.shape == "sphere":
         return 0.0, 0.0
     while True:
         u, v = (float(value) for value in rng.uniform(-0.5, 0.5, 2))
         if block.shape == "lying_cylinder":
-            v = 0.0
-        if block.shape != "cylinder" or math.hypot(u, v) <= 0.5:
-            return u * block.size[0] / 2, v * block.size[1] / 2
+            return u * block.size[0] / 2, 0.0
+        x, y = u * block.size[0] / 2, v * block.size[1] / 2
+        if block.shape == "cylinder":
+            fits = math.hypot(u, v) <= 0.5 and block.size[0] / 2 - math.hypot(x, y) >= room
+        else:
+            fits = min(block.size[0] / 2 - abs(x), block.size[1] / 2 - abs(y)) >= room
+        if fits:
+            return x, y
 
 
 def _draw_outside(rng: np.random.Generator, block: Block) -> tuple[float, float]:
