@@ -61,6 +61,7 @@ class SRIGuide(PyroModule):
         self.num_slots = model.num_slots
         self.matching, self.match_on = matching, match_on
         self.align, self.end_to_end = align, end_to_end
+        self.num_layers = num_layers
         self.has_scene = model.has_scene
         self._linked = (prior,)  # a tuple hides it from module registration: the model owns it
         self.segregation = segregation
@@ -85,6 +86,7 @@ class SRIGuide(PyroModule):
 
     def scene_dist(self, slots: Tensor) -> Independent:
         """q(s | z^pi): slots [B, K, D] -> a distribution over [B, S]."""
+        assert self.scene_encoder is not None, "the model has no scene variable"
         loc, raw_scale = self.scene_encoder(slots)
         return diagonal_normal(loc, sri_scale(raw_scale))
 
@@ -95,7 +97,8 @@ class SRIGuide(PyroModule):
             The imagined slots' prior means and the slots, each [B, K, D].
         """
         loc, raw_scale, state = self.slot_prior.first(scene)  # [B, D]
-        means, slots = [], []
+        means: list[Tensor] = []
+        slots: list[Tensor] = []
         for k in range(num_slots):
             if k > 0:
                 loc, raw_scale, state = self.slot_prior.step(slots[-1], state)
@@ -118,6 +121,7 @@ class SRIGuide(PyroModule):
             cost = slot_distances(*pairs)  # [B, K, K]
             order = pyro.sample("order", Delta(MATCHINGS[self.matching](cost), event_dim=1))  # [B, K]
         means = permute_slots(segregated.means, order)
+        assert self.slot_scales is not None, "a guide that does not align has no scales of its own"
         return means, sri_scale(self.slot_scales(scene, means))
 
     def forward(

@@ -87,7 +87,7 @@ class SceneModel(PyroModule):
             if self.has_scene:
                 scene = pyro.sample("scene", self.scene_dist(num_scenes, temperature))  # [B, S]
             loc, raw_scale, state = self.slot_prior.first(scene)  # [B, D]
-            slots = []
+            slots: list[Tensor] = []
             for k in range(self.num_slots if num_slots is None else num_slots):
                 if k > 0:
                     loc, raw_scale, state = self.slot_prior.step(slots[-1], state)

@@ -15,7 +15,13 @@ from pyro_sri.data.loading import evaluation_batches, to_images
 from pyro_sri.elbo import TermsELBO
 from pyro_sri.errors import UserError
 from pyro_sri.inference import Explanation, explain
-from pyro_sri.metrics import adjusted_rand_index, bits_per_dimension, mean_squared_error
+from pyro_sri.metrics import (
+    adjusted_rand_index,
+    bits_per_dimension,
+    count_accuracy,
+    count_confusion,
+    mean_squared_error,
+)
 from pyro_sri.metrics.likelihood import importance_bound, importance_log_weights
 
 Metrics = dict[str, float | int | str | None]
@@ -83,13 +89,15 @@ def evaluate(
     per_image = {name: np.concatenate(parts) for name, parts in scores.items()}
 
     result: Metrics = {}
-    for name in (*ARI_NAMES, *(name for name in per_image if name not in ARI_NAMES)):
+    for name in (*ARI_NAMES, *(name for name in per_image if name not in (*ARI_NAMES, "count"))):
         values = per_image.get(name, np.empty(0))
         if name in ARI_NAMES:
             values = values[~np.isnan(values)]  # NaN marks an image without foreground: it has no score
         result[name] = float(values.mean()) if len(values) else None
         if result[name] is None:
             result[f"{name}_reason"] = _why_no_ari(name, has_masks)
+    if "count" in per_image:
+        result |= _counts(per_image["count"][per_image["count"][:, 0] >= 0])
     if "bpd_with_cross" not in result:
         result |= {"bpd_with_cross": None, "bpd_with_cross_reason": "this system has no KL_cross"}
     if has_masks:
@@ -126,6 +134,13 @@ def _scores(
     }
     if "kl_cross" in terms:
         scores["bpd_with_cross"] = bits_per_dimension(terms["nll"] + kl + terms["kl_cross"], size)
+    if explanation.counts is not None:
+        counts = explanation.counts.cpu().numpy()
+        there = np.full(len(counts), -1)
+        if background is not None:
+            objects = [entity for entity in range(batch["masks"].shape[1]) if entity not in background]
+            there = batch["masks"].numpy()[:, objects].any((2, 3, 4)).sum(1)
+        scores["count"] = np.stack([there, counts], axis=1)
     if background is not None:
         true, slots = batch["masks"].numpy(), _as_arrays(explanation.slot_masks)
         scores["ari_fg"] = adjusted_rand_index(true, slots, foreground_only=True, background_entities=background)
@@ -136,6 +151,15 @@ def _scores(
                 true, attention, foreground_only=True, background_entities=background
             )
     return scores
+
+
+def _counts(pairs: NDArray[np.integer]) -> Metrics:
+    """Count accuracy and confusion matrix, from the true and the found number of objects of each image, [n, 2]."""
+    if not len(pairs):
+        return {"count_accuracy": None, "count_accuracy_reason": "the data has no masks"}
+    confusion = count_confusion(pairs[:, 0], pairs[:, 1])
+    cells = {f"count_{there}_found_{found}": int(number) for (there, found), number in np.ndenumerate(confusion)}
+    return {"count_accuracy": count_accuracy(pairs[:, 0], pairs[:, 1]), **cells}
 
 
 def _as_arrays(masks: torch.Tensor) -> NDArray[np.floating]:

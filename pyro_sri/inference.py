@@ -7,6 +7,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_sri.elbo import SRI_ELBO, Terms, TermsELBO
+from pyro_sri.guides.air import find_objects
 from pyro_sri.matching import permute_slots
 
 
@@ -23,6 +24,7 @@ class Explanation(NamedTuple):
         terms: Terms of the objective, each [B] in nats.
         kl: Sum of the bound's terms but `nll`, [B] in nats.
         log_normaliser: Nats per image that an unnormalised likelihood leaves out of its `nll`.
+        counts: How many objects a guide that counts finds [B], or None.
     """
 
     images: Tensor
@@ -34,6 +36,7 @@ class Explanation(NamedTuple):
     terms: Terms
     kl: Tensor
     log_normaliser: float
+    counts: Tensor | None = None
 
 
 @torch.no_grad()
@@ -70,6 +73,7 @@ def explain(model: Any, guide: Any, images: Tensor, elbo: TermsELBO | None = Non
         terms=terms,
         kl=elbo.kl(terms),
         log_normaliser=getattr(traces.model.nodes["image"]["fn"], "log_normaliser", 0.0),
+        counts=find_objects(guide, images).counts if "z_pres_0" in value else None,
     )
 
 

@@ -1,6 +1,7 @@
 """`pyro-sri evaluate`: every metric of a run on held-out images."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,19 +22,28 @@ from pyro_sri.scripts.train import own_data
 from pyro_sri.seeds import check_seed
 from pyro_sri.training import pick_device
 
+CONFUSION = re.compile(r"count_(\d+)_found_(\d+)")
+
 MEANINGS = {
     "ari_fg": "adjusted Rand index over foreground pixels, decoder masks (1 is perfect)",
     "ari_fg_attention": "the same with the segregation's attention masks",
     "ari": "adjusted Rand index over all pixels, decoder masks",
     "mse": "mean squared error of the reconstruction, per pixel and channel in [0, 1]",
     "nll": "-log p(x | z), nats per image, normalised likelihood",
-    "kl": "kl_scene + kl_slots, nats per image",
+    "kl": "KL of all latents, nats per image",
     "kl_scene": "KL(q(s | x) || p(s)), nats per image",
     "kl_slots": "sum over slots of KL(q(z_k | s, x) || p(z_k | z_<k, s)), nats per image",
+    "kl_masks": "KL of the mask latents, nats per image",
+    "kl_components": "KL of the component latents, nats per image",
+    "kl_above": "KL of the layers above the refined one, nats per image",
+    "kl_pres": "KL of the number of objects, nats per image",
+    "kl_where": "KL of their places, nats per image",
+    "kl_what": "KL of their codes, nats per image",
     "kl_cross": "cross-order KL, nats per image; not part of the bound",
     "bpd": "-ELBO in bits per dimension",
     "bpd_with_cross": "the same plus kl_cross",
     "iwae_bpd": "importance-weighted bound in bits per dimension",
+    "count_accuracy": "share of images whose number of objects is found exactly",
 }
 
 
@@ -144,12 +154,27 @@ def print_table(metrics: Metrics) -> None:
         title_justify="left",
     )
     for name, meaning in MEANINGS.items():
-        value = metrics.get(name)
+        if name not in metrics:
+            continue  # other systems have it
+        value = metrics[name]
         shown = f"{value:.4f}" if isinstance(value, float) else "-"
         table.add_row(
             f"[bold]{name}[/bold]", shown, meaning if value is not None else str(metrics.get(f"{name}_reason"))
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if confusion := {name: value for name, value in metrics.items() if CONFUSION.fullmatch(name)}:
+        console.print(_confusion_table(confusion))
+
+
+def _confusion_table(confusion: Metrics) -> Table:
+    """Rows: how many objects there are; columns: how many were found."""
+    pairs = {tuple(map(int, re.findall(r"\d+", name))): value for name, value in confusion.items()}
+    found = sorted({pair[1] for pair in pairs})
+    table = Table("objects", *(f"{count} found" for count in found), title="images", title_justify="left")
+    for there in sorted({pair[0] for pair in pairs}):
+        table.add_row(str(there), *(str(pairs[there, count]) for count in found))
+    return table
 
 
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:

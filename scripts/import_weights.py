@@ -66,7 +66,7 @@ def import_weights(
         num_slots=num_slots,
         slot_size=model.slot_prior.loc.out_features,
         scene_size=len(model.scene_loc),
-        attention_layers=len(guide.scene_encoder.blocks),
+        attention_layers=guide.num_layers,
         kernel=kernel,
         semiconv=semiconv,
         pixel_std=pixel_std,

@@ -17,6 +17,7 @@ from pyro_sri import viz
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.loading import to_images
 from pyro_sri.errors import UserError
+from pyro_sri.guides.air import AIRGuide, find_objects
 from pyro_sri.inference import explain, sample_scenes
 from pyro_sri.runs import Run, find_run, write_atomically
 from pyro_sri.scripts.cli import note, parse
@@ -138,6 +139,9 @@ def _files(run: Run, images: Images | None, num: int, seed: int) -> Iterator[tup
     }
     if images is not None:
         yield "reconstructions.png", viz.png(_reconstructions(module, images, num, seed))
+        if isinstance(guide, AIRGuide):
+            found = find_objects(guide, images.images)
+            yield "boxes.png", viz.png(viz.grid(viz.boxes(images.images, found.where, found.presence)))
     for name, draw in sheets.items():
         yield name, viz.png(draw())
     if log := run.log():

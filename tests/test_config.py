@@ -123,3 +123,10 @@ def test_fields_that_a_run_was_made_without_have_their_defaults() -> None:
     text = to_yaml(QUICK).replace("attention_layers: 3\n", "")
     assert text != to_yaml(QUICK)
     assert from_yaml(text, "config.yaml") == QUICK
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_survives_its_file(name: str) -> None:
+    config = PRESETS[name].config
+    assert from_yaml(to_yaml(config), "config.yaml") == config
+    assert config.tiny().image_size == min(config.image_sizes)

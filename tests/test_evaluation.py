@@ -1,6 +1,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,7 +18,7 @@ from pyro_sri.data.writing import write_dataset
 from pyro_sri.distributions import ImageLikelihood
 from pyro_sri.elbo import SRI_ELBO
 from pyro_sri.errors import UserError
-from pyro_sri.evaluation import evaluate
+from pyro_sri.evaluation import _counts, evaluate
 from pyro_sri.inference import explain, sample_scenes
 from pyro_sri.metrics.likelihood import importance_bound, importance_log_weights
 
@@ -150,3 +151,15 @@ def test_sample_scenes(num_slots: int | None) -> None:
     assert scenes.images.shape == (5, 3, 32, 32)
     assert scenes.slot_rgb.shape == (5, num_slots or 3, 3, 32, 32)
     torch.testing.assert_close((scenes.slot_rgb * scenes.slot_masks).sum(1), scenes.images)
+
+
+def test_counts_by_hand() -> None:
+    metrics = _counts(np.array([[0, 0], [1, 1], [1, 2], [2, 2]]))
+    assert metrics["count_accuracy"] == 0.75
+    assert (metrics["count_1_found_1"], metrics["count_1_found_2"], metrics["count_2_found_1"]) == (1, 1, 0)
+    assert sum(value for name, value in metrics.items() if "found" in name) == 4
+    assert "no masks" in _counts(np.empty((0, 2), dtype=int))["count_accuracy_reason"]
+
+
+def test_only_systems_that_count_have_counts(sri: Any, tetrominoes: Path) -> None:
+    assert "count_accuracy" not in evaluate(*sri, tetrominoes, num_images=4, iwae_images=0)

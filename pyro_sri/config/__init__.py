@@ -1,5 +1,6 @@
 """Configurations: what a run is, in one flat, frozen, checked dataclass per system."""
 
+from pyro_sri.config.air import AIRConfig
 from pyro_sri.config.emorl import EMORLConfig
 from pyro_sri.config.files import SYSTEMS, from_yaml, to_yaml
 from pyro_sri.config.genesis import GenesisConfig
@@ -12,6 +13,7 @@ from pyro_sri.config.sri import SRIConfig
 __all__ = [
     "RESUMABLE",
     "SYSTEMS",
+    "AIRConfig",
     "Device",
     "EMORLConfig",
     "GenesisConfig",

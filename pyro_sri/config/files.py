@@ -7,6 +7,7 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
+from pyro_sri.config.air import AIRConfig
 from pyro_sri.config.emorl import EMORLConfig
 from pyro_sri.config.genesis import GenesisConfig
 from pyro_sri.config.genesis_v2 import GenesisV2Config
@@ -18,7 +19,15 @@ from pyro_sri.errors import UserError
 
 SYSTEMS: dict[str, type[RunConfig]] = {
     config.system: config
-    for config in (SRIConfig, GenesisV2Config, GenesisConfig, EMORLConfig, SlotAttentionConfig, RecurrentConfig)
+    for config in (
+        SRIConfig,
+        GenesisV2Config,
+        GenesisConfig,
+        EMORLConfig,
+        SlotAttentionConfig,
+        RecurrentConfig,
+        AIRConfig,
+    )
 }
 
 

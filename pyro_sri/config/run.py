@@ -110,8 +110,13 @@ class RunConfig(ABC):
 
     def tiny(self) -> Self:
         """The same system at a size that runs in seconds: to see that everything works, not to learn anything."""
-        bookkeeping = {"log_every": 1, "validate_every": 2, "picture_every": 2, "checkpoint_every": 2}
-        sizes = {"image_size": min(self.image_sizes), "batch_size": 2, "steps": 3, "validation_images": 2}
+        bookkeeping: dict[str, Any] = {"log_every": 1, "validate_every": 2, "picture_every": 2, "checkpoint_every": 2}
+        sizes: dict[str, Any] = {
+            "image_size": min(self.image_sizes),
+            "batch_size": 2,
+            "steps": 3,
+            "validation_images": 2,
+        }
         return dataclasses.replace(self, **bookkeeping, **sizes, start_from=None, **self.tiny_fields)
 
     @property

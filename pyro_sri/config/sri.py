@@ -144,5 +144,5 @@ class SRIConfig(GECOFields, LikelihoodFields, RunConfig):
             guide.segregation.guide.stick_breaking.colour_head.conv.weight.mul_(self.colour_scale_init)
         if self.posterior_scale_init:
             guide.start_scales_at(self.posterior_scale_init)
-        if self.share_decoder:
+        if self.share_decoder and guide.segregation.model is not None:
             guide.segregation.model.decoder = model.decoder
