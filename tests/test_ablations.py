@@ -32,6 +32,8 @@ def build(**fields: Any) -> Any:
         {"segregation": "emorl", "segregation_decoder": "iodine"},
         {"segregation": "slot_attention"},
         {"scene_size": 0, "align": False},
+        {"end_to_end": True, "align": False},
+        {"end_to_end": True},
     ],
     ids=str,
 )
@@ -92,6 +94,17 @@ def test_sri_sa_learns_end_to_end_in_the_encoders_own_order() -> None:
     assert all(p.grad is not None for p in guide.segregation.guide.features.parameters())
 
 
+def test_genesis_v2_with_a_scene_variable_is_one_vae() -> None:
+    model, guide, elbo = build(end_to_end=True, align=False)
+    assert guide.segregation.model is None
+    images = torch.rand(2, 3, 32, 32)
+    terms = elbo.terms(model, guide, images)
+    assert (terms["segregation_nll"] == 0).all()
+    (terms["nll"] + terms["kl_slots"]).sum().backward()
+    gradients = [p.grad for p in guide.segregation.guide.parameters()]
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+
+
 def test_matching_on_samples_compares_what_was_drawn() -> None:
     _, guide, _ = build(match_on="samples")
     trace = poutine.trace(guide).get_trace(torch.rand(1, 3, 32, 32))
@@ -102,7 +115,12 @@ def test_matching_on_samples_compares_what_was_drawn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("segregation", "field"), [("emorl", {"share_decoder": True}), ("slot_attention", {"segregation_steps": 5})]
+    ("segregation", "field"),
+    [
+        ("emorl", {"share_decoder": True}),
+        ("slot_attention", {"segregation_steps": 5}),
+        ("genesis_v2", {"end_to_end": True, "share_decoder": True}),
+    ],
 )
 def test_switches_that_exclude_each_other_are_one_line(segregation: SegregationKind, field: dict[str, Any]) -> None:
     with pytest.raises(UserError) as caught:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+from pyro.nn import PyroModule
 
 from pyro_sri.config.run import RunConfig
 from pyro_sri.config.shared import GECOFields, LikelihoodFields
@@ -43,6 +44,8 @@ class SRIConfig(GECOFields, LikelihoodFields, RunConfig):
     """Layers of EMORL's bottom-up inference."""
     segregation_decoder: PositionDecoderKind = "big"
     """EMORL's decoder; big takes multiples of 16."""
+    end_to_end: bool = False
+    """One VAE instead of two: the segregation has no objective of its own, L_SRI trains it (so in SRI-SA*)."""
     align: bool = True
     """Order the slots as the prior imagines them; without, the segregation's posterior is that of SRI (table 3b)."""
     kl_cross: bool = True
@@ -84,11 +87,17 @@ class SRIConfig(GECOFields, LikelihoodFields, RunConfig):
         if self.segregation != "genesis_v2":
             alone = ["share_decoder", "posterior_scale_init", "coordinates"]
             self.require(alone, lambda value: not value, "left out: only GENESIS-v2's segregation has it")
-        if self.segregation == "slot_attention":
-            self.require(["segregation_steps"], lambda value: value == 0, "0: this segregation does not train alone")
+        if self._trains_segregation:
+            alone = ["segregation_steps", "share_decoder"]
+            self.require(alone, lambda value: not value, "left out: this segregation has no objective of its own")
         self.require(["posterior_scale_init"], lambda value: value == 0 or 1e-3 <= value <= 10, "0 or 0.001 to 10")
         self.require(["slot_size"], lambda value: value % 8 == 0 and value <= 64, "a multiple of 8 up to 64")
         self.require(["image_size"], lambda value: value in IMAGE_SIZES, "one of 32, 64, 96, 128")
+
+    @property
+    def _trains_segregation(self) -> bool:
+        """Whether L_SRI does."""
+        return self.end_to_end or self.segregation == "slot_attention"
 
     @property
     def image_sizes(self) -> tuple[int, ...]:
@@ -101,15 +110,14 @@ class SRIConfig(GECOFields, LikelihoodFields, RunConfig):
         shape = {"image_size": self.image_size, "num_slots": self.num_slots, "slot_size": self.slot_size}
         model = SceneModel(**shape, scene_size=self.scene_size, likelihood=likelihood)
         segregation = self._new_segregation(shape, likelihood)
-        end_to_end = segregation.model is None
         guide = SRIGuide(
             model,
             segregation,
             num_layers=self.attention_layers,
-            matching="identity" if end_to_end else self.matching,
+            matching="identity" if self.segregation == "slot_attention" else self.matching,
             match_on=self.match_on,
             align=self.align,
-            end_to_end=end_to_end,
+            end_to_end=self._trains_segregation,
         )
         for module in (model, guide):
             initialise(module, self.init)
@@ -117,7 +125,7 @@ class SRIConfig(GECOFields, LikelihoodFields, RunConfig):
             self._start_genesis_v2(model, guide)
         elbo = SRI_ELBO(
             geco=self.new_geco(self.image_size),
-            segregation_geco=None if end_to_end else self.new_geco(self.image_size),
+            segregation_geco=None if self._trains_segregation else self.new_geco(self.image_size),
             segregation_steps=self.segregation_steps,
             cross=self.kl_cross,
         )
@@ -127,9 +135,9 @@ class SRIConfig(GECOFields, LikelihoodFields, RunConfig):
         if self.segregation == "emorl":
             kind = {"num_layers": self.segregation_layers, "decoder": self.segregation_decoder}
             emorl = EMORLModel(**shape, likelihood=likelihood, **kind)
-            return SegregationPair(emorl, EMORLGuide(emorl, refinement_steps=0))
+            return self._pair(emorl, EMORLGuide(emorl, refinement_steps=0))
         if self.segregation == "slot_attention":
-            return SegregationPair(None, SlotAttentionGuide(**shape, learnt_slots=True))
+            return self._pair(None, SlotAttentionGuide(**shape, learnt_slots=True))
         guide = GenesisV2Guide(
             **shape,
             kernel=self.kernel,
@@ -137,7 +145,10 @@ class SRIConfig(GECOFields, LikelihoodFields, RunConfig):
             gate_init=self.gate_init,
             coordinates=self.coordinates,
         )
-        return SegregationPair(IndependentSlotModel(**shape, likelihood=likelihood), guide)
+        return self._pair(IndependentSlotModel(**shape, likelihood=likelihood), guide)
+
+    def _pair(self, model: PyroModule | None, guide: PyroModule) -> SegregationPair:
+        return SegregationPair(None if self._trains_segregation else model, guide)
 
     def _start_genesis_v2(self, model: SceneModel, guide: SRIGuide) -> None:
         with torch.no_grad():
