@@ -183,6 +183,7 @@ def _stages(module: TrainingStep) -> dict[str, nn.Module]:
     return {
         f"{root} {name.replace('_', ' ')}": network
         for root, parent in roots.items()
+        if parent is not None  # a segregation that SRI trains has no model
         for name, network in parent.named_children()
         if name != "segregation"
     }

@@ -7,7 +7,9 @@ import torch
 
 from pyro_sri.presets import PRESETS
 from pyro_sri.runs import find_run, load_checkpoint
+from pyro_sri.scripts.bench import _stages
 from pyro_sri.scripts.main import run
+from pyro_sri.training import TrainingStep
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +42,13 @@ def test_a_preset_trains_resumes_to_the_bit_evaluates_and_samples(preset, place,
     run(["sample", path, "--num", "2", "--out", f"{path}/samples.png"])
     assert (place / path / "samples.png").stat().st_size > 0
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_bench_knows_the_parts_of_a_preset(preset):
+    step = TrainingStep(*PRESETS[preset].config.tiny().build())
+    stages = _stages(step)
+    assert (
+        sum(p.numel() for p in step.parameters())
+        <= sum(p.numel() for m in stages.values() for p in m.parameters()) + 100
+    )
