@@ -5,7 +5,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_sri.distributions import diagonal_normal, genesis_posterior_scale
+from pyro_sri.distributions import diagonal_normal, genesis_posterior_scale, sri_scale
 from pyro_sri.models.genesis import GenesisModel, draw_log_masks
 from pyro_sri.nn import MASK_FEATURES, ComponentEncoder, GaussianLSTM, MaskDecoder, MaskEncoder
 
@@ -25,7 +25,8 @@ class GenesisGuide(PyroModule):
             (\mu^c_k, \sigma^c_k) = \mathrm{Encoder}_c(x, \log m_k)
 
     Sites, in the plate `scenes`: `mask_slot_0` .. `mask_slot_{K-1}` [L], `log_masks` [K, 1, H, W] (follows from them;
-    the model takes it over), `component_slot_0` .. `component_slot_{K-1}` [C].
+    the model takes it over), `component_slot_0` .. `component_slot_{K-1}` [C]; last, where the model has one, `scene`
+    [S] from :math:`q(s \mid z_{1:K})`, an LSTM over the drawn latents in their order.
 
     Args:
         model: The model; the guide uses its mask decoder, without owning it.
@@ -45,6 +46,8 @@ class GenesisGuide(PyroModule):
         self.first_raw_scale = nn.Linear(MASK_FEATURES, size)
         self.mask_posterior = GaussianLSTM(MASK_FEATURES + size, HIDDEN_FACTOR * size, size)
         self.component_encoder = ComponentEncoder(model.image_size, model.component_slot_size, encoder_channels)
+        scene_size, latents = len(model.scene_loc), size + model.component_slot_size
+        self.scene_posterior = GaussianLSTM(latents, HIDDEN_FACTOR * size, scene_size) if scene_size else None
 
     @property
     def mask_decoder(self) -> MaskDecoder:
@@ -80,5 +83,11 @@ class GenesisGuide(PyroModule):
 
             locs, raw_scales = self.component_encoder(images, log_masks)
             scales = genesis_posterior_scale(raw_scales)  # [B, K, C]
-            for k in range(num_slots):
-                pyro.sample(f"component_slot_{k}", diagonal_normal(locs[:, k], scales[:, k]))
+            components = [
+                pyro.sample(f"component_slot_{k}", diagonal_normal(locs[:, k], scales[:, k])) for k in range(num_slots)
+            ]
+            if self.scene_posterior is not None:
+                state = None
+                for latents in zip(drawn, components, strict=True):
+                    loc, raw_scale, state = self.scene_posterior(torch.cat(latents, 1), state)  # [B, S]
+                pyro.sample("scene", diagonal_normal(loc, sri_scale(raw_scale)))

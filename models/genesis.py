@@ -3,7 +3,7 @@
 import pyro
 import torch
 from pyro.nn import PyroModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_sri.distributions import Deferred, ImageLikelihood, diagonal_normal, genesis_prior_scale
 from pyro_sri.models.image import batch_size, sample_image
@@ -59,6 +59,8 @@ class GenesisModel(PyroModule):
         decoder_layers: Its 3x3 convolutions.
         likelihood: p(x | z); its `first_pixel_std` is that of the first slot.
         squash_samples: Whether the mask prior's means pass the tanh also when there are no images.
+        scene_size: S of a scene variable that the mask prior begins with, as in SRI (Emami et al. 2023, table 4); its
+            site `scene` [S] then comes first. 0: none, as published.
         name: Root of the parameters' names in Pyro's store.
 
     Raises:
@@ -67,6 +69,8 @@ class GenesisModel(PyroModule):
 
     mask_slot_loc: Tensor
     mask_slot_scale: Tensor
+    scene_loc: Tensor
+    scene_scale: Tensor
 
     @pyro.settings.context(module_local_params=True)
     def __init__(
@@ -80,6 +84,7 @@ class GenesisModel(PyroModule):
         decoder_layers: int = 4,
         likelihood: ImageLikelihood = ImageLikelihood(),
         squash_samples: bool = True,
+        scene_size: int = 0,
         name: str = "genesis_model",
     ) -> None:
         super().__init__(name)
@@ -90,6 +95,9 @@ class GenesisModel(PyroModule):
         self.likelihood = likelihood
         self.squash_samples = squash_samples
         self.mask_prior = GaussianLSTM(mask_slot_size, PRIOR_UNITS, mask_slot_size)
+        self.first_input = nn.Sequential(nn.Linear(scene_size, mask_slot_size), nn.GELU()) if scene_size else None
+        self.register_buffer("scene_loc", torch.zeros(scene_size), persistent=False)
+        self.register_buffer("scene_scale", torch.ones(scene_size), persistent=False)
         self.mask_decoder = MaskDecoder(image_size, mask_slot_size)
         self.component_prior = ComponentPrior(mask_slot_size, component_slot_size)
         self.component_decoder = ComponentDecoder(image_size, component_slot_size, decoder_channels, decoder_layers)
@@ -120,11 +128,16 @@ class GenesisModel(PyroModule):
         squash = self.squash_samples or images is not None
         with pyro.plate("scenes", num_scenes):
             loc, scale = self.mask_slot_loc.expand(num_scenes, -1), self.mask_slot_scale.expand(num_scenes, -1)
-            state = None
+            inputs, state = None, None
+            if self.first_input is not None:
+                prior = (self.scene_loc.expand(num_scenes, -1), temperature * self.scene_scale.expand(num_scenes, -1))
+                inputs = self.first_input(pyro.sample("scene", diagonal_normal(*prior)))  # [B, L]
             drawn: list[Tensor] = []
             for k in range(num_slots):
                 if k:
-                    loc, raw_scale, state = self.mask_prior(drawn[-1], state)  # [B, L]
+                    inputs = drawn[-1]
+                if inputs is not None:
+                    loc, raw_scale, state = self.mask_prior(inputs, state)  # [B, L]
                     loc, scale = loc.tanh() if squash else loc, genesis_prior_scale(raw_scale)
                 drawn.append(pyro.sample(f"mask_slot_{k}", diagonal_normal(loc, temperature * scale)))
             log_masks = draw_log_masks(self.mask_decoder, torch.stack(drawn, 1), self.image_size)  # [B, K, 1, H, W]

@@ -234,6 +234,11 @@ PRESETS: dict[str, Preset] = {
         _genesis_v2("mog-clevr6", "mixture likelihood, 3 to 6 CLEVR objects", _NEEDS_CLEVR6, _CLEVR6 | _MOG_CLEVR6),
         _genesis("shapestacks", "towers of blocks", _NEEDS_STACKS, _STACKS),
         _genesis("objects_room", "rooms", _NEEDS_ROOMS, _ROOMS),
+        Preset(
+            GenesisConfig(preset="genesis_scene-shapestacks", **_STACKS, **_MOG, **_GENESIS_GECO, scene_size=128),
+            "GENESIS with a scene variable, towers of blocks (Emami et al. 2023, table 4)",
+            _NEEDS_STACKS,
+        ),
         _emorl(
             "tetrominoes",
             "Tetrominoes; its published target can never be met (the NLL is at least ln 0.3 = -1.204)",

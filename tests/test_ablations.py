@@ -8,7 +8,7 @@ import torch
 from pyro import poutine
 from pyro.infer import Predictive
 
-from pyro_sri.config import SRIConfig
+from pyro_sri.config import GenesisConfig, SRIConfig
 from pyro_sri.config.sri import SegregationKind
 from pyro_sri.errors import UserError
 
@@ -126,3 +126,21 @@ def test_switches_that_exclude_each_other_are_one_line(segregation: SegregationK
     with pytest.raises(UserError) as caught:
         SRIConfig(preset="p", dataset="d", **SHAPE, segregation=segregation, **field)
     assert "\n" not in str(caught.value)
+
+
+def test_genesis_with_a_scene_variable() -> None:
+    torch.manual_seed(1)
+    sizes = {"mask_slot_size": 8, "component_slot_size": 8, "channels": 8, "component_layers": 2}
+    config = GenesisConfig(preset="p", dataset="d", image_size=32, num_slots=K, scene_size=5, **sizes)
+    model, guide, elbo = config.build()
+    images = torch.rand(3, 3, 32, 32)
+    sites = list(poutine.trace(model).get_trace(num_scenes=2).stochastic_nodes)
+    assert sites.index("scene") < sites.index("mask_slot_0")
+    terms = elbo.terms(model, guide, images)
+    assert set(terms) == {"nll", "kl_scene", "kl_masks", "kl_components"}
+    elbo(model, guide)(images).backward()
+    roots = (model.first_input, model.mask_prior, guide.scene_posterior)
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for root in roots for p in root.parameters())
+    draws = [poutine.condition(model, data={"scene": torch.full((1, 5), value)}) for value in (-2.0, 2.0)]
+    first = [poutine.trace(draw).get_trace(num_scenes=1).nodes["mask_slot_0"]["fn"].mean for draw in draws]
+    assert (first[0] != first[1]).all()

@@ -37,8 +37,10 @@ class GenesisConfig(GECOFields, LikelihoodFields, RunConfig):
     """Convolutions of the component decoder."""
     first_pixel_std: float = 0.7
     """sigma of the first slot, which is meant for the background; `pixel_std` is that of the others."""
+    scene_size: int = 0
+    """S of a scene variable in front of the mask latents (Emami et al. 2023, table 4); 0: none, as published."""
     analytic: bool = False
-    """KLs in closed form instead of Monte Carlo."""
+    """KLs in closed form instead of Monte Carlo; not with a scene variable, whose posterior depends on the slots."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,6 +49,9 @@ class GenesisConfig(GECOFields, LikelihoodFields, RunConfig):
         sizes = ["num_slots", "mask_slot_size", "component_slot_size", "channels", "component_layers"]
         self.require([*sizes, "first_pixel_std"], lambda value: value > 0, "positive")
         self.require(["image_size"], lambda value: value in GENESIS_IMAGE_SIZES, "32 or 64")
+        self.require(["scene_size"], lambda value: value >= 0, "0 or more")
+        if self.scene_size:
+            self.require(["analytic"], lambda value: not value, "left out with a scene variable")
         self.require(["likelihood"], lambda value: value == "mog", "mog: GENESIS has no other")
 
     @property
@@ -64,6 +69,7 @@ class GenesisConfig(GECOFields, LikelihoodFields, RunConfig):
             decoder_channels=self.channels,
             decoder_layers=self.component_layers,
             likelihood=replace(self.image_likelihood(), first_pixel_std=self.first_pixel_std),
+            scene_size=self.scene_size,
         )
         guide = GenesisGuide(model, encoder_channels=self.channels)
         return model, guide, SlotELBO(geco=self.new_geco(self.image_size), analytic=self.analytic)
