@@ -158,7 +158,11 @@ def _counts(pairs: NDArray[np.integer]) -> Metrics:
     if not len(pairs):
         return {"count_accuracy": None, "count_accuracy_reason": "the data has no masks"}
     confusion = count_confusion(pairs[:, 0], pairs[:, 1])
-    cells = {f"count_{there}_found_{found}": int(number) for (there, found), number in np.ndenumerate(confusion)}
+    cells = {
+        f"count_{there}_found_{found}": int(number)
+        for (there, found), number in np.ndenumerate(confusion)
+        if confusion[there].any()  # numbers that do not occur need no row
+    }
     return {"count_accuracy": count_accuracy(pairs[:, 0], pairs[:, 1]), **cells}
 
 

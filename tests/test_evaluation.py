@@ -158,6 +158,10 @@ def test_counts_by_hand() -> None:
     assert metrics["count_accuracy"] == 0.75
     assert (metrics["count_1_found_1"], metrics["count_1_found_2"], metrics["count_2_found_1"]) == (1, 1, 0)
     assert sum(value for name, value in metrics.items() if "found" in name) == 4
+    assert _counts(np.array([[3, 2]])) == {
+        "count_accuracy": 0.0,
+        **{f"count_3_found_{found}": int(found == 2) for found in range(4)},
+    }
     assert "no masks" in _counts(np.empty((0, 2), dtype=int))["count_accuracy_reason"]
 
 
