@@ -8,7 +8,7 @@ PIP     = $(BIN)/pip --disable-pip-version-check --quiet
 TORCH   = $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 DEMO    = demo
 
-.PHONY: demo test test-slow lint types unit build clean help
+.PHONY: demo test test-slow lint types unit coverage build clean help
 
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1  \t/p' Makefile
@@ -29,7 +29,7 @@ $(BIN)/.dev: $(BIN)/.library
 demo: $(BIN)/.library  ## train SRI on images of sprites and write demo/report.html (under 10 minutes)
 	$(BIN)/python -m pyro_sri.scripts.demo --out $(DEMO)
 
-test: lint types unit  ## ruff, mypy and pytest with coverage
+test: lint types unit  ## ruff, mypy and pytest
 
 lint: $(BIN)/.dev
 	@echo "== ruff"
@@ -45,6 +45,9 @@ types: $(BIN)/.dev
 
 unit: $(BIN)/.dev
 	@echo "== pytest"
+	$(BIN)/python -m pytest -m "not slow"
+
+coverage: $(BIN)/.dev  ## the same tests with line coverage; slower
 	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term
 
 test-slow: $(BIN)/.dev  ## the tests that take minutes
