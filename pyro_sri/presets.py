@@ -192,7 +192,7 @@ PRESETS: dict[str, Preset] = {
         _sri(
             "sri-g-clevr6",
             "SRI, Gaussian likelihood, 3 to 6 CLEVR objects (table 2)",
-            "clevr6 at 96x96, generated ('pyro-sri data make clevr6') or converted from CLEVR with masks",
+            _NEEDS_CLEVR6,
             **_CLEVR6,
             **(_GAUSSIAN | {"geco_target": -0.356}),
             steps=425_000,

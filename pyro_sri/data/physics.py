@@ -20,9 +20,9 @@ FAMILIES = ("stacks", "stacks_broken")
 TIME_STEP = 0.004  # seconds
 BURN_IN_STEPS = 40  # until contacts have settled
 KICK = 0.1  # standard deviation of the blocks' first velocities, in units a second
-# A block that moves farther than this has fallen: tall towers sway by up to 0.1, those that fall move by 0.5 or more. A
-# round top may roll on the face that it lies on: it has fallen when it is so much lower.
-FALLEN = 0.2
+# A block that moves farther than this has fallen. A round top may roll on the face that it lies on: it has fallen when
+# it is so much lower.
+FALLEN = 0.05
 
 
 class Audit(NamedTuple):

@@ -26,17 +26,15 @@ def test_drawn_towers_stand():
         assert audit.moved.max() <= 0.05
 
 
-@pytest.mark.parametrize(
-    ("kind", "least"), [("gap", 20), ("air", 20), ("unsupported", 20), ("round", 15), ("sunk", 20)]
-)
-def test_broken_towers_fall(kind, least):
-    """All do, but for a few that balance on a ball or a lying cylinder for two seconds."""
+@pytest.mark.parametrize("kind", ["gap", "air", "unsupported", "round", "sunk"])
+def test_broken_towers_fall(kind):
     rng = np.random.default_rng(1)
-    towers = [break_tower(rng, 2 + number % 5, kind) for number in range(20)]
-    audits = [simulate(tower, np.random.default_rng(number)) for number, (tower, _) in enumerate(towers)]
-    assert sum(not audit.stands for audit in audits) >= least
-    if kind in ("gap", "air"):
-        assert all(audit.moved[first:].max() > 0.2 for audit, (_, first) in zip(audits, towers, strict=True))
+    for number in range(6):
+        tower, first = break_tower(rng, 2 + number % 5, kind)
+        audit = simulate(tower, np.random.default_rng(number))
+        assert not audit.stands
+        if kind in ("gap", "air"):
+            assert audit.moved[first:].max() > 0.2
 
 
 def test_a_tower_and_a_block_beside_it_both_stand():
