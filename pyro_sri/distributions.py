@@ -129,6 +129,11 @@ class _SlotImageDistribution(TorchDistribution):
         """Nats per image that an unnormalised density leaves out: 3HW * 0.5 ln(2 pi), or 0."""
         return 0.0 if self.normalised else math.prod(self.event_shape) * HALF_LOG_2PI
 
+    @property
+    def nll_floor(self) -> float:
+        """The least that -log p(x | z) can be: 3HW ln(sigma sqrt(2 pi)) nats, for an image that is painted exactly."""
+        return -float(self._log_density_constant().max()) * math.prod(self.event_shape)
+
     def expand(self, batch_shape: Any, _instance: Any = None) -> "_SlotImageDistribution":
         """The same distribution over a larger batch."""
         return type(self)(

@@ -1,14 +1,31 @@
 """What a model and its guide say about images, as plain tensors: for metrics, pictures and users."""
 
+import re
 from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
+from pyro.distributions import Delta
 from torch import Tensor
 
 from pyro_sri.elbo import SRI_ELBO, Terms, TermsELBO
 from pyro_sri.guides.air import find_objects
 from pyro_sri.matching import permute_slots
+
+# Sites of one slot each, which together are the slots' codes.
+CODE_SITE = re.compile(r"(slot|component_slot)_\d+")
+
+
+class Codes(NamedTuple):
+    """What a guide knows about the latents of each slot.
+
+    Attributes:
+        means: Posterior means [B, K, D].
+        scales: Posterior standard deviations [B, K, D]; 0 for slots that are computed, not drawn.
+    """
+
+    means: Tensor
+    scales: Tensor
 
 
 class Explanation(NamedTuple):
@@ -24,6 +41,8 @@ class Explanation(NamedTuple):
         terms: Terms of the objective, each [B] in nats.
         kl: Sum of the bound's terms but `nll`, [B] in nats.
         log_normaliser: Nats per image that an unnormalised likelihood leaves out of its `nll`.
+        nll_floor: The least that `nll` can be, or None where the likelihood does not say.
+        codes: The slots' codes; GENESIS has those of the components. None for systems without, such as AIR.
         counts: How many objects a guide that counts finds [B], or None.
     """
 
@@ -36,6 +55,8 @@ class Explanation(NamedTuple):
     terms: Terms
     kl: Tensor
     log_normaliser: float
+    nll_floor: float | None = None
+    codes: Codes | None = None
     counts: Tensor | None = None
 
 
@@ -73,8 +94,27 @@ def explain(model: Any, guide: Any, images: Tensor, elbo: TermsELBO | None = Non
         terms=terms,
         kl=elbo.kl(terms),
         log_normaliser=getattr(traces.model.nodes["image"]["fn"], "log_normaliser", 0.0),
+        nll_floor=getattr(traces.model.nodes["image"]["fn"], "nll_floor", None),
+        codes=_codes(traces),
         counts=find_objects(guide, images).counts if "z_pres_0" in value else None,
     )
+
+
+def _codes(traces: Any) -> Codes | None:
+    """The posterior of the latents that the model decodes slot by slot."""
+    sites = traces.guide.nodes
+    if one_by_one := [sites[name]["fn"] for name in sites if CODE_SITE.fullmatch(name)]:
+        means, scales = zip(*((fn.mean, fn.stddev) for fn in one_by_one), strict=True)
+        return Codes(torch.stack(means, 1), torch.stack(scales, 1))
+    if hasattr(traces, "iterations"):  # EMORL: the posterior that was decoded last
+        posterior = traces.iterations[-1].posterior.dist
+    elif "segregated_slots" in sites:  # Slot Attention
+        posterior = sites["segregated_slots"]["fn"]
+    else:
+        return None
+    if isinstance(posterior, Delta):
+        return Codes(posterior.v, torch.zeros_like(posterior.v))
+    return Codes(posterior.mean.detach(), posterior.stddev.detach())  # refinement takes gradients even here
 
 
 class Scenes(NamedTuple):

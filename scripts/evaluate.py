@@ -1,4 +1,4 @@
-"""`pyro-sri evaluate`: every metric of a run on held-out images."""
+"""`pyro-sri evaluate`: every metric of one or several runs on held-out images."""
 
 import json
 import re
@@ -8,61 +8,45 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from pyro_sri import runs
 from pyro_sri.config import Device
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.errors import UserError
-from pyro_sri.evaluation import Metrics, evaluate
+from pyro_sri.evaluation import MEANINGS, METRICS, Metrics, evaluate
+from pyro_sri.features import FeatureExtractor, InceptionFeatures, ScatteringFeatures, find_inception
 from pyro_sri.presets import PRESETS
-from pyro_sri.scripts.cli import note, parse
+from pyro_sri.runs import Run
+from pyro_sri.scripts.cli import note, parse, progress_bar
 from pyro_sri.scripts.train import own_data
 from pyro_sri.seeds import check_seed
+from pyro_sri.summary import group_runs, summarise, why_not_summarised
 from pyro_sri.training import pick_device
 
 CONFUSION = re.compile(r"count_(\d+)_found_(\d+)")
 
-MEANINGS = {
-    "ari_fg": "adjusted Rand index over foreground pixels, decoder masks (1 is perfect)",
-    "ari_fg_attention": "the same with the segregation's attention masks",
-    "ari": "adjusted Rand index over all pixels, decoder masks",
-    "mse": "mean squared error of the reconstruction, per pixel and channel in [0, 1]",
-    "nll": "-log p(x | z), nats per image, normalised likelihood",
-    "kl": "KL of all latents, nats per image",
-    "kl_scene": "KL(q(s | x) || p(s)), nats per image",
-    "kl_slots": "sum over slots of KL(q(z_k | s, x) || p(z_k | z_<k, s)), nats per image",
-    "kl_masks": "KL of the mask latents, nats per image",
-    "kl_components": "KL of the component latents, nats per image",
-    "kl_above": "KL of the layers above the refined one, nats per image",
-    "kl_pres": "KL of the number of objects, nats per image",
-    "kl_where": "KL of their places, nats per image",
-    "kl_what": "KL of their codes, nats per image",
-    "kl_cross": "cross-order KL, nats per image; not part of the bound",
-    "bpd": "-ELBO in bits per dimension",
-    "bpd_with_cross": "the same plus kl_cross",
-    "iwae_bpd": "importance-weighted bound in bits per dimension",
-    "count_accuracy": "share of images whose number of objects is found exactly",
-}
 
-
-def evaluate_run(
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")],
+def evaluate_runs(
+    given: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")],
     /,
     data: Path | None = None,
     num_images: int | None = None,
     split: str = "test",
     checkpoint: str = "best",
     batch_size: int = 32,
+    num_samples: int | None = None,
+    inception: Path | None = None,
+    download_inception: bool = False,
     iwae_images: int = 100,
     iwae_samples: int = 64,
     seed: int = 0,
     device: Device = "auto",
 ) -> None:
-    """Compute every metric of a run on held-out images.
+    """Compute every metric of one or several runs on held-out images.
 
-    Prints a table and writes RUN/evaluation/metrics.json; an earlier one is kept under another name.
+    Prints a table and writes RUN/evaluation/metrics.json; an earlier one is kept under another name. Of several runs it
+    prints mean, standard deviation and every seed; runs that differ in more than the seed stand apart.
 
     For example:
 
@@ -70,63 +54,91 @@ def evaluate_run(
 
     pyro-sri evaluate runs/stacks --data stacks.h5 --num-images 1000
 
+    pyro-sri evaluate runs/seed0 runs/seed1 runs/seed2
+
     Args:
-        run: Run directory.
+        given: Run directories, or names of presets whose weights ship.
         data: Dataset file; the one the run was trained on if not given.
         num_images: Evaluate the first so many images; all if not given.
         split: train, val or test.
         checkpoint: best (by validation) or last.
         batch_size: Images at once.
-        iwae_images: Images for the importance-weighted bound, the first ones; 0 leaves it out.
-        iwae_samples: Draws per image for that bound.
+        num_samples: Scenes to generate for the Fréchet distance and the structural accuracy; as many as images (10,000
+            at most) if not given; 0 leaves them out.
+        inception: TorchScript file of the Inception network: then the Fréchet distance is an FID. Without it, fixed
+            wavelet features are compared, whose distances are no FIDs. A TorchScript file is a program: use one that
+            you trust.
+        download_inception: Take the published Inception file, downloading it once if it is not in the cache.
+        iwae_images: Images for the importance-weighted bound and the posterior predictive checks, the first ones; 0
+            leaves them out.
+        iwae_samples: Draws per image for them.
         seed: Seed of the draws.
         device: Where to compute; auto takes a GPU if there is one.
     """
     check_seed(seed)
-    if iwae_images < 0:
-        raise UserError(f"--iwae-images is {iwae_images}: it must be 0 or more")
+    if not given:
+        raise UserError("which runs? pyro-sri evaluate RUN [RUN ...] takes at least one")
+    for name, value in {"--iwae-images": iwae_images, "--num-samples": num_samples}.items():
+        if value is not None and value < 0:
+            raise UserError(f"{name} is {value}: it must be 0 or more")
     for name, value in {"--num-images": num_images, "--batch-size": batch_size, "--iwae-samples": iwae_samples}.items():
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}: it must be at least 1")
     if checkpoint not in ("best", "last"):
         raise UserError(f"--checkpoint is '{checkpoint}': it must be best or last")
-    found = runs.find_run(run)
-    module = found.load_module(checkpoint)
-    step = runs.load_checkpoint(found.checkpoint(checkpoint))["step"]
+    found = [runs.find_run(name) for name in given]
+    paths = [data or data_of(run) for run in found]
+    for run, path in zip(found, paths, strict=True):
+        check_image_size(path, run.config.image_size)
     place = pick_device(device)
-    module.to(place)
-    path = data or _data_of(found)
-    check_image_size(path, found.config.image_size)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("images", total=None)
-        metrics = evaluate(
-            module.model,
-            module.guide,
-            path,
-            module.elbo,
-            split=split,
-            num_images=num_images,
-            batch_size=batch_size,
-            iwae_images=iwae_images,
-            iwae_samples=iwae_samples,
-            seed=seed,
-            device=place,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    metrics |= {
-        "step": step,
-        "preset": found.config.preset,
-        "checkpoint": checkpoint,
-        "training_seed": found.config.seed,
-    }
-    print_table(metrics)
-    if found.path.is_relative_to(runs.WEIGHTS):
-        return  # weights that ship with the package are not a place to write to
-    write_metrics(found.path / runs.METRICS, metrics)
-    note(f"written to {found.path / runs.METRICS}")
+    extractor = _extractor(inception, download_inception)
+    evaluations = []
+    for name, run, path in zip(given, found, paths, strict=True):
+        module = run.load_module(checkpoint).to(place)
+        step = runs.load_checkpoint(run.checkpoint(checkpoint))["step"]
+        with progress_bar() as report:
+            metrics = evaluate(
+                module.model,
+                module.guide,
+                path,
+                module.elbo,
+                split=split,
+                num_images=num_images,
+                batch_size=batch_size,
+                iwae_images=iwae_images,
+                iwae_samples=iwae_samples,
+                num_samples=num_samples,
+                extractor=extractor,
+                seed=seed,
+                device=place,
+                progress=report,
+            )
+        metrics |= {
+            "step": step,
+            "preset": run.config.preset,
+            "checkpoint": checkpoint,
+            "training_seed": run.config.seed,
+        }
+        evaluations.append(metrics)
+        print_table(name, metrics)
+        if not run.path.is_relative_to(runs.WEIGHTS):  # weights that ship are in no place to write to
+            write_metrics(run.path / runs.METRICS, metrics)
+            note(f"written to {run.path / runs.METRICS}")
+    if len(found) > 1:
+        print_summary(found, evaluations)
 
 
-def _data_of(run: runs.Run) -> Path:
+def _extractor(inception: Path | None, download: bool) -> FeatureExtractor:
+    """What images are compared by."""
+    if inception is None and not download:
+        return ScatteringFeatures()
+    file = find_inception(inception, download)
+    if file is None:
+        note("the Inception file could not be downloaded: comparing by wavelet features instead, which give no FID")
+    return ScatteringFeatures() if file is None else InceptionFeatures(file)
+
+
+def data_of(run: Run) -> Path:
     """The run's data file; made, if its preset makes its own and the run names none (as those that ship)."""
     preset = PRESETS.get(run.config.preset)
     if run.config.data is None and preset is not None and preset.makes_data is not None:
@@ -144,27 +156,51 @@ def check_image_size(data: Path, image_size: int) -> None:
             )
 
 
-def print_table(metrics: Metrics) -> None:
-    """Prints the metrics for people."""
-    table = Table(
-        "metric",
-        "value",
-        "what it is",
-        title=f"{metrics['num_images']} images of {metrics['data']}",
-        title_justify="left",
-    )
-    for name, meaning in MEANINGS.items():
-        if name not in metrics:
-            continue  # other systems have it
-        value = metrics[name]
-        shown = f"{value:.4f}" if isinstance(value, float) else "-"
-        table.add_row(
-            f"[bold]{name}[/bold]", shown, meaning if value is not None else str(metrics.get(f"{name}_reason"))
-        )
+def print_table(name: str, metrics: Metrics) -> None:
+    """Prints the metrics of a run for people."""
+    title = f"{name}: {metrics['num_images']} images of {metrics['data']}"
+    table = Table("metric", "value", "standard error", "what it is", title=title, title_justify="left")
+    for group, meanings in METRICS.items():
+        there = {metric: meaning for metric, meaning in meanings.items() if metric in metrics}
+        if not there:
+            continue  # other systems have them
+        table.add_section()
+        table.add_row(f"[italic]{group}[/italic]")
+        for metric, meaning in there.items():
+            value, error = metrics[metric], metrics.get(f"{metric}_stderr")
+            explanation = meaning.text if value is not None else str(metrics.get(f"{metric}_reason"))
+            table.add_row(f"[bold]{metric}[/bold]", _number(value), _number(error) if error else "", explanation)
     console = Console()
     console.print(table)
+    if metrics.get("frechet_features"):
+        console.print(
+            f"frechet: {metrics['frechet_images']} real and {metrics['num_samples']} generated images, "
+            f"features {metrics['frechet_features']}"
+        )
     if confusion := {name: value for name, value in metrics.items() if CONFUSION.fullmatch(name)}:
         console.print(_confusion_table(confusion))
+
+
+def print_summary(found: Sequence[Run], evaluations: Sequence[Metrics]) -> None:
+    """Prints mean, standard deviation and every seed of each group of runs that differ in the seed alone."""
+    for group in group_runs(found):
+        ours = [metrics for run, metrics in zip(found, evaluations, strict=True) if run in group.runs]
+        if reason := why_not_summarised(ours):
+            note(f"no mean of {group.name}: {reason}")
+            continue
+        seeds = [f"seed {metrics['training_seed']}" for metrics in ours]
+        title = f"{group.name}: {len(ours)} {'seed' if len(ours) == 1 else 'seeds'}"
+        table = Table("metric", "mean", "standard deviation", *seeds, title=title, title_justify="left")
+        spreads = summarise(ours)
+        for name in MEANINGS:
+            if name in spreads:
+                values = [_number(metrics.get(name)) for metrics in ours]
+                table.add_row(f"[bold]{name}[/bold]", _number(spreads[name].mean), _number(spreads[name].std), *values)
+        Console().print(table)
+
+
+def _number(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _confusion_table(confusion: Metrics) -> Table:
@@ -189,4 +225,4 @@ def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
 
 def main(args: Sequence[str]) -> None:
     """Runs the command."""
-    parse(evaluate_run, "pyro-sri evaluate", args)
+    parse(evaluate_runs, "pyro-sri evaluate", args)

@@ -1,5 +1,6 @@
 """Fixtures: recorded cases of the authors' networks, a clean parameter store, small models and data."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ def assert_relative(actual: torch.Tensor, expected: torch.Tensor, tolerance: flo
     allowed = 1e-9 if scale < 1e-9 else tolerance * scale
     difference = (actual - expected).abs().max().item()
     assert difference <= allowed, f"{difference} > {allowed}"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["PYRO_SRI_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -18,9 +19,15 @@ from pyro_sri.data.writing import write_dataset
 from pyro_sri.distributions import ImageLikelihood
 from pyro_sri.elbo import SRI_ELBO
 from pyro_sri.errors import UserError
-from pyro_sri.evaluation import _counts, evaluate
-from pyro_sri.inference import explain, sample_scenes
-from pyro_sri.metrics.likelihood import importance_bound, importance_log_weights
+from pyro_sri.evaluation import MEANINGS, evaluate
+from pyro_sri.evaluation.draws import evaluate_draws
+from pyro_sri.evaluation.measures import Bound, Counting, TrueStructure, Truth
+from pyro_sri.evaluation.objects import CodeQuality, Order
+from pyro_sri.evaluation.samples import evaluate_samples
+from pyro_sri.features import ScatteringFeatures, cache_folder
+from pyro_sri.inference import Codes, explain, sample_scenes
+from pyro_sri.metrics.likelihood import effective_sample_size, importance_bound, importance_log_weights
+from pyro_sri.summary import CONDITIONS
 
 
 def test_metrics_equal_a_plain_computation(tetrominoes: Path) -> None:
@@ -43,7 +50,7 @@ def test_metrics_equal_a_plain_computation(tetrominoes: Path) -> None:
         true, predicted = masks[..., 0].argmax(0), slots[:, 0].argmax(0)
         expected.append(adjusted_rand_score(true[true > 0], predicted[true > 0]))
     assert metrics["ari_fg"] == pytest.approx(np.mean(expected))
-    assert {"ari", "ari_fg_attention", "iwae_bpd", "frechet_reason", "structure_accuracy_reason"} <= metrics.keys()
+    assert {"ari", "ari_fg_attention", "iwae_bpd", "frechet", "structure_accuracy_reason"} <= metrics.keys()
     assert metrics["data"].startswith("generated")
     json.dumps(metrics, allow_nan=False)
 
@@ -153,17 +160,225 @@ def test_sample_scenes(num_slots: int | None) -> None:
     torch.testing.assert_close((scenes.slot_rgb * scenes.slot_masks).sum(1), scenes.images)
 
 
+def counted(there: list[int], found: list[int]) -> dict[str, Any]:
+    """What is measured of images with so many objects, in which so many were found."""
+    measure = Counting()
+    masks = np.zeros((len(there), 4, 2, 2, 1), dtype=np.uint8)
+    masks[:, 0] = 255
+    for image, count in enumerate(there):
+        masks[image, 1 : 1 + count, 0, 0] = 255
+    explanation = SimpleNamespace(counts=torch.tensor(found))
+    measure.update(explanation, Truth(masks, (0,)))
+    return measure.result()
+
+
 def test_counts_by_hand() -> None:
-    metrics = _counts(np.array([[0, 0], [1, 1], [1, 2], [2, 2]]))
+    metrics = counted([0, 1, 1, 2], [0, 1, 2, 2])
     assert metrics["count_accuracy"] == 0.75
     assert (metrics["count_1_found_1"], metrics["count_1_found_2"], metrics["count_2_found_1"]) == (1, 1, 0)
     assert sum(value for name, value in metrics.items() if "found" in name) == 4
-    assert _counts(np.array([[3, 2]])) == {
+    assert counted([3], [2]) == {
         "count_accuracy": 0.0,
         **{f"count_3_found_{found}": int(found == 2) for found in range(4)},
     }
-    assert "no masks" in _counts(np.empty((0, 2), dtype=int))["count_accuracy_reason"]
+    measure = Counting()
+    measure.update(SimpleNamespace(counts=torch.tensor([1])), Truth(None, (0,)))
+    assert "no masks" in measure.result()["count_accuracy_reason"]
 
 
 def test_only_systems_that_count_have_counts(sri: Any, tetrominoes: Path) -> None:
     assert "count_accuracy" not in evaluate(*sri, tetrominoes, num_images=4, iwae_images=0)
+
+
+def test_every_metric_is_explained(tetrominoes: Path) -> None:
+    metrics = evaluate(*build_sri(), tetrominoes, num_images=8, iwae_images=2, iwae_samples=9)
+    names = {name for name in metrics if not name.endswith(("_reason", "_stderr", "_surprising"))}
+    assert names <= MEANINGS.keys() | CONDITIONS.keys()
+    assert {"frechet", "precision", "coverage", "nll_above_floor", "ppc_misfit", "iwae_bpd_8"} <= names
+    assert all(f"{name}_reason" in metrics for name, value in metrics.items() if value is None)
+
+
+class Drawer(torch.nn.Module):
+    """A scene model that draws the scenes of a file, one after the other."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        batch = next(evaluation_batches(path, "test", 16))
+        self.images = to_images(batch["images"], "cpu")
+        self.masks = (batch["masks"] > 0).float().movedim(-1, 2)
+        self.drawn = 0
+
+    def forward(self, *, num_scenes: int, num_slots: int | None, temperature: float) -> None:
+        chosen = (self.drawn + torch.arange(num_scenes)) % len(self.images)
+        self.drawn += num_scenes
+        with pyro.plate("scenes", num_scenes):
+            pyro.deterministic("reconstruction", self.images[chosen], event_dim=3)
+            pyro.deterministic("slot_masks", self.masks[chosen], event_dim=4)
+            pyro.deterministic("slot_rgb", self.images[chosen, None] * torch.ones(1, 1, 1, 1, 1), event_dim=4)
+
+
+def compare(model: torch.nn.Module, path: Path, **changes: Any) -> dict[str, Any]:
+    options = {"num_real": 16, "num_generated": 16, "rule": None, "device": "cpu", "progress": lambda *_: None}
+    return evaluate_samples(model, ScatteringFeatures(), path, "test", **(options | changes))
+
+
+def test_a_model_that_draws_the_data_is_perfect(tetrominoes: Path) -> None:
+    metrics = compare(Drawer(tetrominoes), tetrominoes)
+    assert metrics["frechet"] == pytest.approx(0, abs=1e-6)
+    assert (metrics["precision"], metrics["recall"], metrics["coverage"]) == (1, 1, 1)
+    assert metrics["density"] == pytest.approx(1 + 1 / 5)
+    assert (metrics["frechet_images"], metrics["num_samples"]) == (16, 16)
+    assert "no rule" not in metrics["structure_accuracy_reason"]
+    assert compare(build_sri()[0], tetrominoes)["frechet"] > 0.1
+
+
+def test_features_of_real_images_come_from_the_cache(tetrominoes: Path) -> None:
+    metrics = compare(Drawer(tetrominoes), tetrominoes, num_real=15)
+    kept = {path: path.stat().st_mtime_ns for path in cache_folder().rglob("*.npz")}
+    assert kept
+    assert compare(Drawer(tetrominoes), tetrominoes, num_real=15) == metrics
+    assert kept == {path: path.stat().st_mtime_ns for path in cache_folder().rglob("*.npz")}
+
+
+def test_generated_scenes_are_left_out_as_asked(tetrominoes: Path) -> None:
+    metrics = compare(Drawer(tetrominoes), tetrominoes, num_generated=0)
+    assert metrics["frechet"] is None
+    assert metrics["frechet_reason"] == metrics["structure_accuracy_reason"] == "left out as asked"
+    few = compare(Drawer(tetrominoes), tetrominoes, num_generated=5)
+    assert few["precision"] is None
+    assert "6 images" in few["precision_reason"]
+
+
+def test_structure_of_generated_and_true_scenes(tmp_path: Path) -> None:
+    masks = np.zeros((4, 3, 32, 32, 1), dtype=np.uint8)
+    masks[:, 1, 16:24, 12:20] = masks[:, 2, 8:16, 12:20] = 255  # one block on the other
+    masks[3, 2] = np.roll(masks[3, 2], -4, axis=0)  # and once above it
+    masks[:, 0] = 255 * (~masks[:, 1:].any(1))
+    images = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
+    write_dataset(tmp_path / "towers.h5", {"test": [Scenes(images, masks)]}, {})
+    model = Drawer.__new__(Drawer)
+    torch.nn.Module.__init__(model)
+    model.images, model.drawn = torch.rand(4, 3, 32, 32), 0
+    model.masks = torch.from_numpy(masks > 0).float().movedim(-1, 2)
+    metrics = compare(model, tmp_path / "towers.h5", num_real=4, num_generated=8, rule="tower")
+    assert metrics["structure_accuracy"] == 0.75
+    assert metrics["structure_accuracy_stderr"] == pytest.approx(math.sqrt(0.75 * 0.25 / 8))
+    truth = TrueStructure("tower")
+    truth.update(SimpleNamespace(), Truth(masks, (0,)))
+    assert truth.result() == {"structure_accuracy_data": 0.75}
+
+
+def images_of(linear: Linear, number: int, std: float) -> torch.Tensor:
+    """Images drawn from the linear model, its pixel noise multiplied."""
+    return torch.randn(number, 1, 1, 1) + std * torch.randn(number, 3, 4, 4)
+
+
+def test_bounds_and_predictive_checks_of_a_true_model() -> None:
+    linear = Linear(exact=True)
+    images = images_of(linear, 200, 1.0)
+    metrics = evaluate_draws(linear.model, linear.guide, [images[:80], images[80:]], 64)
+    covariance = torch.eye(48) + 1
+    evidence = torch.distributions.MultivariateNormal(torch.zeros(48), covariance).log_prob(images.flatten(1))
+    expected = -evidence.mean().item() / (48 * math.log(2))
+    for name in ("iwae_bpd", "iwae_bpd_8", "iwae_bpd_1"):  # the posterior is exact: so is every bound
+        assert metrics[name] == pytest.approx(expected, rel=1e-4)
+    assert metrics["iwae_bpd_stderr"] == pytest.approx(
+        evidence.std().item() / math.sqrt(200) / (48 * math.log(2)), rel=1e-3
+    )
+    assert metrics["iwae_sample_size"] == pytest.approx(64, rel=1e-3)
+    assert (metrics["iwae_images"], metrics["iwae_samples"]) == (200, 64)
+    # The mean brightness hardly moves once it is known; the misfit is a chi-square of 48 pixels.
+    assert metrics["ppc_brightness"] == pytest.approx(0.5, abs=0.1)
+    assert metrics["ppc_misfit"] == pytest.approx(0.5, abs=0.08)
+    assert metrics["ppc_misfit_surprising"] < 0.12
+
+
+def test_predictive_checks_find_a_false_model() -> None:
+    linear = Linear(exact=True)
+    noisy = evaluate_draws(linear.model, linear.guide, [images_of(linear, 50, 2.0)], 32)
+    calm = evaluate_draws(linear.model, linear.guide, [images_of(linear, 50, 0.5)], 32)
+    assert noisy["ppc_misfit"] < 0.01 < 0.99 < calm["ppc_misfit"]
+    assert noisy["ppc_roughness"] < 0.05 < 0.95 < calm["ppc_roughness"]
+    assert calm["ppc_misfit_surprising"] > 0.9
+
+
+def test_effective_sample_size_by_hand() -> None:
+    weights = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0], [2.0, 2.0, 0.0, 0.0]])
+    torch.testing.assert_close(effective_sample_size(weights.log()), torch.tensor([4.0, 1.0, 2.0]))
+
+
+def test_bounds_from_fewer_draws_by_hand() -> None:
+    log_weights = torch.tensor([[1.0, 3.0, 2.0, 8.0, 5.0]]).log()
+    expected = (math.log(2) + math.log(5)) / 2  # two pairs; the last draw has none
+    torch.testing.assert_close(importance_bound(log_weights, 2), torch.tensor([expected]))
+    torch.testing.assert_close(importance_bound(log_weights), torch.tensor([math.log(19 / 5)]))
+
+
+def scene_of_slots(order: list[list[int]]) -> tuple[np.ndarray, torch.Tensor]:
+    """True masks of a background and three objects in rows, and slot masks in the order given for each image."""
+    masks = np.zeros((len(order), 4, 8, 8, 1), dtype=np.uint8)
+    for entity, row in enumerate((6, 4, 2), start=1):  # from the lowest upwards
+        masks[:, entity, row, 2:6] = 255
+    masks[:, 0] = 255 * (~masks[:, 1:].any(1))
+    slots = np.take_along_axis(masks, np.array(order)[:, :, None, None, None], axis=1)
+    return masks, torch.from_numpy(slots > 0).float().movedim(-1, 2)
+
+
+def test_order_of_the_slots() -> None:
+    rng = np.random.default_rng(0)
+    results = []
+    for orders in ([[0, 3, 1, 2]] * 60, [rng.permutation(4).tolist() for _ in range(60)]):
+        measure = Order()
+        for part in (orders[:20], orders[20:]):
+            masks, slots = scene_of_slots(part)
+            measure.update(SimpleNamespace(slot_masks=slots), Truth(masks, (0,)))
+        results.append(measure.result())
+    assert results[0]["order_consistency"] == pytest.approx(1)
+    assert results[0]["order_information"] == pytest.approx(2)  # bits: one of four
+    assert abs(results[1]["order_consistency"]) < 4 * results[1]["order_consistency_stderr"]
+
+
+def test_codes_that_are_the_factors_are_disentangled() -> None:
+    rng = np.random.default_rng(1)
+    measure = CodeQuality(("shape", "size"))
+    for _ in range(3):
+        masks, slots = scene_of_slots([[0, 1, 2, 3]] * 20)
+        factors = np.stack([rng.integers(0, 3, (20, 4)), rng.random((20, 4))], axis=-1)
+        # A dimension for each factor, one for the row that object_factors adds, one that says nothing.
+        rows = np.broadcast_to(np.arange(4.0), (20, 4))
+        means = np.stack([factors[..., 0], factors[..., 1], rows, np.zeros((20, 4))], axis=-1)
+        codes = Codes(torch.from_numpy(means), torch.full((20, 4, 4), 0.1, dtype=torch.float64))
+        measure.update(SimpleNamespace(codes=codes, slot_masks=slots), Truth(masks, (0,), factors))
+    metrics = measure.result()
+    assert min(metrics["dci_disentanglement"], metrics["dci_completeness"], metrics["dci_informativeness"]) > 0.9
+    assert metrics["active_dimensions"] == 3
+    assert metrics["dci_images"] == 60
+    spreads = np.stack([m.reshape(-1, 4) for m in measure.means]).reshape(-1, 4).std(0, ddof=1)
+    assert metrics["activeness"] == pytest.approx((spreads / 0.1).mean())
+
+
+def test_what_codes_need() -> None:
+    masks, slots = scene_of_slots([[0, 1, 2, 3]] * 2)
+    without = CodeQuality(())
+    without.update(SimpleNamespace(codes=None), Truth(masks, (0,)))
+    assert "no slots with codes" in without.result()["dci_completeness_reason"]
+    computed = CodeQuality(())
+    codes = Codes(torch.randn(2, 4, 3), torch.zeros(2, 4, 3))
+    computed.update(SimpleNamespace(codes=codes, slot_masks=slots), Truth(masks, (0,)))
+    assert "no masks or no factors" in computed.result()["dci_completeness_reason"]
+    assert "not drawn" in computed.result()["activeness_reason"]
+
+
+def test_nll_stands_above_its_floor(images: torch.Tensor) -> None:
+    for kind in ("mog", "gaussian"):
+        likelihood = ImageLikelihood(kind=kind, pixel_std=0.3)
+        exact = likelihood(
+            images[:, None].expand(-1, 2, -1, -1, -1), torch.full((len(images), 2, 1, 32, 32), 0.5).log()
+        )
+        torch.testing.assert_close(-exact.log_prob(images), torch.full((len(images),), exact.nll_floor))
+        measure = Bound()
+        explanation = explain(*build_sri(likelihood=likelihood), images)
+        measure.update(explanation, Truth(None, (0,)))
+        metrics = measure.result()
+        assert metrics["nll_above_floor"] == pytest.approx(metrics["nll"] - exact.nll_floor, rel=1e-4)
+        assert metrics["nll_above_floor"] > 0

@@ -1,6 +1,7 @@
 """Every command once, for real, on tiny data; and every mistake as one plain line with exit status 2."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,45 @@ def test_evaluate(pyro_sri: Any, trained: Path) -> None:
     assert again.status == 0
     assert json.loads((trained / "evaluation" / "metrics.json").read_text()) == metrics
     assert (trained / "evaluation" / "metrics.1.json").exists()
+
+
+def test_evaluate_several_seeds(pyro_sri: Any, trained: Path, tmp_path: Path) -> None:
+    runs = []
+    for seed in (0, 1):
+        runs.append(tmp_path / f"seed{seed}")
+        shutil.copytree(trained, runs[-1])
+        config = (runs[-1] / "config.yaml").read_text()
+        assert "\nseed: 0\n" in config
+        (runs[-1] / "config.yaml").write_text(config.replace("\nseed: 0\n", f"\nseed: {seed}\n"))
+    outcome = pyro_sri("evaluate", *runs, "--num-images 8 --num-samples 8 --iwae-images 0")
+    assert outcome.status == 0, outcome.err
+    assert "2 seeds" in outcome.out
+    found = [json.loads((run / "evaluation" / "metrics.json").read_text()) for run in runs]
+    assert [metrics["training_seed"] for metrics in found] == [0, 1]
+    # The weights are the same: the mean is each value, and nothing deviates.
+    (row,) = [line for line in outcome.out.splitlines() if re.match(r".*\bmse\b", line) and line.count("│") == 6]
+    mse = f"{found[0]['mse']:.4g}"
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == ["mse", mse, "0", mse, mse]
+    twice = pyro_sri("evaluate", runs[0], trained, "--num-images 8 --num-samples 0 --iwae-images 0")
+    assert twice.status == 0
+    assert "seed 0 occurs twice" in twice.err
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_evaluate_with_a_file_of_inception(pyro_sri: Any, trained: Path, tmp_path: Path) -> None:
+    class Means(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.float().mean((2, 3)).repeat(1, 683)[:, :2048]
+
+    torch.jit.script(Means()).save(tmp_path / "inception.pt")
+    command = ("evaluate", trained, "--num-images 8 --num-samples 8 --iwae-images 0 --inception")
+    assert pyro_sri(*command, tmp_path / "inception.pt").status == 0
+    metrics = json.loads((trained / "evaluation" / "metrics.json").read_text())
+    assert metrics["frechet_features"].startswith("inception-v3-pool3-2048-")
+    assert metrics["frechet"] > 0
+    (tmp_path / "text.pt").write_text("no network")
+    assert_refused(pyro_sri(*command, tmp_path / "text.pt"), "not a TorchScript file")
+    assert_refused(pyro_sri(*command, tmp_path / "none.pt"), "no file")
 
 
 def test_evaluate_refuses(pyro_sri: Any, trained: Path, tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""What is measured on repeated draws of the posterior: importance-weighted bounds and posterior predictive checks."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_sri.evaluation.measures import Metrics, mean_and_error, missing
+from pyro_sri.metrics import bits_per_dimension
+from pyro_sri.metrics.likelihood import draw_posterior, effective_sample_size, importance_bound
+from pyro_sri.metrics.predictive import image_statistics, predictive_p_values
+
+FEWER_SAMPLES = (1, 8)  # bounds from fewer draws stand beside the full one: they show how fast it tightens
+SCENES_AT_ONCE = 256
+SURPRISING = 0.025  # on either side: p-values beyond mark an image unlike its replicates
+
+
+def evaluate_draws(
+    model: Any,
+    guide: Any,
+    batches: Iterable[Tensor],
+    num_samples: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Metrics:
+    """Draws the posterior many times for each image; each draw gives a weight, and a replicate of the image.
+
+    Args:
+        model: A model.
+        guide: Its guide.
+        batches: Images [B, 3, H, W] in [0, 1].
+        num_samples: L, draws per image.
+        progress: Called with the number of images done.
+
+    Returns:
+        `iwae_bpd` and `iwae_bpd_l` for some l < L, each with its standard error over images; `iwae_sample_size`, the
+        effective number of draws; for each statistic t of the images, and for the model's own `misfit` -log p(x | z),
+        `ppc_t` (the mean p-value) and `ppc_t_surprising` (the share of images with p-values below 0.025 or above
+        0.975).
+    """
+    bounds: dict[int, list[Tensor]] = {size: [] for size in (*FEWER_SAMPLES, num_samples) if size <= num_samples}
+    sizes: list[Tensor] = []
+    p_values: dict[str, list[np.ndarray]] = {}
+    done = image_size = 0
+    for images in batches:
+        log_weights, observed, replicated = _draw(model, guide, images, num_samples)
+        for size, parts in bounds.items():
+            parts.append(importance_bound(log_weights, size))
+        sizes.append(effective_sample_size(log_weights))
+        for name, values in replicated.items():
+            p_values.setdefault(name, []).append(predictive_p_values(observed[name], values))
+        done, image_size = done + len(images), images.shape[-1]
+        progress(done)
+    if not done or num_samples < 1:
+        return missing("left out as asked", "iwae_bpd")
+
+    result: Metrics = {}
+    for size, parts in bounds.items():
+        bits = bits_per_dimension(-torch.cat(parts).numpy(), image_size)
+        result |= mean_and_error("iwae_bpd" if size == num_samples else f"iwae_bpd_{size}", bits)
+    result |= {"iwae_sample_size": float(torch.cat(sizes).mean()), "iwae_images": done, "iwae_samples": num_samples}
+    for name, checked in p_values.items():
+        values = np.concatenate(checked)
+        result[f"ppc_{name}"] = float(values.mean())
+        result[f"ppc_{name}_surprising"] = float(((values < SURPRISING) | (values > 1 - SURPRISING)).mean())
+    return result
+
+
+def _draw(
+    model: Any, guide: Any, images: Tensor, num_samples: int
+) -> tuple[Tensor, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Log weights [B, L]; statistics of the images ([B], or [B, L] with the latents') and of replicates [B, L]."""
+    log_weights: list[Tensor] = []
+    observed: dict[str, list[np.ndarray]] = {"misfit": []}
+    replicated: dict[str, list[np.ndarray]] = {}
+    for part in images.repeat_interleave(num_samples, dim=0).split(SCENES_AT_ONCE):
+        draw = draw_posterior(model, guide, part)
+        log_weights.append(draw.log_weights.double().cpu())
+        replicate = draw.likelihood.sample()
+        observed["misfit"].append(-draw.likelihood.log_prob(part).cpu().numpy())
+        statistics = image_statistics(replicate.cpu().numpy())
+        statistics["misfit"] = -draw.likelihood.log_prob(replicate).cpu().numpy()
+        for name, values in statistics.items():
+            replicated.setdefault(name, []).append(values)
+    shape = (len(images), num_samples)
+    own = image_statistics(images.cpu().numpy())
+    return (
+        torch.cat(log_weights).view(shape),
+        own | {"misfit": np.concatenate(observed["misfit"]).reshape(shape)},
+        {name: np.concatenate(parts).reshape(shape) for name, parts in replicated.items()},
+    )

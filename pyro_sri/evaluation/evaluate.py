@@ -1,0 +1,166 @@
+"""Evaluation of a model and guide on a split of a dataset file."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from numpy.typing import NDArray
+
+from pyro_sri.data.format import DatasetFile, Report
+from pyro_sri.data.loading import Batch, evaluation_batches, to_images
+from pyro_sri.elbo import TermsELBO
+from pyro_sri.errors import UserError
+from pyro_sri.evaluation.draws import evaluate_draws
+from pyro_sri.evaluation.measures import Bound, Counting, Measure, Metrics, Segmentation, TrueStructure, Truth
+from pyro_sri.evaluation.objects import CodeQuality, Order
+from pyro_sri.evaluation.samples import evaluate_samples
+from pyro_sri.features import FeatureExtractor, ScatteringFeatures
+from pyro_sri.inference import Explanation, explain
+from pyro_sri.metrics.structure import Rule
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("stacks", "stacks_broken", "shapestacks"), "tower"),
+    **dict.fromkeys(("rooms", "objects_room"), "room"),
+    **dict.fromkeys(("clevr", "clevr6", "clevr_with_masks"), "table"),
+}
+MOST_SAMPLES = 10_000  # scenes generated if no number is asked for: as many as the published FIDs are of
+
+
+def evaluate(
+    model: Any,
+    guide: Any,
+    data: Path,
+    elbo: TermsELBO | None = None,
+    *,
+    split: str = "test",
+    num_images: int | None = None,
+    batch_size: int = 32,
+    iwae_images: int = 100,
+    iwae_samples: int = 64,
+    num_samples: int | None = None,
+    extractor: FeatureExtractor | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: Report = lambda what, done, total: None,
+) -> Metrics:
+    """Every metric; images are read, scored and forgotten a batch at a time.
+
+    Args:
+        model: A model.
+        guide: Its guide.
+        data: A dataset file.
+        elbo: Its objective, in evaluation mode; None for SRI's.
+        split: The split to evaluate on.
+        num_images: The first so many images; None for all.
+        batch_size: Images at once.
+        iwae_images: Images for the importance-weighted bound and the posterior predictive checks, the first ones; 0
+            leaves them out.
+        iwae_samples: Draws per image for them.
+        num_samples: Scenes to generate for the Fréchet distance and the structural accuracy; None for as many as
+            images, 10,000 at most; 0 leaves them out.
+        extractor: The features that generated and real images are compared by; None for the built-in ones.
+        seed: Seed of the draws.
+        device: Where model and guide are.
+        progress: Called with what is done, how much of it, and how much there is.
+
+    Returns:
+        A flat dictionary of what `pyro_sri.evaluation.METRICS` explains, and how it was measured: numbers, or None with
+        `<name>_reason`. Means over images have a standard error `<name>_stderr`. `ari_fg` and `ari` are those of the
+        decoder's masks (`slot_masks`), `ari_fg_attention` that of the segregation's; `nll` and the KLs are in nats per
+        image, normalised; bits per dimension with and without KL_cross.
+
+    Raises:
+        UserError: If the data cannot be read or has no such split, or the model's output is not finite.
+    """
+    with DatasetFile(data) as file:
+        total = min(num_images or file.num_images(split), file.num_images(split))
+        background, generated = file.background_entities, file.generated
+        rule = structure_rule(file)
+        factors, factor_names = _factors(file, split, total)
+
+    measures: Sequence[Measure] = (
+        Segmentation(),
+        Bound(),
+        Counting(),
+        TrueStructure(rule),
+        Order(),
+        CodeQuality(factor_names),
+    )
+    pyro.set_rng_seed(seed)
+    done = 0
+    for batch in evaluation_batches(data, split, batch_size, total):
+        stop = done + len(batch["images"])
+        explanation = explain(model, guide, to_images(batch["images"], device), elbo)
+        _check_finite(explanation, split, done)
+        masks = batch["masks"].numpy() if "masks" in batch else None
+        truth = Truth(masks, background, None if factors is None else factors[done:stop])
+        for measure in measures:
+            measure.update(explanation, truth)
+        done = stop
+        progress("images", done, total)
+    result: Metrics = {}
+    for measure in measures:
+        result |= measure.result()
+    count = min(iwae_images, total)
+    result |= evaluate_draws(
+        model,
+        guide,
+        _images(data, split, batch_size, count, device),
+        iwae_samples,
+        lambda done: progress("posterior draws", done, count),
+    )
+    result |= evaluate_samples(
+        model,
+        ScatteringFeatures() if extractor is None else extractor,
+        data,
+        split,
+        num_real=total,
+        num_generated=min(total, MOST_SAMPLES) if num_samples is None else num_samples,
+        rule=rule,
+        device=device,
+        progress=progress,
+    )
+    return result | {
+        "num_images": total,
+        "split": split,
+        "data": ("generated: " if generated else "") + Path(data).name,
+        "seed": seed,
+    }
+
+
+def structure_rule(file: DatasetFile) -> Rule | None:
+    """By which rule the scenes of a file stand or not, by the name of the generator or of the published data set."""
+    return RULES.get(str(file.attributes.get("generator", file.attributes.get("dataset"))))
+
+
+def _images(data: Path, split: str, batch_size: int, count: int, device: torch.device | str) -> Iterator[torch.Tensor]:
+    """The first images of a split, a batch at a time."""
+    batches: Iterator[Batch] = evaluation_batches(data, split, batch_size, count) if count > 0 else iter(())
+    return (to_images(batch["images"], device) for batch in batches)
+
+
+def _factors(file: DatasetFile, split: str, total: int) -> tuple[NDArray[np.floating] | None, tuple[str, ...]]:
+    """The factors of the first scenes, as numbers [n, O, F], and their names."""
+    array = file.factors(split)
+    if array is None:
+        return None, ()
+    values = file.read(array, slice(total))
+    if values.dtype.names is None:
+        return values, tuple(file.attributes.get("factor_names", map(str, range(values.shape[-1]))))
+    columns, names = [], []
+    for name in values.dtype.names:
+        field = values[name]
+        if field.dtype.kind not in "biuf":  # texts: numbers in alphabetical order
+            field = np.unique(field, return_inverse=True)[1].reshape(field.shape)
+        field = field.reshape(*values.shape[:2], -1).astype(np.float64)
+        columns.append(field)
+        names += [name] if field.shape[2] == 1 else [f"{name}_{i}" for i in range(field.shape[2])]
+    return np.concatenate(columns, axis=2), tuple(names)
+
+
+def _check_finite(explanation: Explanation, split: str, first: int) -> None:
+    if not all(torch.isfinite(values).all() for values in (explanation.reconstruction, *explanation.terms.values())):
+        raise UserError(f"the model gives values that are not finite on {split} images from {first} on: it diverged")

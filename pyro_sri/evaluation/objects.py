@@ -1,0 +1,124 @@
+"""What is measured on objects and the slots that hold them: the slots' order, and what their codes say."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyro_sri.evaluation.measures import NO_MASKS, Metrics, Truth, as_arrays, missing
+from pyro_sri.inference import Explanation
+from pyro_sri.metrics import (
+    active_dimensions,
+    activeness,
+    dci,
+    matched_codes,
+    object_factors,
+    object_roles,
+    order_consistency,
+    slot_positions,
+)
+
+MOST_IMAGES = 1000  # for the codes: estimators are fitted to them
+
+NO_CODES = "the system has no slots with codes of their own"
+
+
+class Order:
+    """Whether the slot sequence has a consistent order."""
+
+    NAMES = ("order_consistency", "order_information")
+
+    def __init__(self) -> None:
+        self.positions: list[NDArray[np.integer]] = []
+        self.roles: list[NDArray[np.integer]] = []
+
+    def update(self, explanation: Explanation, truth: Truth) -> None:
+        """Sees a batch."""
+        if truth.masks is None:
+            return
+        masks = as_arrays(explanation.slot_masks)
+        self.positions.append(slot_positions(truth.masks, masks, background_entities=truth.background))
+        self.roles.append(object_roles(truth.masks, background_entities=truth.background))
+
+    def result(self) -> Metrics:
+        """`order_consistency` with its standard error, and `order_information` in bits."""
+        if not self.roles:
+            return missing(NO_MASKS, *self.NAMES)
+        order = order_consistency(np.concatenate(self.positions), np.concatenate(self.roles))
+        if not np.isfinite(order.score):
+            return missing("no image tells an order: there are no two entities in slots of their own", *self.NAMES)
+        error: Metrics = {"order_consistency_stderr": order.stderr} if np.isfinite(order.stderr) else {}
+        return {"order_consistency": order.score, **error, "order_information": order.information}
+
+
+class CodeQuality:
+    """Disentanglement of the slots' codes, and how many of their dimensions are in use; from the first 1,000 images.
+
+    Args:
+        names: What the columns of the factors are.
+    """
+
+    DCI_NAMES = ("dci_disentanglement", "dci_completeness", "dci_informativeness")
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self.kept: Sequence[str] = ()
+        self.num_images = 0
+        self.means: list[NDArray[np.floating]] = []  # of all slots [B K, D]
+        self.scales: list[NDArray[np.floating]] = []
+        self.codes: list[NDArray[np.floating]] = []  # of slots that hold an object [m, D]
+        self.factors: list[NDArray[np.floating]] = []  # of those objects [m, F]
+        self.images: list[NDArray[np.integer]] = []  # in which they are [m]
+
+    def update(self, explanation: Explanation, truth: Truth) -> None:
+        """Sees a batch."""
+        if explanation.codes is None or self.num_images >= MOST_IMAGES:
+            return
+        means, scales = (values.cpu().numpy() for values in explanation.codes)
+        self.means.append(means.reshape(-1, means.shape[-1]))
+        self.scales.append(scales.reshape(-1, scales.shape[-1]))
+        if truth.masks is not None and truth.factors is not None:
+            factors, self.kept = object_factors(truth.factors, self.names, truth.masks)
+            matched = matched_codes(
+                means, truth.masks, as_arrays(explanation.slot_masks), factors, background_entities=truth.background
+            )
+            self.codes.append(matched.codes)
+            self.factors.append(matched.factors)
+            self.images.append(matched.images + self.num_images)
+        self.num_images += len(means)
+
+    def result(self) -> Metrics:
+        """`dci_disentanglement`, `dci_completeness`, `dci_informativeness`, `active_dimensions`, `activeness`."""
+        return self._dci() | self._activeness()
+
+    def _activeness(self) -> Metrics:
+        if not self.means:
+            return missing(NO_CODES, "active_dimensions", "activeness")
+        means, scales = np.concatenate(self.means), np.concatenate(self.scales)
+        if len(means) < 2:
+            return missing("one slot of one image is too little", "active_dimensions", "activeness")
+        result: Metrics = {"active_dimensions": int(active_dimensions(means))}
+        if not scales.all():
+            return result | missing("slots are computed, not drawn", "activeness")
+        return result | {"activeness": float(activeness(means, scales).mean())}
+
+    def _dci(self) -> Metrics:
+        if not self.means:
+            return missing(NO_CODES, *self.DCI_NAMES)
+        if not self.codes:
+            return missing("the data has no masks or no factors", *self.DCI_NAMES)
+        try:
+            scores = dci(
+                np.concatenate(self.codes),
+                np.concatenate(self.factors),
+                names=self.kept,
+                groups=np.concatenate(self.images),
+            )
+        except ValueError as error:  # too few objects, or factors that are all the same
+            return missing(str(error), *self.DCI_NAMES)
+        return {
+            "dci_disentanglement": scores.disentanglement,
+            "dci_completeness": scores.completeness,
+            "dci_informativeness": scores.informativeness,
+            "dci_images": self.num_images,
+        }

@@ -1,0 +1,95 @@
+"""What is measured on scenes drawn from the model: how their images compare with real ones, and whether they stand."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyro_sri.data.format import Report
+from pyro_sri.data.loading import evaluation_batches, to_images
+from pyro_sri.errors import UserError
+from pyro_sri.evaluation.measures import NO_RULE, Metrics, as_arrays, missing
+from pyro_sri.features import FeatureExtractor, cached_features, extract, images_hash
+from pyro_sri.inference import sample_scenes
+from pyro_sri.metrics import check_structure, density_coverage, frechet_distance, precision_recall
+from pyro_sri.metrics.structure import Rule
+
+SCENES_AT_ONCE = 16  # scenes decoded together: bounds the memory
+COMPARED = ("frechet", "precision", "recall", "density", "coverage")
+FEWEST = 6  # images of either kind, for the five nearest neighbours of one
+
+
+def evaluate_samples(
+    model: Any,
+    extractor: FeatureExtractor,
+    data: Path,
+    split: str,
+    *,
+    num_real: int,
+    num_generated: int,
+    rule: Rule | None,
+    device: torch.device | str,
+    progress: Report,
+) -> Metrics:
+    """Draws scenes, a few at a time, and keeps their images' features and what the structural rule says of their masks.
+
+    A scene's image is the mask-weighted mean of its slots, without pixel noise, as in the published figures.
+
+    Args:
+        model: A scene model.
+        extractor: The features that images are compared by.
+        data: The dataset file of the real images; their features are cached.
+        split: Its split.
+        num_real: The first so many of its images.
+        num_generated: Scenes to draw.
+        rule: By which rule scenes stand; None if there is none.
+        device: Where the model is.
+        progress: Called with what is done, how much of it, and how much there is.
+
+    Returns:
+        `frechet`, `precision`, `recall`, `density`, `coverage`, `structure_accuracy`, and how they were measured.
+
+    Raises:
+        UserError: If the model's images are not finite.
+    """
+    if num_generated == 0:
+        return missing("left out as asked", *COMPARED, "frechet_features", "structure_accuracy")
+    features, stands = [], []
+    for start in range(0, num_generated, SCENES_AT_ONCE):
+        scenes = sample_scenes(model, min(SCENES_AT_ONCE, num_generated - start))
+        if not torch.isfinite(scenes.images).all():
+            raise UserError("the model draws images that are not finite: it diverged")
+        features.append(extract(extractor, [scenes.images]))
+        if rule is not None:
+            stands += [verdict.stands for verdict in check_structure(as_arrays(scenes.slot_masks), rule=rule)]
+        progress("generated scenes", start + len(scenes.images), num_generated)
+
+    result: Metrics = {"num_samples": num_generated, "frechet_images": num_real, "frechet_features": extractor.name}
+    if rule is None:
+        result |= missing(NO_RULE, "structure_accuracy")
+    else:
+        share = float(np.mean(stands))
+        error = (share * (1 - share) / num_generated) ** 0.5  # of a share of independent scenes
+        result |= {"structure_accuracy": share, "structure_accuracy_stderr": error, "structure_rule": rule}
+    if min(num_real, num_generated) < FEWEST:
+        return result | missing(f"it takes {FEWEST} images of either kind", *COMPARED)
+    real = cached_features(
+        extractor,
+        images_hash(data, split, num_real),
+        num_real,
+        lambda: extract(
+            extractor,
+            (to_images(batch["images"], device) for batch in evaluation_batches(data, split, SCENES_AT_ONCE, num_real)),
+        ),
+    )
+    generated = np.concatenate(features)
+    precision, recall = precision_recall(real, generated)
+    density, coverage = density_coverage(real, generated)
+    return result | {
+        "frechet": frechet_distance(real, generated),
+        "precision": precision,
+        "recall": recall,
+        "density": density,
+        "coverage": coverage,
+    }

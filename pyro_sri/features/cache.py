@@ -1,0 +1,87 @@
+"""Features of real images, kept from one evaluation to the next under the content of the images."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyro_sri.data.format import SCENES_PER_READ, DatasetFile
+from pyro_sri.errors import UserError
+from pyro_sri.features.extraction import FeatureExtractor
+from pyro_sri.runs import write_atomically
+
+Features = NDArray[np.float32]
+
+
+def cache_folder() -> Path:
+    """Where files are kept that can be made or fetched again, and may be deleted at any time.
+
+    It is `$PYRO_SRI_CACHE`, else `$XDG_CACHE_HOME/pyro-sri`, else `~/.cache/pyro-sri`; it need not exist.
+    """
+    if own := os.environ.get("PYRO_SRI_CACHE"):
+        return Path(own)
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "pyro-sri"
+
+
+def images_hash(path: Path | str, split: str, num_images: int | None = None) -> str:
+    """The sha256 of the first images of a split and of their shape, read in pieces.
+
+    Only the pixels count, not the file: an edited file has another hash, a copy the same.
+
+    Args:
+        path: A dataset file.
+        split: The split.
+        num_images: At most how many images; None takes all.
+
+    Raises:
+        UserError: If the file cannot be read or has no such split.
+    """
+    digest = hashlib.sha256()
+    with DatasetFile(path) as file:
+        images = file.images(split)
+        stop = len(images) if num_images is None else min(num_images, len(images))
+        digest.update(f"{stop} {images.shape[1:]}\n".encode())
+        for start in range(0, stop, SCENES_PER_READ):
+            digest.update(file.read(images, slice(start, min(start + SCENES_PER_READ, stop))).tobytes())
+    return digest.hexdigest()
+
+
+def cached_features(
+    extractor: FeatureExtractor, images: str, num_images: int, compute: Callable[[], Features]
+) -> Features:
+    """Features from the cache, or else computed and kept there.
+
+    A file that is damaged or does not fit is computed anew; where the cache cannot be written nothing is kept.
+
+    Args:
+        extractor: What they are features of; its name is part of the key.
+        images: The `images_hash` of the images.
+        num_images: n, how many those are.
+        compute: Gives the features, float32 [n, F].
+
+    Returns:
+        float32 [n, F].
+    """
+    key = hashlib.sha256(f"{extractor.name} {images}".encode()).hexdigest()
+    path = cache_folder() / "features" / f"{key}.npz"
+    features = _read(path, (num_images, extractor.size))
+    if features is None:
+        features = compute()
+        with contextlib.suppress(UserError):  # a full or read-only disk: the next evaluation takes longer
+            write_atomically(path, lambda file: np.savez(file, features=features))
+    return features
+
+
+def _read(path: Path, shape: tuple[int, int]) -> Features | None:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            features: Features = arrays["features"]
+    except Exception:  # missing, or damaged, which can fail in many ways
+        return None
+    fits = features.shape == shape and features.dtype == np.float32 and np.isfinite(features).all()
+    return features if fits else None

@@ -1,0 +1,141 @@
+"""Features of the Inception network, for the Fréchet Inception distance (Heusel et al. 2017).
+
+The network is no part of this package. It is read from a TorchScript file, which holds code that runs when it is read
+and called: use only a file that you trust.
+"""
+
+import hashlib
+import http.client
+import urllib.request
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_sri.errors import UserError
+from pyro_sri.features.cache import cache_folder
+from pyro_sri.features.extraction import to_8_bits
+from pyro_sri.runs import write_atomically
+
+# NVIDIA's translation of the original network to TorchScript, 95,607,719 bytes, and its sha256 as others publish it.
+URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
+SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+BYTES = 95_607_719
+
+TIMEOUT_SECONDS = 10.0  # without an answer
+
+
+class InceptionFeatures:
+    """Features of the last pooling layer, computed by a TorchScript file.
+
+    The file is a module that takes images uint8 [B, 3, H, W] in 0..255, brings them to the size and range of its
+    network itself, and returns features [B, 2048]; if its forward has an argument `return_features`, that is True.
+    Images are clipped and rounded to 8 bits, not cut off.
+
+    Args:
+        path: The file. Its code is run: it must come from someone you trust.
+
+    Attributes:
+        name: `inception-v3-pool3-2048-` and the first 8 digits of the file's sha256.
+        size: 2048.
+
+    Raises:
+        UserError: If the file cannot be read, is no TorchScript file, or does not do what is said above.
+    """
+
+    size = 2048
+
+    def __init__(self, path: Path | str):
+        path = Path(path)
+        try:
+            digest = _sha256(path)
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}; name a TorchScript file of Inception") from None
+        self.name = f"inception-v3-pool3-{self.size}-{digest[:8]}"
+        self._network = _load(path)
+        arguments = self._network.forward.schema.arguments
+        takes_flag = any(argument.name == "return_features" for argument in arguments)
+        self._options = {"return_features": True} if takes_flag else {}
+        self._check(path)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] -> [B, 2048], on the images' device.
+
+        Raises:
+            ValueError: Images of another shape, or not finite.
+        """
+        features: Tensor = self._network.to(images.device)(to_8_bits(images), **self._options)
+        return features
+
+    def _check(self, path: Path) -> None:
+        try:
+            features = self(torch.zeros(2, 3, 64, 64))
+            fits = features.shape == (2, self.size) and features.is_floating_point()
+        except Exception:  # code that is not ours can fail in any way
+            fits = False
+        if not fits:
+            raise UserError(
+                f"{path} is no Inception network: from images uint8 [B, 3, H, W] it must make features [B, {self.size}]"
+            )
+
+
+def find_inception(path: Path | None = None, download: bool = False) -> Path | None:
+    """The TorchScript file of Inception: the user's, else the one in the cache, else downloaded into the cache.
+
+    Only the one file that is known by its sha256 is downloaded, or taken from the cache; the user's may be any.
+
+    Args:
+        path: The user's file, if any.
+        download: Whether it may be downloaded (96 MB).
+
+    Returns:
+        The file, or None where it cannot be had.
+
+    Raises:
+        UserError: If the user's file does not exist.
+    """
+    if path is not None:
+        if not path.is_file():
+            raise UserError(f"there is no file {path}; name a TorchScript file of Inception")
+        return path
+    kept = cache_folder() / Path(URL).name
+    try:
+        if _sha256(kept) == SHA256:
+            return kept
+    except OSError:
+        pass  # not there
+    return kept if download and _download(kept) else None
+
+
+def _download(path: Path) -> bool:
+    """Whether the file is at `path` now."""
+    try:
+        with urllib.request.urlopen(URL, timeout=TIMEOUT_SECONDS) as response:
+            content = response.read(BYTES + 1)
+    except (OSError, http.client.HTTPException):  # no network, no such file, or cut off
+        return False
+    if hashlib.sha256(content).hexdigest() != SHA256:
+        return False
+    try:
+        write_atomically(path, lambda file: file.write(content))
+    except UserError:  # a full or read-only disk
+        return False
+    return True
+
+
+def _load(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # What should replace it cannot read the file.
+            warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated", DeprecationWarning)
+            return torch.jit.load(path, map_location="cpu").eval()
+    except Exception:  # a damaged file can fail in many ways
+        raise UserError(f"{path} is not a TorchScript file, or is damaged; get it again") from None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
