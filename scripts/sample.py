@@ -1,22 +1,31 @@
-"""The command `pyro-sri sample`: scenes drawn from a model, as a picture or as arrays."""
+"""The command `pyro-sri sample`: scenes drawn from a model, given some slots of an image or nothing."""
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyro
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tyro.conf import Positional, arg
 
+from pyro_sri.data.format import DatasetFile
+from pyro_sri.data.loading import to_images
+from pyro_sri.data.readers.geometry import centre, resize_image
+from pyro_sri.data.readers.pictures import read_rgb
+from pyro_sri.editing import CANDIDATES, decode, imagine_rest, infer_slots, remove
 from pyro_sri.errors import UserError
+from pyro_sri.guides.sri import SRIGuide
 from pyro_sri.inference import Scenes, sample_scenes
 from pyro_sri.runs import WEIGHTS, Run, find_run, write_atomically
-from pyro_sri.scripts.cli import parse
+from pyro_sri.scripts.cli import note, parse
 from pyro_sri.seeds import check_seed
-from pyro_sri.viz import grid, png, to_uint8
+from pyro_sri.viz import Header, Picture, enlarge, grid, png, sheet, slot_pictures, to_uint8
 
 SCENES_AT_ONCE = 16  # scenes decoded together: bounds the memory
 
@@ -29,13 +38,19 @@ def sample(
     temperature: float = 1.0,
     seed: int = 0,
     out: Path | None = None,
+    condition: str | None = None,
+    keep_slots: str | None = None,
+    remove_slots: str | None = None,
 ) -> None:
-    """Draw new scenes from a trained model.
+    """Draw new scenes from a trained model, or edit an image: keep some of its slots and imagine the rest.
 
     A .png is a grid of the scenes and nothing else. A .npz holds arrays, slots in the order of generation:
       images      uint8    N x H x W x 3
       slot_rgb    uint8    N x K x H x W x 3   the colours of each slot
       slot_masks  float16  N x K x H x W x 1   each slot's share of a pixel; they sum to 1 over the slots
+
+    With --condition, the .png first shows the image, its reconstruction and its slots with their numbers, then the new
+    scenes; the .npz also says which of the K slots are the image's: kept, int64.
 
     The same seed gives the same file. An existing file is never overwritten.
 
@@ -44,42 +59,201 @@ def sample(
       pyro-sri sample runs/rooms --num 16 --slots 5 --temperature 0.7 --out calm.png
       pyro-sri sample runs/rooms --num 10000 --seed 1 --out scenes.npz
 
+    To edit an image, first look at its slots; then keep some and imagine the others, leave one out, or imagine one more
+    than the seven there are. The slots and their numbers depend on --seed:
+      pyro-sri sample runs/rooms --condition photo.png
+      pyro-sri sample runs/rooms --condition photo.png --keep-slots 0,2 --num 16
+      pyro-sri sample runs/rooms --condition photo.png --remove-slots 1
+      pyro-sri sample runs/rooms --condition rooms.h5:5 --slots 8
+
     Args:
         run: A run directory, or the name of a preset whose weights ship.
         num: How many scenes.
-        slots: Slots per scene; as many as in training if not given. More slots can paint more objects.
+        slots: Slots per scene; as many as in training (or left of the image) if not given. More slots can paint more
+            objects.
         temperature: Factor on every standard deviation of the prior: 1 samples the model as it is, less gives more
             typical scenes.
         seed: Seed of the draws.
         out: The .png or .npz to make; a free name like RUN/samples/samples-seed0.png if not given.
+        condition: An image to edit: a picture file, or FILE.h5:INDEX for one of a dataset file's test images. It is
+            cut to its middle square and resized if need be.
+        keep_slots: Numbers of the slots to keep, like 0,2; the others are imagined. All if not given.
+        remove_slots: Numbers of the slots to leave out, like 1.
 
     Raises:
-        UserError: For a value out of range, or a file that exists or cannot be written.
+        UserError: For a value out of range, an image or a system that cannot be edited, or a file that exists or cannot
+            be written.
     """
     _check(num, slots, temperature)
     check_seed(seed)
     if out is not None:
         check_new_file(out, (".png", ".npz"))
+    if condition is None and (keep_slots, remove_slots) != (None, None):
+        raise UserError("--keep-slots and --remove-slots are about the slots of an image: name it with --condition")
     found = find_run(run)
-    path = out or _free_name(_samples_folder(found), f"samples-seed{seed}", ".png")
-    model, _ = found.load()
+    stem = "samples" if condition is None else "edited"
+    path = out or _free_name(_samples_folder(found), f"{stem}-seed{seed}", ".png")
+    image = None if condition is None else read_image(condition, found.config.image_size)
+    model, guide = found.load()
     pyro.set_rng_seed(seed)
-    pieces = draw_pieces(model, num, num_slots=slots, temperature=temperature)
+    if image is None:
+        drawn = Drawn(num, draw_pieces(model, num, num_slots=slots, temperature=temperature), grid, {}, "")
+    else:
+        inferred = infer_slots(guide, image)
+        edit = plan_edit(inferred.shape[1], keep_slots, remove_slots, slots)
+        drawn = _draw_edited(model, guide, image, inferred, edit, num, temperature)
     if path.suffix.lower() == ".png":
-        picture = grid(np.concatenate([to_uint8(scenes.images) for scenes in pieces]))
+        picture = drawn.lay_out(np.concatenate([to_uint8(scenes.images) for scenes in drawn.pieces]))
         write_atomically(path, lambda file: file.write(png(picture)))
     else:
-        images, slot_rgb, slot_masks = _arrays(pieces)
-        write_atomically(
-            path, lambda file: np.savez_compressed(file, images=images, slot_rgb=slot_rgb, slot_masks=slot_masks)
-        )
-    print(f"drew {num} {'scene' if num == 1 else 'scenes'} into {path}")
+        arrays: dict[str, Any] = _arrays(drawn.pieces) | drawn.arrays
+        write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+    print(f"drew {drawn.num} {'scene' if drawn.num == 1 else 'scenes'} into {path}{drawn.remark}")
+
+
+class Drawn(NamedTuple):
+    """Scenes on their way into a file.
+
+    Attributes:
+        num: How many.
+        pieces: The scenes, a few at a time.
+        lay_out: Makes the picture of their images, uint8 [N, H, W, 3].
+        arrays: What a .npz holds besides the scenes.
+        remark: What else there is to say.
+    """
+
+    num: int
+    pieces: Iterator[Scenes]
+    lay_out: Callable[[NDArray[np.uint8]], Picture]
+    arrays: dict[str, NDArray[Any]]
+    remark: str
 
 
 def draw_pieces(model: Any, num: int, **options: Any) -> Iterator[Scenes]:
     """Samples `num` scenes, a few at a time, so that memory stays bounded."""
     for start in range(0, num, SCENES_AT_ONCE):
         yield sample_scenes(model, min(SCENES_AT_ONCE, num - start), **options)
+
+
+class Edit(NamedTuple):
+    """What becomes of the slots of an image.
+
+    Attributes:
+        kept: Those that stay.
+        removed: Those that are left out.
+        places: Where those that stay will be, in the same order.
+        num_slots: Slots afterwards; those at other places are imagined.
+    """
+
+    kept: list[int]
+    removed: list[int]
+    places: list[int]
+    num_slots: int
+
+    @property
+    def imagines(self) -> bool:
+        """Whether any slot is imagined."""
+        return len(self.places) < self.num_slots
+
+
+def plan_edit(num_inferred: int, keep_slots: str | None, remove_slots: str | None, num_slots: int | None) -> Edit:
+    """Checks what the options ask for.
+
+    Args:
+        num_inferred: Slots of the image.
+        keep_slots: The option, or None.
+        remove_slots: The option, or None.
+        num_slots: Slots afterwards; None for those that are not removed.
+
+    Raises:
+        UserError: If an option is no list of slots, or they do not go together.
+    """
+    removed = [] if remove_slots is None else _numbers("--remove-slots", remove_slots, num_inferred)
+    left = [k for k in range(num_inferred) if k not in removed]
+    kept = left if keep_slots is None else _numbers("--keep-slots", keep_slots, num_inferred)
+    if not left:
+        raise UserError("--remove-slots leaves no slot; remove fewer")
+    if both := sorted(set(kept) - set(left)):
+        raise UserError(f"slot {both[0]} cannot be both kept and removed; name it in one of the two options")
+    places = [left.index(k) for k in kept]
+    num_slots = len(left) if num_slots is None else num_slots
+    if max(places) >= num_slots:
+        raise UserError(f"--slots {num_slots} leaves no room for slot {kept[-1]}; use {max(places) + 1} or more")
+    return Edit(kept, removed, places, num_slots)
+
+
+def _numbers(option: str, text: str, num_slots: int) -> list[int]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise UserError(f"{option} '{text}' is no list of slots; write their numbers like 0,2")
+    numbers = sorted({int(number) for number in text.split(",")})
+    if numbers[-1] >= num_slots:
+        raise UserError(f"{option}: there is no slot {numbers[-1]}; the slots are 0 to {num_slots - 1}")
+    return numbers
+
+
+def read_image(source: str, size: int) -> Tensor:
+    """One image [1, 3, size, size] in [0, 1]; notes on standard error how it was fitted, if it had to be.
+
+    Args:
+        source: A picture file, or FILE.h5:INDEX for an image of a dataset file's split farthest from training.
+        size: The side that it shall have.
+
+    Raises:
+        UserError: If there is no such image.
+    """
+    if place := re.fullmatch(r"(.+\.h5):(\d+)", source):
+        with DatasetFile(place[1]) as file:
+            split, index = file.splits[-1], int(place[2])
+            if index >= file.num_images(split):
+                raise UserError(f"{source} is not there: split {split} ends at {file.num_images(split) - 1}")
+            pixels = file.read(file.images(split), [index])[0]
+    elif source.endswith(".h5"):
+        raise UserError(f"{source} holds many images: name one by its number, as in {source}:0")
+    else:
+        pixels = read_rgb(Path(source))
+    height, width, _ = pixels.shape
+    side = min(height, width)
+    if (height, width) != (size, size):
+        cut = "" if height == width else f" cut to the middle {side}x{side} and"
+        note(f"{source} has {width}x{height} pixels:{cut} resized to {size}x{size}")
+    fitted = resize_image(pixels[centre(height, width, side)], size).copy()  # Pillow's pixels are read-only
+    return to_images(torch.from_numpy(fitted)[None], "cpu")
+
+
+def _draw_edited(
+    model: Any, guide: Any, image: Tensor, inferred: Tensor, edit: Edit, num: int, temperature: float
+) -> Drawn:
+    """Scenes with some slots of the image: as many as asked for, or one if nothing is imagined."""
+    slots, remark = remove(inferred, edit.removed), ""
+    if edit.imagines:
+        propose = guide.scene_dist if isinstance(guide, SRIGuide) and guide.has_scene else None
+        options: dict[str, Any] = {"propose": propose, "num_slots": edit.num_slots, "temperature": temperature}
+        sizes = [min(SCENES_AT_ONCE, num - start) for start in range(0, num, SCENES_AT_ONCE)]
+        imagined = [imagine_rest(model, slots.expand(n, -1, -1), edit.places, **options) for n in sizes]
+        slots, effective = (torch.cat(tensors) for tensors in zip(*imagined, strict=True))
+        remark = f"; each chosen among {CANDIDATES} candidates, effectively {effective.mean():.0f}"
+
+    def lay_out(images: NDArray[np.uint8]) -> Picture:
+        return _edit_sheet(image, decode(model, inferred), edit, images)
+
+    pieces = (decode(model, some) for some in slots.split(SCENES_AT_ONCE))
+    return Drawn(len(slots), pieces, lay_out, {"kept": np.array(edit.places)}, remark)
+
+
+def _edit_sheet(image: Tensor, inferred: Scenes, edit: Edit, images: NDArray[np.uint8]) -> Picture:
+    """The image and its slots in the first row, the new scenes below."""
+    first = [*to_uint8(image), *to_uint8(inferred.images), *slot_pictures(inferred.slot_rgb, inferred.slot_masks)[0]]
+    words = dict.fromkeys(edit.kept, " kept") | dict.fromkeys(edit.removed, " out")
+    headers = [Header(f"slot {k}{words.get(k, '')}", k) for k in range(len(first) - 2)]
+    below = list(images) if edit.imagines or edit.removed else []
+    rows = [first] + [below[i : i + len(first)] for i in range(0, len(below), len(first))]
+    labels = ["inferred", "imagined" if edit.imagines else "edited"]
+    return sheet(
+        [[enlarge(picture) for picture in row] for row in rows],
+        [Header("image"), Header("reconstruction"), *headers],
+        labels[: len(rows)],
+        row_breaks=[1],
+    )
 
 
 def check_new_file(path: Path, suffixes: tuple[str, ...]) -> None:
@@ -111,13 +285,13 @@ def _free_name(folder: Path, stem: str, suffix: str) -> Path:
     return next(path for path in (folder / f"{name}{suffix}" for name in names) if not path.exists())
 
 
-def _arrays(pieces: Iterator[Scenes]) -> Iterator[NDArray[Any]]:
+def _arrays(pieces: Iterator[Scenes]) -> dict[str, NDArray[Any]]:
     """Images, slots' colours and slots' masks, each in one array."""
     parts = [
         (to_uint8(piece.images), to_uint8(piece.slot_rgb), piece.slot_masks.movedim(-3, -1).numpy().astype(np.float16))
         for piece in pieces
     ]
-    return map(np.concatenate, zip(*parts, strict=True))
+    return dict(zip(("images", "slot_rgb", "slot_masks"), map(np.concatenate, zip(*parts, strict=True)), strict=True))
 
 
 def main(args: Sequence[str]) -> None:

@@ -1,0 +1,207 @@
+r"""Editing scenes: keep some slots of an image and imagine the rest; remove, insert and swap objects.
+
+A scene is its slots [B, K, D], B scenes at a time, in the order of the sequence `slot_0` .. `slot_{K-1}`: infer them,
+change them, decode them. The decoder treats them as a set, so that their order makes no difference to the image. It
+does to what is imagined: slot k is drawn from :math:`p(z_k \mid z_{<k}, s)`.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.distributions import Categorical, Independent, MixtureSameFamily
+from pyro.poutine.runtime import NonlocalExit
+from torch import Tensor
+
+from pyro_sri.distributions import diagonal_normal
+from pyro_sri.errors import UserError
+from pyro_sri.inference import Scenes
+
+CANDIDATES = 256  # per imagined scene; they are cheap, since only the chosen one is decoded
+SCENES_AT_ONCE = 16  # scenes decoded together: bounds the memory
+
+
+@torch.no_grad()
+def infer_slots(guide: Any, images: Tensor) -> Tensor:
+    """One draw of the slots of images, from the guide.
+
+    Args:
+        guide: A guide with sites `slot_0`, `slot_1`, ..: that of SRI with any segregation, of GENESIS-v2 (on its own or
+            with a scene variable), or the recurrent one.
+        images: [B, 3, H, W] in [0, 1].
+
+    Returns:
+        [B, K, D].
+
+    Raises:
+        UserError: If the guide has no such sites.
+    """
+    sites = poutine.trace(guide).get_trace(images).nodes
+    names = list(itertools.takewhile(sites.__contains__, map("slot_{}".format, itertools.count())))
+    if not names:
+        raise UserError(
+            f"{type(guide).__name__} infers no sequence of slots slot_0, slot_1, ..: edit scenes with a run of SRI, "
+            "GENESIS-v2 or the recurrent guide"
+        )
+    return torch.stack([sites[name]["value"] for name in names], 1)
+
+
+@torch.no_grad()
+def decode(model: Any, slots: Tensor) -> Scenes:
+    """What slots look like: the model, conditioned on all of them.
+
+    Args:
+        model: A model with sites `slot_0`, `slot_1`, ..
+        slots: [B, K, D], with any K of at least 1.
+    """
+    parts = []
+    for some in slots.split(SCENES_AT_ONCE):
+        conditioned = poutine.condition(model, data=_by_site(some, range(some.shape[1])))
+        sites = poutine.trace(conditioned).get_trace(num_scenes=len(some), num_slots=some.shape[1]).nodes
+        parts.append([sites[name]["value"] for name in ("reconstruction", "slot_rgb", "slot_masks")])
+    return Scenes(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+class Imagined(NamedTuple):
+    """Scenes of which some slots were kept.
+
+    Attributes:
+        slots: Kept and imagined slots [B, K, D] in the order of the sequence.
+        effective: The effective number of candidates that each scene was chosen from [B], from 1 to all of them:
+            one over the sum of the squared normalised weights. Near 1, the draws are only roughly what they should be.
+    """
+
+    slots: Tensor
+    effective: Tensor
+
+
+@torch.no_grad()
+def imagine_rest(
+    model: Any,
+    slots: Tensor,
+    keep: Collection[int],
+    *,
+    propose: Callable[[Tensor], Independent] | None = None,
+    num_slots: int | None = None,
+    temperature: float = 1.0,
+    candidates: int = CANDIDATES,
+) -> Imagined:
+    r"""Keeps some slots of each scene, and draws the others from what the model believes given those.
+
+    .. math::
+        p(s, z_{free} \mid z_{keep}) \propto p(s) \textstyle\prod_k p(z_k \mid z_{<k}, s)
+
+    by sampling importance resampling (Rubin 1987), which becomes exact as the candidates grow in number. A candidate is
+    a run of the model conditioned on the kept slots: it draws a scene variable, and each free slot given those before
+    it. It does not look ahead to kept slots that come later; its weight does,
+
+    .. math:: w = \frac{p(s)}{r(s)} \textstyle\prod_{k \in keep} p(z_k \mid z_{<k}, s),
+
+    and one candidate is drawn in proportion to the weights. Scene variables are proposed by r(s) = p(s) or, with
+    `propose`, by half and half p(s) and q(s | z_keep): where the slots say much about the scene, draws of the prior
+    seldom fit them.
+
+    Args:
+        model: A model with sites `slot_0`, `slot_1`, ..
+        slots: [B, K, D]; each scene is imagined once. For N scenes of one image: `slots[:1].expand(N, -1, -1)`.
+        keep: Which slots to keep, each from 0 to K - 1; they stay where they are in the sequence.
+        propose: q(s | slots), slots [B, n, D] -> a distribution over [B, S], such as `scene_dist` of SRI's guide; for
+            models with a scene variable.
+        num_slots: Slots per scene afterwards, K if None; with more than K the last ones are new.
+        temperature: Factor on every prior standard deviation.
+        candidates: Candidates for each scene.
+
+    Raises:
+        ValueError: If `keep` names a slot that is not there, before or afterwards.
+    """
+    num_scenes, num_slots = len(slots), slots.shape[1] if num_slots is None else num_slots
+    _check_slots(keep, min(slots.shape[1], num_slots))
+    given = _by_site(slots.repeat(candidates, 1, 1), keep)  # site -> [C * B, D]
+    log_weights = slots.new_zeros(candidates, num_scenes)
+    if propose is not None and keep:
+        proposal = _half_and_half(model.scene_dist(num_scenes, temperature), propose(slots[:, sorted(keep)]))
+        scenes = proposal.sample((candidates,))  # [C, B, S]
+        given["scene"] = scenes.flatten(0, 1)
+        log_weights = log_weights - proposal.log_prob(scenes)
+    sites = _draw_latents(model, given, candidates * num_scenes, num_slots, temperature)
+    for name, value in given.items():
+        log_weights = log_weights + sites[name]["fn"].log_prob(value).view_as(log_weights)
+    drawn = torch.stack([sites[f"slot_{k}"]["value"] for k in range(num_slots)], 1)
+    chosen = Categorical(logits=log_weights.T).sample()  # [B]
+    return Imagined(
+        slots=drawn.unflatten(0, log_weights.shape)[chosen, torch.arange(num_scenes, device=slots.device)],
+        effective=1 / log_weights.softmax(0).square().sum(0),
+    )
+
+
+def remove(slots: Tensor, which: Collection[int]) -> Tensor:
+    """Slots [B, K, D] without some of them: [B, K - n, D].
+
+    What they covered goes to the other slots, whose masks share every pixel among themselves.
+
+    Raises:
+        ValueError: If there is no such slot, or none is left.
+    """
+    _check_slots(which, slots.shape[1])
+    left = [k for k in range(slots.shape[1]) if k not in which]
+    if not left:
+        raise ValueError(f"all {slots.shape[1]} slots would be removed: leave at least one")
+    return slots[:, left]
+
+
+def insert(slots: Tensor, new: Tensor, position: int) -> Tensor:
+    """Slots [B, K, D] with a new one, [B, D] or [D], as slot `position` (0 to K): [B, K + 1, D].
+
+    Raises:
+        ValueError: If the position is out of range.
+    """
+    _check_slots([position], slots.shape[1] + 1)
+    new = new.expand(len(slots), -1)
+    return torch.cat([slots[:, :position], new[:, None], slots[:, position:]], 1)
+
+
+def swap(first: Tensor, i: int, second: Tensor, j: int) -> tuple[Tensor, Tensor]:
+    """Two scenes (or batches of them), [B, K, D] and [B, L, D], with slot i of the first and j of the second exchanged.
+
+    Raises:
+        ValueError: If there is no such slot.
+    """
+    _check_slots([i], first.shape[1])
+    _check_slots([j], second.shape[1])
+    first_after, second_after = first.clone(), second.clone()
+    first_after[:, i], second_after[:, j] = second[:, j], first[:, i]
+    return first_after, second_after
+
+
+def _by_site(slots: Tensor, which: Collection[int]) -> dict[str, Tensor]:
+    return {f"slot_{k}": slots[:, k] for k in which}
+
+
+def _check_slots(which: Collection[int], num_slots: int) -> None:
+    for slot in which:
+        if not 0 <= slot < num_slots:  # PyTorch would count a negative one from the end
+            raise ValueError(f"there is no slot {slot}: they are 0 to {num_slots - 1}")
+
+
+def _half_and_half(first: Independent, second: Independent) -> MixtureSameFamily:
+    """The mixture of two diagonal normals over [B, S], with a half each."""
+    loc = torch.stack([first.mean, second.mean], 1)  # [B, 2, S]
+    scale = torch.stack([first.stddev, second.stddev], 1)
+    return MixtureSameFamily(Categorical(logits=torch.zeros_like(loc[..., 0])), diagonal_normal(loc, scale))
+
+
+def _draw_latents(
+    model: Any, given: dict[str, Tensor], num_scenes: int, num_slots: int, temperature: float
+) -> dict[str, Any]:
+    """The sites of scene and slots in a run of the conditioned model that decodes nothing.
+
+    The model is asked for one slot more, and the run ends where that would be drawn.
+    """
+    end = poutine.escape(escape_fn=lambda site: site["name"] == f"slot_{num_slots}")
+    with poutine.trace() as recorder, contextlib.suppress(NonlocalExit), poutine.condition(data=given), end:
+        model(num_scenes=num_scenes, num_slots=num_slots + 1, temperature=temperature)
+    nodes: dict[str, Any] = recorder.trace.nodes
+    return nodes
