@@ -2,80 +2,65 @@
 
 import dataclasses
 import inspect
+import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import pyro
 import torch
 from pyro.infer.elbo import ELBOModule
 from tyro.conf import Positional, arg
 
-from pyro_sri import __version__, viz
+from pyro_sri import __version__
+from pyro_sri.config import flag
 from pyro_sri.data.generators import GENERATORS
 from pyro_sri.errors import UserError
-from pyro_sri.inference import Scenes, explain, sample_scenes
+from pyro_sri.evaluation import MEANINGS, METRICS
+from pyro_sri.gallery import ACTIVENESS_IMAGES, Exhibit, Images, gallery, load_images, missing_data
+from pyro_sri.presets import PRESETS
 from pyro_sri.runs import Run, find_run, write_atomically
 from pyro_sri.scripts.cli import parse
-from pyro_sri.scripts.evaluate import MEANINGS
-from pyro_sri.scripts.sample import SCENES_AT_ONCE, check_new_file
-from pyro_sri.scripts.visualize import Images, load_images, missing_data
+from pyro_sri.scripts.evaluate import CONFUSION, evaluate_runs
+from pyro_sri.scripts.sample import check_new_file
+from pyro_sri.scripts.train import own_data
 from pyro_sri.seeds import check_seed
-from pyro_sri.viz.page import Cell, Html, element, facts, hint, join, page, picture, table
+from pyro_sri.summary import CONDITIONS, Spread, differing_conditions, group_runs, summarise, why_not_summarised
+from pyro_sri.viz.page import Cell, Html, animation, element, facts, hint, join, matrix, page, picture, table
 
-NUM_IMAGES, NUM_SAMPLES, NUM_SAMPLES_BY_SLOT = 6, 40, 6
-SAMPLE_COLUMNS = 8
+NUM_SCENES = 6  # on a sheet
+WORDY_FACTS = ("data", "what it is")
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
-HIGHER_IS_BETTER = ("ari_fg", "ari_fg_attention", "ari", "structure_accuracy")
-LOWER_IS_BETTER = ("mse", "nll", "bpd", "bpd_with_cross", "iwae_bpd", "frechet")
+# What readers look for first stands first, and what moves after what does not.
+FIRST, LAST = ("reconstructions", "boxes", "samples", "samples_slots"), "curves"
 
-# How an evaluation was made, as opposed to what it found.
-CONDITIONS = {
-    "data": "the dataset file",
-    "split": "the part of it",
-    "num_images": "how many images, the first ones of the split",
-    "num_images_without_foreground": "images left out of ARI-FG: they show no object",
-    "seed": "seed of the evaluation's draws",
-    "step": "training step of the weights",
-    "checkpoint": "best (by validation) or last",
-    "preset": "where the run's configuration started from",
-    "training_seed": "seed of the run",
-    "iwae_images": "images for the importance-weighted bound",
-    "iwae_samples": "draws per image for it",
-    "frechet_features": "what the Fréchet distance compares; distances with other features are not comparable",
-}
-COMPARABLE = ("data", "split", "num_images")  # metrics are compared only if these agree
-
-EXPLANATIONS = {
-    "segregation_nll": "-log p(x | z) of the segregation's own model, nats per image",
-    "segregation_kl": "KL of the segregation's own posterior, nats per image",
-    "iwae_bpd_stderr": "standard error of iwae_bpd over images",
-    "frechet": "Fréchet distance between features of generated and of test images; 0 is perfect",
-    "structure_accuracy": "share of generated scenes whose objects hold together as in the data",
-    **CONDITIONS,
-    **MEANINGS,
-}
+HEADLINES = ("ari_fg", "mse", "iwae_bpd", "frechet", "structure_accuracy", "count_accuracy")  # told beside the runs
+OTHER = "other metrics"
+WHAT_IT_IS = Cell("what it is", kind="long soft")  # stands above explanations
 
 
 def report(
     runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN [RUN ...]")],
     /,
     out: Path = Path("report.html"),
+    data: Path | None = None,
     seed: int = 0,
 ) -> None:
-    """Write one page about one or several runs, side by side: metrics, curves, pictures, configuration, commands.
+    """Write one page about one or several runs, side by side: metrics, pictures, curves, configuration, commands.
 
     The page is a single file that needs no network: open it in any browser, or send it to someone.
+    Runs that differ in nothing but their seed stand together, with mean and standard deviation.
     An existing file is never overwritten.
 
     For example:
       pyro-sri report runs/quick
-      pyro-sri report runs/first runs/second --out comparison.html
+      pyro-sri report runs/seed0 runs/seed1 runs/other --out comparison.html
 
     Args:
         runs: Run directories, or names of presets whose weights ship.
         out: The .html file to make.
+        data: Dataset file whose images are shown; the one that each run was trained on if not given.
         seed: Seed of the pictures' draws.
 
     Raises:
@@ -85,11 +70,25 @@ def report(
         raise UserError("which runs? pyro-sri report RUN [RUN ...] --out report.html takes at least one")
     check_new_file(out, (".html", ".htm"))
     check_seed(seed)
-    subjects = [_subject(given, name, seed) for given, name in zip(runs, short_names(runs), strict=True)]
-    command = shlex.join(["pyro-sri", "report", *runs, "--out", str(out), "--seed", str(seed)])
-    content = make_page(subjects, command).encode()
+    runs = tuple(dict.fromkeys(runs))
+    subjects = [_subject(given, name, data, seed) for given, name in zip(runs, short_names(runs), strict=True)]
+    shown = [] if data is None else ["--data", str(data)]
+    command = shlex.join(["pyro-sri", "report", *runs, *shown, "--out", str(out), "--seed", str(seed)])
+    content = make_page(subjects, command, seed).encode()
     write_atomically(out, lambda file: file.write(content))
     print(f"wrote {out} ({len(content) / 2**20:.1f} MB); open it in a browser")
+
+
+class Figure(NamedTuple):
+    """An exhibit as it stands on the page.
+
+    Attributes:
+        title: What it is called.
+        html: The picture and its caption.
+    """
+
+    title: str
+    html: Html
 
 
 class Subject(NamedTuple):
@@ -99,46 +98,55 @@ class Subject(NamedTuple):
         given: How the user named the run.
         name: A short name, different from the others'.
         run: The run.
-        module: Its model, guide and objective.
-        images: Images that it was not trained on, or None if its data is not here.
+        facts: What it is, in a few words each.
+        figures: Its pictures, by the name of the exhibit and whether it moves.
         metrics: What `evaluate` found, or None.
-        seed: Seed of the pictures' draws.
     """
 
     given: str
     name: str
     run: Run
-    module: ELBOModule
-    images: Images | None
+    facts: dict[str, str]
+    figures: dict[tuple[str, bool], Figure]
     metrics: dict[str, Any] | None
-    seed: int
 
 
-def make_page(subjects: Sequence[Subject], command: str) -> str:
+class Column(NamedTuple):
+    """A column of the table of metrics: a run, or the seeds of a configuration.
+
+    Attributes:
+        name: What stands above it.
+        note: A small line below the name.
+        metrics: What `evaluate` found for each seed.
+        spreads: Their mean and standard deviation by metric.
+    """
+
+    name: str
+    note: str
+    metrics: list[dict[str, Any]]
+    spreads: dict[str, Spread]
+
+
+def make_page(subjects: Sequence[Subject], command: str, seed: int) -> str:
     """The whole page.
 
     Args:
         subjects: The runs, in the order in which they stand side by side.
         command: What makes this page again.
+        seed: Seed of the pictures' draws.
     """
-    sections = {
-        "Runs" if len(subjects) > 1 else "Run": _side_by_side(subjects, _card),
-        "Metrics": _metrics(subjects),
-        "Training": _side_by_side(subjects, _curves),
-        "Reconstructions": _side_by_side(subjects, _reconstructions),
-        "Samples": _side_by_side(subjects, _samples),
-        "Samples slot by slot": _side_by_side(subjects, _samples_by_slot),
-        "Configuration": _configuration(subjects),
-        "Commands": _commands(subjects, command),
-    }
-    anchors = {title: title.lower().replace(" ", "-") for title in sections}
+    sections = [
+        ("runs", "Runs" if len(subjects) > 1 else "Run", _runs(subjects)),
+        ("metrics", "Metrics", _metrics(subjects)),
+        *_pictures(subjects),
+        ("configuration", "Configuration", _configuration(subjects)),
+        ("commands", "Commands", _commands(subjects, command)),
+    ]
     names = ", ".join(subject.name for subject in subjects)
-    links = join(element("a", title, href=f"#{anchor}") for title, anchor in anchors.items())
+    links = join(element("a", title, href=f"#{anchor}") for anchor, title, _ in sections)
     header = element("header", element("h1", names), element("nav", links))
-    body = [element("section", element("h2", title, id=anchors[title]), sections[title]) for title in sections]
-    footer = element(
-        "footer", f"pyro-sri {__version__}, PyTorch {torch.__version__}; pictures drawn with seed {subjects[0].seed}"
-    )
+    body = [element("section", element("h2", title, id=anchor), content) for anchor, title, content in sections]
+    footer = element("footer", f"pyro-sri {__version__}, PyTorch {torch.__version__}; pictures drawn with seed {seed}")
     return page(f"{names} - pyro-sri", join([header, element("main", join(body)), footer]))
 
 
@@ -148,62 +156,112 @@ def short_names(given: Sequence[str]) -> list[str]:
     return last if len(set(last)) == len(last) else list(given)
 
 
-def _subject(given: str, name: str, seed: int) -> Subject:
+def _subject(given: str, name: str, data: Path | None, seed: int) -> Subject:
     run = find_run(given)
-    module = run.load_module()
-    return Subject(given, name, run, module, load_images(run, None, NUM_IMAGES), run.metrics(), seed)
+    module, metrics = run.load_module(), run.metrics()
+    images = load_images(run, None, ACTIVENESS_IMAGES, data or _made_data(run))
+    exhibits = gallery(run, images, num=NUM_SCENES, seed=seed, module=module)
+    figures = {(exhibit.name, len(exhibit.frames) > 1): _figure(exhibit, name) for exhibit in exhibits}
+    return Subject(given, name, run, _facts(run, module, images, metrics), figures, metrics)
 
 
-def _side_by_side(subjects: Sequence[Subject], show: Callable[[Subject], Html]) -> Html:
-    """What one function shows of every run; run names above if there are several."""
-    parts = [join([element("h3", s.name), show(s)] if len(subjects) > 1 else [show(s)]) for s in subjects]
-    return element("div", join(element("div", part) for part in parts), class_="runs")
+def _made_data(run: Run) -> Path | None:
+    """The data of a run that names none (as those that ship), if its preset makes its own; made if it is not there."""
+    preset = PRESETS.get(run.config.preset)
+    return own_data(preset) if run.config.data is None and preset is not None and preset.makes_data else None
 
 
-def _card(subject: Subject) -> Html:
-    config = subject.run.config
-    size = sum(p.numel() for p in subject.module.parameters())
-    pairs = [
-        ("what it is", (inspect.getdoc(type(config)) or config.preset).splitlines()[0]),
-        ("preset", config.preset),
-        ("data", _describe_data(subject)),
-        ("images", f"{config.image_size} x {config.image_size}"),
-        ("trained for", f"{subject.run.step} of {config.steps} steps"),
-        ("slots", str(subject.module.model.num_slots)),
-        ("parameters", f"{size / 1e6:.2f} million"),
-        ("training seed", str(config.seed)),
-    ]
-    return element("div", facts(pairs), class_="card")
+def _figure(exhibit: Exhibit, name: str) -> Figure:
+    alt = f"{exhibit.title} of {name}"
+    if len(exhibit.frames) > 1:
+        html = animation(exhibit.frames, exhibit.milliseconds, alt, exhibit.caption)
+    else:
+        html = picture(exhibit.frames[0], alt, exhibit.caption, pixelated=exhibit.pixelated)
+    return Figure(exhibit.title, html)
 
 
-def _describe_data(subject: Subject) -> str:
-    if subject.images is not None:
-        return subject.images.origin
-    if subject.metrics is not None and "data" in subject.metrics:
-        return f"{subject.metrics['data']} (the file is not here)"
-    dataset = subject.run.config.dataset
+def _facts(run: Run, module: ELBOModule, images: Images | None, metrics: dict[str, Any] | None) -> dict[str, str]:
+    config = run.config
+    return {
+        "what it is": (inspect.getdoc(type(config)) or config.preset).splitlines()[0],
+        "preset": config.preset,
+        "data": _describe_data(run, images, metrics),
+        "images": f"{config.image_size} x {config.image_size}",
+        "trained for": f"{run.step} of {config.steps} steps",
+        "slots": str(module.model.num_slots),
+        "parameters": f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} million",
+        "training seed": str(config.seed),
+    }
+
+
+def _describe_data(run: Run, images: Images | None, metrics: dict[str, Any] | None) -> str:
+    if images is not None:
+        return images.origin
+    if metrics is not None and "data" in metrics:
+        return f"{metrics['data']} ({missing_data(run)})"
+    dataset = run.config.dataset
     origin = ", generated unless converted from published files" if dataset in GENERATORS else ""
-    return f"{dataset}{origin} (the file is not here)"
+    return f"{dataset}{origin} ({missing_data(run)})"
+
+
+def _runs(subjects: Sequence[Subject]) -> Html:
+    """What is known of a run; of several, a table with the metrics that are looked for first."""
+    if len(subjects) == 1:
+        return element("div", facts(subjects[0].facts.items()), class_="card")
+    evaluated = [subject.metrics for subject in subjects if subject.metrics is not None]
+    headlines = [
+        name
+        for name in HEADLINES
+        if any(metrics.get(name) is not None for metrics in evaluated) and not differing_conditions(evaluated, name)
+    ]
+    names = sorted(subjects[0].facts, key=lambda name: name in WORDY_FACTS)
+    rows = []
+    for subject in subjects:
+        found = [_metric_cell(name, subject.metrics or {})._replace(note="") for name in headlines]
+        told = [(subject.facts[name], "text" if name in WORDY_FACTS else None) for name in names]
+        shown = [Cell(value, _leading_number(value), kind=kind) for value, kind in told]
+        rows.append([Cell(subject.name, subject.name), *found, *shown])
+    return table(_headers("run", *map(_with_arrow, headlines), *names), rows)
+
+
+def _leading_number(value: str) -> str:
+    """What a fact is sorted by: the number it starts with, if it does."""
+    number = re.match(r"\d+(\.\d+)?", value)
+    return number[0] if number else value
 
 
 def _metrics(subjects: Sequence[Subject]) -> Html:
-    columns = {subject.name: subject.metrics for subject in subjects if subject.metrics is not None}
+    evaluated = [subject for subject in subjects if subject.metrics is not None]
     parts = [_not_evaluated(subject) for subject in subjects if subject.metrics is None]
-    if not columns:
+    if not evaluated:
         return join(parts)
-    comparable = len(columns) > 1 and all(len({str(m.get(n)) for m in columns.values()}) == 1 for n in COMPARABLE)
-    if comparable:
-        parts.append(element("p", "The best value of a row is bold.", class_="soft"))
-    elif len(columns) > 1:
-        parts.append(element("p", "These runs were evaluated on different images: values do not compare."))
-    names = [name for name in _union(columns.values()) if not name.endswith("_reason")]
-    found = [name for name in names if name not in CONDITIONS]
-    parts.append(_metrics_table("metric", found, columns, comparable))
-    parts.append(element("h3", "How they were computed", style="margin-top:1.5rem"))
-    parts.append(_metrics_table("condition", [name for name in CONDITIONS if name in names], columns, False))
-    glossary = facts((name, EXPLANATIONS[name]) for name in names if name in EXPLANATIONS)
+    every = [subject.metrics or {} for subject in evaluated]
+    columns, notes = _columns(evaluated)
+    parts += [element("p", note) for note in notes]
+    if len(columns) > 1:
+        compare = not differing_conditions(every)
+        different = "These runs were evaluated on different images: values do not compare."
+        best = element("p", "The best value of a row is bold.", class_="soft")
+        parts.append(best if compare else element("p", different))
+    if any(len(column.metrics) > 1 for column in columns):
+        meaning = "Mean ± standard deviation over seeds (n - 1); below it the value of each seed."
+        parts.append(element("p", meaning, class_="soft"))
+    names = [name for name in _union(every) if not name.endswith(("_reason", "_stderr"))]
+    found = [name for name in names if name not in CONDITIONS and not CONFUSION.fullmatch(name)]
+    parts += [_metrics_table(found, columns, every), _confusions(evaluated), element("h3", "How they were computed")]
+    conditions = [name for name in CONDITIONS if name in names]
+    rows = [
+        [Cell(name, name), *(_metric_cell(name, metrics) for metrics in every), _explanation(name)]
+        for name in conditions
+    ]
+    parts.append(table([*_headers("condition", *(subject.name for subject in evaluated)), WHAT_IT_IS], rows))
+    glossary = facts((name, _explain(name)) for name in [*found, *conditions] if _explain(name))
     parts.append(element("details", element("summary", "What these mean"), glossary, class_="narrow"))
     return join(parts)
+
+
+def _headers(*names: str) -> list[Cell]:
+    return [Cell(name, name) for name in names]
 
 
 def _not_evaluated(subject: Subject) -> Html:
@@ -211,89 +269,169 @@ def _not_evaluated(subject: Subject) -> Html:
     return join([element("p", f"{subject.name} is not evaluated yet. This does it:"), element("pre", command)])
 
 
-def _metrics_table(kind: str, names: Sequence[str], columns: dict[str, dict[str, Any]], mark_best: bool) -> Html:
-    rows = []
-    for name in names:
-        best = _best(name, [metrics.get(name) for metrics in columns.values()]) if mark_best else None
-        arrow = " ↑" if name in HIGHER_IS_BETTER else " ↓" if name in LOWER_IS_BETTER else ""
-        explanation = EXPLANATIONS.get(name, "")
-        cells = [_metric_cell(name, metrics, best) for metrics in columns.values()]
-        rows.append(
-            [Cell(element("span", hint(name, explanation), arrow), name), *cells, Cell(explanation, kind="long soft")]
-        )
-    headers = [Cell(name, name) for name in (kind, *columns)]
-    return table([*headers, Cell("what it is", kind="long soft")], rows)
+def _columns(subjects: Sequence[Subject]) -> tuple[list[Column], list[str]]:
+    """Columns of the table of metrics, and why seeds were not put together where they could have been."""
+    columns, notes = [], []
+    for group in group_runs([subject.run for subject in subjects]):
+        members = [subject for subject in subjects if any(subject.run is run for run in group.runs)]
+        metrics = [subject.metrics or {} for subject in members]
+        if reason := why_not_summarised(metrics):
+            notes.append(f"No mean over {', '.join(subject.name for subject in members)}: {reason}.")
+        if reason or len(members) == 1:
+            columns += [Column(subject.name, "", [subject.metrics or {}], {}) for subject in members]
+        else:
+            seeds = ", ".join(str(subject.run.config.seed) for subject in members)
+            names = ", ".join(subject.name for subject in members)
+            columns.append(Column(group.name, f"{len(members)} seeds: {seeds} ({names})", metrics, summarise(metrics)))
+    return columns, notes
 
 
-def _metric_cell(name: str, metrics: dict[str, Any], best: float | None) -> Cell:
+def _metrics_table(names: Sequence[str], columns: Sequence[Column], every: Sequence[dict[str, Any]]) -> Html:
+    rows: list[list[Cell]] = []
+    headings = {}
+    known: dict[str, list[str | None]] = {heading: list(meanings) for heading, meanings in METRICS.items()}
+    known[OTHER] = [None]
+    for heading, metrics in known.items():
+        inside = [name for metric in metrics for name in names if _metric_of(name) == metric]
+        if inside:
+            headings[len(rows)] = heading[0].upper() + heading[1:]
+        for name in inside:
+            cells = [_column_cell(name, column) for column in columns]
+            if len(columns) > 1 and not differing_conditions(every, name):
+                cells = _mark_best(name, cells)
+            label = element("span", hint(_with_arrow(name), _explain(name)))
+            rows.append([Cell(label, name), *cells, _explanation(name)])
+    headers = [Cell("metric", "metric"), *(Cell(column.name, column.name, column.note) for column in columns)]
+    return table([*headers, WHAT_IT_IS], rows, headings=headings)
+
+
+def _metric_of(name: str) -> str | None:
+    """The metric that a name is or begins with, as ppc_contrast_surprising does with ppc_contrast; None if none is."""
+    return max((metric for metric in MEANINGS if f"{name}_".startswith(f"{metric}_")), key=len, default=None)
+
+
+def _better(name: str) -> str | None:
+    return MEANINGS[name].better if name in MEANINGS else None
+
+
+def _with_arrow(name: str) -> str:
+    better = _better(name)
+    return name if better is None else f"{name}{NO_BREAK}{'↑' if better == 'higher' else '↓'}"
+
+
+def _explain(name: str) -> str:
+    if name in MEANINGS:
+        return MEANINGS[name].text
+    return CONDITIONS.get(name, "")
+
+
+def _explanation(name: str) -> Cell:
+    return Cell(_explain(name), kind="long soft")
+
+
+def _column_cell(name: str, column: Column) -> Cell:
+    cells = [_metric_cell(name, metrics) for metrics in column.metrics]
+    if len(cells) == 1:
+        error = column.metrics[0].get(f"{name}_stderr")
+        return cells[0] if error is None else cells[0]._replace(note=f"standard error {error:.2g}")
+    spread = column.spreads.get(name)
+    values = ", ".join(cell.content for cell in cells)
+    if spread is not None:
+        left_out = f" (mean of {len(spread.values)})" if spread.missing else ""
+        return Cell(str(spread).replace(" ", NO_BREAK), spread.mean, values + left_out)
+    if all(cell.key is None for cell in cells):
+        return cells[0]
+    different = differing_conditions(column.metrics, name)
+    return Cell("–", note=f"{values} (no mean: different {', '.join(different)})" if different else values)
+
+
+def _metric_cell(name: str, metrics: dict[str, Any]) -> Cell:
     value = metrics.get(name)
     if value is None:
         return Cell("–", note=str(metrics.get(f"{name}_reason", "not computed")))
-    shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return Cell(element("strong", shown) if best is not None and value == best else shown, value)
+    return Cell(f"{value:.4g}" if isinstance(value, float) else str(value), value)
 
 
-def _best(name: str, values: Iterable[Any]) -> float | None:
-    numbers = [value for value in values if isinstance(value, int | float)]
-    if len(numbers) < 2 or name not in HIGHER_IS_BETTER + LOWER_IS_BETTER:
-        return None
-    return max(numbers) if name in HIGHER_IS_BETTER else min(numbers)
+def _mark_best(name: str, cells: Sequence[Cell]) -> list[Cell]:
+    """Makes the best value bold, and those that equal it."""
+    numbers = [cell.key for cell in cells if isinstance(cell.key, int | float)]
+    better = _better(name)
+    if len(numbers) < 2 or better is None:
+        return list(cells)
+    best = max(numbers) if better == "higher" else min(numbers)
+    return [cell._replace(content=element("strong", cell.content)) if cell.key == best else cell for cell in cells]
 
 
-def _curves(subject: Subject) -> Html:
-    log = subject.run.log()
-    if not log:
-        return _nothing("This run has no training log.")
-    return picture(viz.curves(log), f"Training curves of {subject.name}", "Lines: training. Points: validation.")
+def _confusions(subjects: Sequence[Subject]) -> Html:
+    """How many objects there are and how many are found, for the runs that count."""
+    parts = []
+    for subject in subjects:
+        pairs = {
+            tuple(map(int, match.groups())): value
+            for name, value in (subject.metrics or {}).items()
+            if (match := CONFUSION.fullmatch(name))
+        }
+        if pairs:
+            true, found = (sorted({pair[i] for pair in pairs}) for i in range(2))
+            counts = [[pairs.get((i, j), 0) for j in found] for i in true]
+            title = element("h3", f"Counts of {subject.name}: images by number of objects")
+            sheet = matrix("objects", [f"{i}" for i in true], [f"{j} found" for j in found], counts)
+            parts.append(element("div", title, sheet))
+    return element("div", join(parts), class_="runs") if parts else Html("")
 
 
-def _reconstructions(subject: Subject) -> Html:
-    if subject.images is None:
-        return _nothing(f"No images to reconstruct: {missing_data(subject.run)}.")
-    pyro.set_rng_seed(subject.seed)
-    explanation = explain(subject.module.model, subject.module.guide, subject.images.images, subject.module.elbo)
-    caption = (
-        f"{subject.images.origin}. Imagination: what the scene variable alone says of the image. Slots in the order "
-        "of the sequence; a mask has its slot's colour, paler where it is less sure."
-    )
-    return picture(viz.reconstructions(explanation), f"Reconstructions and masks of {subject.name}", caption)
+def _pictures(subjects: Sequence[Subject]) -> list[tuple[str, str, Html]]:
+    """A section for each exhibit, with every run's side by side: its anchor, title and content."""
+    figures = {key: figure for subject in subjects for key, figure in subject.figures.items()}
+    ranks = {key: rank for rank, key in enumerate(figures)}
+
+    def order(key: tuple[str, bool]) -> tuple[bool, int, bool, int]:
+        name, moves = key
+        return name == LAST, FIRST.index(name) if name in FIRST else len(FIRST), moves, ranks[key]
+
+    sections = []
+    for name, moves in sorted(figures, key=order):
+        parts = []
+        for subject in subjects:
+            figure = subject.figures.get((name, moves))
+            shown = _without(subject, name) if figure is None else figure.html
+            parts.append(join([element("h3", subject.name), shown]) if len(subjects) > 1 else shown)
+        runs = element("div", join(element("div", part) for part in parts), class_="runs")
+        sections.append((f"{name}-moving" if moves else name, figures[name, moves].title, runs))
+    return sections
 
 
-def _samples(subject: Subject) -> Html:
-    pictures = viz.to_uint8(_draw(subject, NUM_SAMPLES).images)
-    return picture(viz.grid(pictures, SAMPLE_COLUMNS, side=1), f"Samples of {subject.name}", pixelated=True)
-
-
-def _samples_by_slot(subject: Subject) -> Html:
-    sheet = viz.samples_by_slot(_draw(subject, NUM_SAMPLES_BY_SLOT))
-    return picture(sheet, f"Samples of {subject.name}, slot by slot", "Slots in the order of generation.")
-
-
-def _draw(subject: Subject, num: int) -> Scenes:
-    pyro.set_rng_seed(subject.seed)
-    return sample_scenes(subject.module.model, num, chunk=SCENES_AT_ONCE)
+def _without(subject: Subject, name: str) -> Html:
+    if name == LAST:
+        reason = "This run has no training log."
+    elif (missing := missing_data(subject.run)) is not None:
+        reason = f"Not drawn: {missing}."
+    else:
+        reason = "This system has none."
+    return element("p", reason, class_="soft")
 
 
 def _configuration(subjects: Sequence[Subject]) -> Html:
-    """Every field, with the rows marked in which runs differ."""
+    """Every field; of several runs, those in which they differ come first."""
     configs = [{"system": s.run.config.system, **dataclasses.asdict(s.run.config)} for s in subjects]
     shown = {
         name: ["not a field" if name not in c else "none" if c[name] is None else str(c[name]) for c in configs]
         for name in _union(configs)
     }
     differs = {name: len(set(values)) > 1 for name, values in shown.items()}
-    generated = ["generated" if "generated" in _describe_data(s) else "" for s in subjects]
+    generated = ["generated" if "generated" in subject.facts["data"] else "" for subject in subjects]
+    names = sorted(shown, key=lambda name: not differs[name])
     rows = []
-    for name, values in shown.items():
-        notes = generated if name in ("dataset", "data") else [""] * len(values)
-        cells = [Cell(value, value, note) for value, note in zip(values, notes, strict=True)]
+    for name in names:
+        notes = generated if name in ("dataset", "data") else [""] * len(subjects)
+        cells = [Cell(value, value, note) for value, note in zip(shown[name], notes, strict=True)]
         rows.append([Cell(f"{name} ≠" if differs[name] else name, name), *cells])
     settings = table(
-        [Cell(name, name) for name in ("field", *(s.name for s in subjects))], rows, marked=list(differs.values())
+        _headers("field", *(subject.name for subject in subjects)), rows, marked=[differs[name] for name in names]
     )
     if len(subjects) == 1:
         return settings
-    different = [name for name in differs if differs[name]]
+    different = [name for name in names if differs[name]]
     note = f"The runs differ in {', '.join(different)}." if different else "The runs do not differ."
     return join([element("p", note), settings])
 
@@ -301,13 +439,24 @@ def _configuration(subjects: Sequence[Subject]) -> Html:
 def _commands(subjects: Sequence[Subject], command: str) -> Html:
     parts = []
     for subject in subjects:
-        evaluate = shlex.join(["pyro-sri", "evaluate", subject.given])
-        parts += [element("h3", subject.name), element("pre", f"{subject.run.command()}\n{evaluate}")]
+        lines = f"{subject.run.command()}\n{_evaluate_command(subject)}"
+        parts += [element("h3", subject.name), element("pre", lines)]
     return join([*parts, element("h3", "this page"), element("pre", command)])
 
 
-def _nothing(reason: str) -> Html:
-    return element("p", reason, class_="soft")
+def _evaluate_command(subject: Subject) -> str:
+    """What evaluates the run, as it was evaluated if it was; options that have their defaults are left out."""
+    words = ["pyro-sri", "evaluate", subject.given]
+    metrics = subject.metrics or {}
+    data, own = metrics.get("data"), subject.run.config.data
+    if isinstance(data, str) and own is not None and data.removeprefix("generated: ") != own.name:
+        words += ["--data", data.removeprefix("generated: ")]
+    for name, parameter in inspect.signature(evaluate_runs).parameters.items():
+        if name != "data" and metrics.get(name) not in (None, parameter.default):
+            words += [flag(name), str(metrics[name])]
+    if str(metrics.get("frechet_features")).startswith("inception"):
+        words.append("--download-inception")
+    return shlex.join(words)
 
 
 def _union(mappings: Iterable[dict[str, Any]]) -> list[str]:

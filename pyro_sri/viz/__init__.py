@@ -4,48 +4,59 @@ Slots have the same colours everywhere (`PALETTE`), and stand in the order of th
 """
 
 from pyro_sri.viz.boxes import box_corners, boxes
+from pyro_sri.viz.film import FRAME_MILLISECONDS, FilmError, find_ffmpeg, gif, mp4
+from pyro_sri.viz.graph import graphviz, plate_diagram
+from pyro_sri.viz.latents import SlotPosterior, has_scene, has_slots, infer_slots
 from pyro_sri.viz.logs import curves
-from pyro_sri.viz.motion import (
-    Traversals,
-    gif,
-    has_scene,
-    has_slots,
-    scene_walk,
-    traversal_frames,
-    traversal_sheet,
-    traverse,
-)
+from pyro_sri.viz.masks import canvases, mask_pictures, mask_tiles, slot_pictures, to_uint8
 from pyro_sri.viz.scenes import (
-    mask_pictures,
+    SCENES_AT_ONCE,
+    imaginations,
     reconstructions,
     samples_by_slot,
-    slot_pictures,
+    samples_in_order,
+    slot_details,
     temperatures,
     tensorboard_images,
-    to_uint8,
 )
 from pyro_sri.viz.sheets import PALETTE, Header, Picture, enlarge, grid, png, sheet, slot_colour
+from pyro_sri.viz.traversals import Traversals, traversal_frames, traversal_sheet, traverse
+from pyro_sri.viz.walks import scene_walk
 
 __all__ = [
+    "FRAME_MILLISECONDS",
     "PALETTE",
+    "SCENES_AT_ONCE",
+    "FilmError",
     "Header",
     "Picture",
+    "SlotPosterior",
     "Traversals",
     "box_corners",
     "boxes",
+    "canvases",
     "curves",
     "enlarge",
+    "find_ffmpeg",
     "gif",
+    "graphviz",
     "grid",
     "has_scene",
     "has_slots",
+    "imaginations",
+    "infer_slots",
     "mask_pictures",
+    "mask_tiles",
+    "mp4",
+    "plate_diagram",
     "png",
     "reconstructions",
     "samples_by_slot",
+    "samples_in_order",
     "scene_walk",
     "sheet",
     "slot_colour",
+    "slot_details",
     "slot_pictures",
     "temperatures",
     "tensorboard_images",

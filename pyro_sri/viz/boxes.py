@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from pyro_sri.viz.scenes import to_uint8
+from pyro_sri.viz.masks import to_uint8
 from pyro_sri.viz.sheets import TILE_SIDE, enlarge, slot_colour
 
 OUTLINE = 2  # pixels

@@ -1,6 +1,7 @@
 """Training curves, drawn from the lines of a log."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,36 +17,38 @@ Log = Sequence[Mapping[str, Any]]
 WIDTH, HEIGHT, DPI = 12.0, 3.6, 100
 LATE = 0.05  # the share of the first steps that does not stretch the axes: losses fall from very high
 MOST_MARKERS = 60  # validation points that are still told apart
+LINEAR_BELOW = 1.0  # a logarithmic axis with terms that vanish or are negative is linear around 0
 
 
 class Panel(NamedTuple):
-    """One pair of axes: a title, the names of its lines in the log, and whether it is logarithmic."""
+    """One pair of axes: a title, a pattern of the lines' names in the log, and whether it is logarithmic."""
 
     title: str
-    names: tuple[str, ...]
+    names: str
     logarithmic: bool = False
 
 
-KLS = (
-    *("kl_scene", "kl_slots", "kl_cross", "segregation_kl"),
-    *("kl_masks", "kl_components", "mask_kl", "kl_pres", "kl_where", "kl_what"),
-)
 PANELS = (
-    Panel("negative log-likelihood (nats per image)", ("nll", "segregation_nll")),
-    Panel("KL divergences (nats per image)", KLS, True),
-    Panel("weight of the KL (GECO)", ("beta", "beta_segregation"), True),
+    Panel("negative log-likelihood (nats per image)", r"(segregation_)?nll(_\d+)?"),
+    Panel("KL divergences (nats per image)", r"kl_\w+|\w+_kl", True),
+    Panel("GECO's multiplier beta", r"beta(_\w+)?", True),
 )
+VALIDATION = "val_"
 
-# The slots' colours that are dark enough for thin lines on white, in an order that keeps neighbours apart.
-LINE_COLOURS = [tuple(PALETTE[slot] / 255) for slot in (4, 5, 2, 6)]
-LABEL_COLOUR, RULE_COLOUR = "#303036", "#e4e4e8"
+# The slots' colours that are dark enough for thin lines on white, in an order that keeps neighbours apart; dashes and
+# markers tell the lines apart without them.
+LINE_COLOURS = [tuple(PALETTE[slot] / 255) for slot in (4, 5, 2, 6, 7, 9, 11)]
+DASHES = ["-", (0, (4, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 3))]
+MARKERS = "osD^v<>P"
+LABEL_COLOUR, RULE_COLOUR, GOAL_COLOUR = "#303036", "#e4e4e8", "#707078"
 
 
-def curves(log: Log) -> Picture:
-    """Likelihoods, KL terms and GECO's weights over the steps; validation as points.
+def curves(log: Log, goal: float | None = None) -> Picture:
+    """Likelihoods, KL terms and GECO's multipliers over the steps, as far as the log has them; validation as points.
 
     Args:
         log: Lines with `step` and, where known, the terms of the objective; `val_nll` and so on for validation.
+        goal: The negative log-likelihood that GECO wants, in nats per image; None for none.
 
     Returns:
         uint8 [360, 1200, 3].
@@ -53,10 +56,19 @@ def curves(log: Log) -> Picture:
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI)
     figure.subplots_adjust(left=0.05, right=0.99, bottom=0.13, top=0.91, wspace=0.2)
     canvas = FigureCanvasAgg(figure)
-    for axes, panel in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
-        _draw(axes, panel, log)
+    panels = [panel for panel in PANELS if drawn_names(log, panel)]
+    for place, panel in enumerate(panels, 1):
+        _draw(figure.add_subplot(1, len(panels), place), panel, log, None if panel.logarithmic else goal)
+    if not panels:
+        figure.text(0.5, 0.5, "nothing in the log", ha="center", color=LABEL_COLOUR, fontsize=9)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def drawn_names(log: Log, panel: Panel) -> list[str]:
+    """The terms of the log that a panel shows, in the order in which the log has them."""
+    found = dict.fromkeys(name.removeprefix(VALIDATION) for line in log for name in line if _finite(line[name]))
+    return [name for name in found if re.fullmatch(panel.names, name)]
 
 
 def series(log: Log, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -66,46 +78,46 @@ def series(log: Log, name: str) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
 
 
-def _draw(axes: Axes, panel: Panel, log: Log) -> None:
+def _draw(axes: Axes, panel: Panel, log: Log, goal: float | None) -> None:
     drawn = []
-    validated = False
-    there = [name for name in panel.names if len(series(log, name)[0]) or len(series(log, f"val_{name}")[0])]
-    for name, colour in zip(there, LINE_COLOURS, strict=False):
+    for i, name in enumerate(drawn_names(log, panel)):
+        colour, dashes, marker = (styles[i % len(styles)] for styles in (LINE_COLOURS, DASHES, MARKERS))
         steps, values = series(log, name)
-        if len(steps):
-            axes.plot(steps, values, color=colour, linewidth=1.4, label=name)
-            drawn.append((steps, values))
-        steps, values = series(log, f"val_{name}")
-        if len(steps):
-            shown = slice(None, None, math.ceil(len(steps) / MOST_MARKERS))
-            axes.plot(steps[shown], values[shown], "o", color=colour, markersize=3.2, markerfacecolor="white")
-            validated = True
-    if validated:
-        axes.plot([], [], "o", color=LABEL_COLOUR, markersize=3.2, markerfacecolor="white", label="validation")
-    _style(axes, panel, drawn)
+        axes.plot(steps, values, color=colour, linestyle=dashes, linewidth=1.4, label=name)
+        drawn.append((steps, values))
+        steps, values = series(log, VALIDATION + name)
+        shown = slice(None, None, max(1, math.ceil(len(steps) / MOST_MARKERS)))
+        axes.plot(steps[shown], values[shown], marker, color=colour, markersize=3.6, markerfacecolor="white")
+        drawn.append((steps, values))
+    if any(len(steps) for steps, _ in drawn[1::2]):
+        axes.plot([], [], "o", color=LABEL_COLOUR, markersize=3.6, markerfacecolor="white", label="validation")
+    if goal is not None:
+        axes.axhline(goal, color=GOAL_COLOUR, linewidth=1.0, linestyle=(0, (1, 3)), label="GECO's goal")
+    _style(axes, panel, np.concatenate(drawn, 1), goal)
 
 
-def _style(axes: Axes, panel: Panel, drawn: list[tuple[np.ndarray, np.ndarray]]) -> None:
+def _style(axes: Axes, panel: Panel, drawn: np.ndarray, goal: float | None) -> None:
     axes.set_title(panel.title, loc="left", fontsize=10, color=LABEL_COLOUR)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(RULE_COLOUR)
     axes.grid(color=RULE_COLOUR, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8, colors=LABEL_COLOUR, length=0)
+    axes.tick_params(which="both", labelsize=8, colors=LABEL_COLOUR, length=0)
     axes.set_xlabel("step", fontsize=8, color=LABEL_COLOUR)
-    if not drawn:
-        axes.text(0.5, 0.5, "not in the log", transform=axes.transAxes, ha="center", color=LABEL_COLOUR, fontsize=9)
-        axes.set(xticks=[], yticks=[])
-        return
-    axes.legend(fontsize=8, frameon=False, labelcolor=LABEL_COLOUR)
-    last = max(steps[-1] for steps, _ in drawn)
-    late = np.concatenate([values[steps >= LATE * last] for steps, values in drawn])
-    if panel.logarithmic:
-        if (late > 0).any():
-            axes.set_yscale("log", nonpositive="mask")
-    elif len(late):
-        margin = 0.05 * (late.max() - late.min()) or 1.0
-        axes.set_ylim(late.min() - margin, late.max() + margin)
+    axes.legend(fontsize=8, frameon=False, labelcolor=LABEL_COLOUR, handlelength=2.6)
+    steps, values = drawn
+    late = values[steps >= LATE * steps.max()]
+    lowest, highest = late.min(), late.max()
+    if panel.logarithmic and lowest > 0:
+        axes.set_yscale("log")
+        axes.set_ylim(lowest / 1.3, highest * 1.3)
+    elif panel.logarithmic:
+        axes.set_yscale("symlog", linthresh=LINEAR_BELOW)
+        axes.set_ylim(1.3 * min(lowest, -LINEAR_BELOW / 2), 1.3 * max(highest, LINEAR_BELOW))
+    else:
+        lowest = lowest if goal is None else min(lowest, goal)
+        margin = 0.05 * (highest - lowest) or 1.0
+        axes.set_ylim(lowest - margin, max(highest, lowest) + margin)
 
 
 def _finite(value: Any) -> bool:

@@ -4,10 +4,11 @@ Everything here takes plain text and escapes it; only functions of this module m
 """
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
+from pyro_sri.viz.film import gif
 from pyro_sri.viz.sheets import Picture, png
 
 # The page may show what it contains, and load nothing.
@@ -16,16 +17,18 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-s
 STYLE = """
 :root { color-scheme: light dark; --paper: #fcfcfb; --card: #fff; --ink: #1d1d20; --soft: #65656e; --line: #e3e3e6;
   --accent: #0072b2; --mark: #fdf3d7; }
-@media (prefers-color-scheme: dark) { :root { --paper: #17171a; --card: #1f1f23; --ink: #e9e9ec; --soft: #a0a0aa;
-  --line: #34343a; --accent: #56b4e9; --mark: #3d3416; } }
+@media screen and (prefers-color-scheme: dark) { :root { --paper: #17171a; --card: #1f1f23; --ink: #e9e9ec;
+  --soft: #a0a0aa; --line: #34343a; --accent: #56b4e9; --mark: #3d3416; } }
 * { box-sizing: border-box; }
-html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
+html { -webkit-text-size-adjust: 100%; }
+@media (prefers-reduced-motion: no-preference) { html { scroll-behavior: smooth; } }
 body { margin: 0 auto; max-width: 78rem; padding: 2.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, sans-serif; }
 h1 { margin: 0; font-size: 1.75rem; font-weight: 650; letter-spacing: -.01em; overflow-wrap: anywhere; }
 h2 { margin: 3.25rem 0 .4rem; padding-top: 1.25rem; border-top: 1px solid var(--line); font-size: 1.2rem;
   font-weight: 650; }
 h3 { margin: 0 0 .5rem; font-size: 1rem; font-weight: 600; overflow-wrap: anywhere; }
+.wide + h3, .runs + h3, .wide + .runs { margin-top: 1.8rem; }
 p { margin: .3rem 0 1rem; max-width: 46rem; } .soft, figcaption, footer { color: var(--soft); }
 nav { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; margin-top: .8rem; font-size: .92rem; }
 a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
@@ -38,17 +41,20 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.1rem; 
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .34rem 1.2rem .34rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { font-weight: 500; } thead th { font-weight: 600; vertical-align: bottom; }
-td { min-width: 7rem; overflow-wrap: anywhere; }
+td { min-width: 7rem; overflow-wrap: anywhere; } td.text { min-width: 15rem; }
 th:first-child { position: sticky; left: 0; background: var(--paper); }
 td small, th small { display: block; color: var(--soft); font-weight: 400; font-size: .82rem; max-width: 20rem; }
+tr.heading > th { padding-top: 1.3rem; } tr.heading span { position: sticky; left: .6rem; font-weight: 650; }
+.matrix { width: auto; } .matrix td { min-width: 3.2rem; padding: .34rem .6rem; text-align: right;
+  background: color-mix(in srgb, var(--accent) calc(var(--share) * 35%), transparent); }
 tr.differs > * { background: var(--mark); } tr.differs > :first-child { box-shadow: inset 3px 0 var(--accent); }
 tr > :first-child { padding-left: .6rem; }
 abbr { text-decoration: underline dotted var(--soft); text-underline-offset: .2em; cursor: help; }
 strong { font-weight: 700; }
 button { all: unset; cursor: pointer; } button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-th button::after { content: " \\2195"; color: var(--soft); font-weight: 400; }
-th[aria-sort=ascending] button::after { content: " \\2191"; color: var(--accent); }
-th[aria-sort=descending] button::after { content: " \\2193"; color: var(--accent); }
+th button::after { content: "\\a0\\2195"; color: var(--soft); font-weight: 400; }
+th[aria-sort=ascending] button::after { content: "\\a0\\2191"; color: var(--accent); }
+th[aria-sort=descending] button::after { content: "\\a0\\2193"; color: var(--accent); }
 figure { margin: 0; } figcaption { margin-top: .35rem; font-size: .86rem; }
 .zoom { box-sizing: border-box; display: block; width: fit-content; max-width: 100%;
   cursor: zoom-in; overflow-x: auto; padding: .5rem; border: 1px solid var(--line);
@@ -57,7 +63,8 @@ figure { margin: 0; } figcaption { margin-top: .35rem; font-size: .86rem; }
 .zoom.pixels { width: min(100%, 44rem); } .pixels img { width: 100%; image-rendering: pixelated; }
 .narrow { display: none; }
 @media (max-width: 56rem) { .long { display: none; } .narrow { display: block; } }
-@media (max-width: 40rem) { .sheet img { max-width: none; width: max(100%, 44rem); } h2 { margin-top: 2.25rem; } }
+@media (max-width: 40rem) { th, td { padding-right: .7rem; } h2 { margin-top: 2.25rem; }
+  .sheet img { max-width: max(100%, 44rem); } }
 pre { margin: .3rem 0 1rem; padding: .75rem 1rem; border: 1px solid var(--line); border-radius: 8px;
   background: var(--card); font: .84rem/1.5 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere;
   user-select: all; }
@@ -66,14 +73,17 @@ dialog { max-width: 100vw; max-height: 100vh; width: 100vw; height: 100vh; heigh
   border: 0; background: #fff; overflow: auto; cursor: zoom-out; }
 dialog img { display: block; margin: auto; max-width: none; background: #fff; }
 dialog img.pixels { image-rendering: pixelated; }
+dialog button { position: fixed; top: .6rem; right: .8rem; width: 2.2rem; height: 2.2rem; border-radius: 50%;
+  background: #1d1d20; color: #fff; text-align: center; line-height: 2.2rem; }
 footer { margin-top: 4rem; font-size: .86rem; }
-@media print { nav, th button::after { display: none; } .zoom { break-inside: avoid; border: 0; } }
+@media print { nav, th button::after { display: none; } figure { break-inside: avoid; } .zoom { border: 0; }
+  .wide { overflow: visible; } }
 """
 
 SCRIPT = """
-const zoomed = document.querySelector("dialog"), large = zoomed.firstElementChild;
+const zoomed = document.querySelector("dialog"), large = zoomed.querySelector("img");
 document.querySelectorAll(".zoom").forEach(button => button.addEventListener("click", () => {
-  const small = button.firstElementChild, pixels = button.classList.contains("pixels");
+  const small = button.querySelector("img"), pixels = button.classList.contains("pixels");
   large.src = small.src; large.alt = small.alt; large.className = pixels ? "pixels" : "";
   const fit = Math.min(innerWidth - 40, (innerHeight - 40) * small.naturalWidth / small.naturalHeight);
   large.width = pixels ? small.naturalWidth * Math.max(1, Math.floor(fit / small.naturalWidth))
@@ -82,7 +92,7 @@ document.querySelectorAll(".zoom").forEach(button => button.addEventListener("cl
 }));
 zoomed.addEventListener("click", () => zoomed.close());
 document.querySelectorAll("th button").forEach(button => button.addEventListener("click", () => {
-  const head = button.closest("th"), body = head.closest("table").tBodies[0];
+  const head = button.closest("th"), table = head.closest("table");
   const order = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
   for (const other of head.parentNode.children) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", order);
@@ -93,7 +103,8 @@ document.querySelectorAll("th button").forEach(button => button.addEventListener
     const sign = order === "ascending" ? 1 : -1;
     return sign * (isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y);
   };
-  body.append(...[...body.rows].sort(compare));
+  for (const body of table.tBodies)
+    body.append(...[...body.rows].filter(row => row.className !== "heading").sort(compare));
 }));
 """
 
@@ -109,7 +120,7 @@ class Cell(NamedTuple):
         content: What stands in it.
         key: What it is sorted by; a cell without one goes last.
         note: A small line below.
-        kind: Its CSS class, such as "long" for cells that a narrow screen has no room for.
+        kind: Its CSS class: "text" for cells of many words, "long" for those that a narrow screen has no room for.
     """
 
     content: str
@@ -149,12 +160,25 @@ def picture(pixels: Picture, alt: str, caption: str = "", *, pixelated: bool = F
         caption: A line below.
         pixelated: Enlarge it with hard pixels: for small pictures without labels.
     """
-    data = base64.b64encode(png(pixels)).decode()
-    height, width = (str(side) for side in pixels.shape[:2])
-    image = Html(f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}" width="{width}" height="{height}">')
-    kind = "zoom pixels" if pixelated else "zoom sheet"
-    button = element("button", image, type="button", class_=kind, aria_label=f"{alt}: enlarge")
-    return element("figure", button, element("figcaption", caption) if caption else "")
+    image = _image(f"data:image/png;base64,{_base64(png(pixels))}", pixels, alt)
+    return _figure(image, alt, caption, "zoom pixels" if pixelated else "zoom sheet")
+
+
+def animation(frames: Sequence[Picture], milliseconds: int, alt: str, caption: str = "") -> Html:
+    """Pictures that move; their first frame on paper, and until a click for readers who asked for reduced motion.
+
+    Args:
+        frames: uint8 [h, w, 3] each.
+        milliseconds: How long each is shown.
+        alt: What they show, for those who do not see them.
+        caption: A line below.
+    """
+    still = Html(
+        '<source media="print, (prefers-reduced-motion: reduce)" type="image/png" '
+        f'srcset="data:image/png;base64,{_base64(png(frames[0]))}">'
+    )
+    moving = _image(f"data:image/gif;base64,{_base64(gif(frames, milliseconds))}", frames[0], alt)
+    return _figure(element("picture", still, moving), alt, caption, "zoom sheet")
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> Html:
@@ -162,20 +186,51 @@ def facts(pairs: Iterable[tuple[str, str]]) -> Html:
     return element("dl", *(part for name, value in pairs for part in (element("dt", name), element("dd", value))))
 
 
-def table(headers: Sequence[Cell], rows: Sequence[Sequence[Cell]], *, marked: Sequence[bool] = ()) -> Html:
+def table(
+    headers: Sequence[Cell],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    marked: Sequence[bool] = (),
+    headings: Mapping[int, str] | None = None,
+) -> Html:
     """A table whose rows are sorted by a click on a header.
 
     Args:
         headers: One for each column; a header without a key does not sort.
         rows: Cells; the first of a row is its header.
         marked: Whether a row is marked, for each row or for none.
+        headings: What stands above a row, by its number; the rows from one heading to the next are sorted among
+            themselves.
     """
     head = element("tr", *(_head(header) for header in headers))
-    body = []
+    bodies: list[list[Html]] = [[]]
     for i, (first, *others) in enumerate(rows):
+        if headings is not None and i in headings:
+            title = element("th", element("span", headings[i]), scope="rowgroup", colspan=str(len(headers)))
+            bodies.append([element("tr", title, class_="heading")])
         cells = [_cell("th", first, scope="row"), *(_cell("td", cell) for cell in others)]
-        body.append(element("tr", *cells, class_="differs" if marked and marked[i] else None))
-    return element("div", element("table", element("thead", head), element("tbody", join(body))), class_="wide")
+        bodies[-1].append(element("tr", *cells, class_="differs" if marked and marked[i] else None))
+    parts = [element("thead", head), *(element("tbody", join(body)) for body in bodies if body)]
+    return element("div", element("table", *parts), class_="wide")
+
+
+def matrix(corner: str, rows: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]]) -> Html:
+    """A matrix of counts, each cell the darker the greater its share of the row.
+
+    Args:
+        corner: What stands left of the columns' names.
+        rows: Names of the rows.
+        columns: Names of the columns.
+        counts: A sequence for each row.
+    """
+    head = element("tr", *(element("th", name, scope="col") for name in (corner, *columns)))
+    body = []
+    for name, row in zip(rows, counts, strict=True):
+        shares = [count / max(1, sum(row)) for count in row]
+        cells = [element("td", str(n), style=f"--share: {share:.3f}") for n, share in zip(row, shares, strict=True)]
+        body.append(element("tr", element("th", name, scope="row"), *cells))
+    parts = [element("thead", head), element("tbody", join(body))]
+    return element("div", element("table", *parts, class_="matrix"), class_="wide")
 
 
 def page(title: str, body: Html) -> str:
@@ -186,11 +241,26 @@ def page(title: str, body: Html) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style>"
     )
-    dialog = '<dialog aria-label="enlarged picture"><img alt=""></dialog>'
+    close = element("button", "×", type="button", aria_label="close")
+    dialog = element("dialog", close, Html('<img alt="">'), aria_label="enlarged picture")
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n{dialog}\n<script>{SCRIPT}</script>'
         "</body></html>\n"
     )
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def _image(source: str, pixels: Picture, alt: str) -> Html:
+    height, width = pixels.shape[:2]
+    return Html(f'<img src="{source}" alt="{escape(alt)}" width="{width}" height="{height}">')
+
+
+def _figure(image: Html, alt: str, caption: str, kind: str) -> Html:
+    button = element("button", image, type="button", class_=kind, aria_label=f"{alt}: enlarge")
+    return element("figure", button, element("figcaption", caption) if caption else "")
 
 
 def _head(header: Cell) -> Html:

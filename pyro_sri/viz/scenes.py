@@ -5,66 +5,17 @@ from typing import Any
 
 import numpy as np
 import pyro
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_sri.elbo import TermsELBO
 from pyro_sri.inference import Explanation, Scenes, explain, sample_scenes
-from pyro_sri.viz.sheets import PALETTE, Header, Picture, enlarge, grid, sheet
+from pyro_sri.viz.masks import canvases, mask_tiles, slot_pictures, to_uint8
+from pyro_sri.viz.sheets import PAPER, Header, Picture, enlarge, grid, sheet
 
 TEMPERATURES = (0.5, 0.7, 0.85, 1.0)
 
-UNSURE = 224  # a grey that stands out from the paper
-# Where a slot is transparent, a checkerboard shows: black or grey would look like something it painted.
-CHECKER_LIGHT, CHECKER_DARK = 240, 216
-CHECKERS_PER_SIDE = 16
-
 SCENES_AT_ONCE = 16  # scenes decoded together: bounds the memory, 9 slots of 64x64 need about half a GB
-
-
-def to_uint8(pictures: Tensor) -> NDArray[np.uint8]:
-    """Pictures [..., 3, H, W] in [0, 1], clipped, -> uint8 [..., H, W, 3]."""
-    return (pictures.detach().clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1).cpu().numpy()
-
-
-def mask_pictures(masks: Tensor) -> NDArray[np.uint8]:
-    """Masks as colours: the colour of the slot with the largest mask, paler the less sure it is.
-
-    Args:
-        masks: Probabilities [..., K, 1, H, W].
-
-    Returns:
-        uint8 [..., H, W, 3]: the pure colour where one slot has everything, UNSURE where all slots share alike.
-    """
-    num_slots = masks.shape[-4]
-    largest, winner = masks.squeeze(-3).max(-3)  # [..., H, W]
-    fair_share = 1 / num_slots
-    sure = ((largest - fair_share) / (1 - fair_share)).clamp(0, 1) if num_slots > 1 else torch.ones_like(largest)
-    colours = torch.from_numpy(PALETTE).to(masks)[winner % len(PALETTE)] / 255  # [..., H, W, 3]
-    pale = torch.full_like(colours, UNSURE / 255)
-    return to_uint8(torch.lerp(pale, colours, sure[..., None]).movedim(-1, -3))
-
-
-def slot_pictures(rgb: Tensor, masks: Tensor) -> NDArray[np.uint8]:
-    """What each slot paints, over a checkerboard.
-
-    Args:
-        rgb: Colours [..., K, 3, H, W] in [0, 1].
-        masks: Probabilities [..., K, 1, H, W].
-
-    Returns:
-        uint8 [..., K, H, W, 3].
-    """
-    board = checkerboard(rgb.shape[-2], rgb.shape[-1]).to(rgb)
-    return to_uint8(masks * rgb.clamp(0, 1) + (1 - masks) * board)
-
-
-def checkerboard(height: int, width: int) -> Tensor:
-    """A grey checkerboard [H, W] in [0, 1]."""
-    cell = max(1, min(height, width) // CHECKERS_PER_SIDE)
-    odd = (torch.arange(height)[:, None] // cell + torch.arange(width) // cell) % 2
-    return torch.where(odd == 1, CHECKER_DARK / 255, CHECKER_LIGHT / 255)
 
 
 def reconstructions(explanation: Explanation, *, labels: Sequence[str] = (), caption: str = "") -> Picture:
@@ -82,10 +33,61 @@ def reconstructions(explanation: Explanation, *, labels: Sequence[str] = (), cap
     if explanation.imagination is not None:
         pictures["imagination"] = to_uint8(explanation.imagination)
     if explanation.attention_masks is not None:
-        pictures["attention"] = mask_pictures(explanation.attention_masks)
-    pictures["masks"] = mask_pictures(explanation.slot_masks)
+        pictures["attention"] = mask_tiles(explanation.attention_masks)
+    pictures["masks"] = mask_tiles(explanation.slot_masks)
     slots = slot_pictures(explanation.slot_rgb, explanation.slot_masks)
     return _with_slots(pictures, slots, labels, caption)
+
+
+def slot_details(explanation: Explanation, *, labels: Sequence[str]) -> Picture:
+    """Rows for the first images, slot by slot: attention mask, decoder mask, colours, and colours times mask.
+
+    Args:
+        explanation: B inferred images; what the guide does not have is left out.
+        labels: What the first images are called; a block of rows for each.
+
+    Returns:
+        uint8 [h, w, 3]: masks in grey levels, black 0 and white 1.
+    """
+    rgb, masks, attention = explanation.slot_rgb, explanation.slot_masks, explanation.attention_masks
+    inputs = to_uint8(explanation.images)
+    blank = np.full_like(inputs, PAPER)
+    kinds = {  # all slots together, and one by one
+        "decoder mask": (mask_tiles(masks), _grey(masks)),
+        "colours": (blank, to_uint8(rgb)),
+        "colours x mask": (to_uint8(explanation.reconstruction), slot_pictures(rgb, masks)),
+    }
+    if attention is not None:
+        kinds = {"attention mask": (mask_tiles(attention), _grey(attention))} | kinds
+    rows, names = [], []
+    for image, label in enumerate(labels):
+        for kind, (together, slots) in enumerate(kinds.values()):
+            tiles = [blank[image] if kind else inputs[image], together[image], *slots[image]]
+            rows.append([enlarge(tile) for tile in tiles])
+        names += [f"{label}\n{kind}" for kind in kinds]
+    headers = [Header("input"), Header("together"), *_slot_headers(masks.shape[1])]
+    breaks = range(len(kinds), len(rows), len(kinds))
+    return sheet(rows, headers, names, column_breaks=[1, 2], row_breaks=breaks)
+
+
+def imaginations(explanation: Explanation, *, labels: Sequence[str] = ()) -> Picture:
+    """A column per image: input, reconstruction, and what the scene variable alone imagines.
+
+    Args:
+        explanation: B inferred images, with imagination.
+        labels: What the images are called, or nothing.
+
+    Returns:
+        uint8 [h, w, 3].
+    """
+    assert explanation.imagination is not None, "the guide imagines nothing"
+    rows = {
+        "input": explanation.images,
+        "reconstruction": explanation.reconstruction,
+        "imagination": explanation.imagination,
+    }
+    tiles = [[enlarge(picture) for picture in to_uint8(pictures)] for pictures in rows.values()]
+    return sheet(tiles, [Header(label) for label in labels], list(rows))
 
 
 def samples_by_slot(scenes: Scenes, *, labels: Sequence[str] = (), caption: str = "") -> Picture:
@@ -99,8 +101,27 @@ def samples_by_slot(scenes: Scenes, *, labels: Sequence[str] = (), caption: str 
     Returns:
         uint8 [h, w, 3].
     """
-    pictures = {"sample": to_uint8(scenes.images), "masks": mask_pictures(scenes.slot_masks)}
+    pictures = {"sample": to_uint8(scenes.images), "masks": mask_tiles(scenes.slot_masks)}
     return _with_slots(pictures, slot_pictures(scenes.slot_rgb, scenes.slot_masks), labels, caption)
+
+
+def samples_in_order(scenes: Scenes, *, labels: Sequence[str] = ()) -> Picture:
+    """A row per sampled scene: the scene, then its canvas as the slots are added to it, one after the other.
+
+    Args:
+        scenes: N sampled scenes.
+        labels: A label for each row, or none.
+
+    Returns:
+        uint8 [h, w, 3].
+    """
+    canvas = canvases(scenes.slot_rgb, scenes.slot_masks)  # [N, K, H, W, 3]
+    rows = [
+        [enlarge(tile) for tile in (image, *steps)]
+        for image, steps in zip(to_uint8(scenes.images), canvas, strict=True)
+    ]
+    headers = [Header("sample"), *(Header(f"+ slot {k}" if k else "slot 0", k) for k in range(canvas.shape[1]))]
+    return sheet(rows, headers, labels, column_breaks=[1])
 
 
 def temperatures(
@@ -160,8 +181,8 @@ def tensorboard_images(
     tiles = [[enlarge(picture) for picture in pictures] for pictures in shown]
     pictures = {"input_reconstruction_imagination": sheet(tiles)}
     if explanation.attention_masks is not None:
-        pictures["attention_masks"] = grid(mask_pictures(explanation.attention_masks))
-    pictures["decoder_masks"] = grid(mask_pictures(explanation.slot_masks))
+        pictures["attention_masks"] = grid(mask_tiles(explanation.attention_masks))
+    pictures["decoder_masks"] = grid(mask_tiles(explanation.slot_masks))
     pictures["samples"] = grid(to_uint8(scenes.images))
     pictures["samples_slots"] = samples_by_slot(scenes)
     return pictures
@@ -175,5 +196,14 @@ def _with_slots(
         [enlarge(column[row]) for column in pictures.values()] + [enlarge(slot) for slot in slots[row]]
         for row in range(len(slots))
     ]
-    headers = [Header(name) for name in pictures] + [Header(f"slot {k}", k) for k in range(slots.shape[1])]
+    headers = [*map(Header, pictures), *_slot_headers(slots.shape[1])]
     return sheet(rows, headers, labels, column_breaks=[len(pictures)], caption=caption)
+
+
+def _slot_headers(num_slots: int) -> list[Header]:
+    return [Header(f"slot {k}", k) for k in range(num_slots)]
+
+
+def _grey(masks: Tensor) -> NDArray[np.uint8]:
+    """Masks [..., 1, H, W] in grey levels [..., H, W, 3]."""
+    return to_uint8(masks.expand(*masks.shape[:-3], 3, *masks.shape[-2:]))

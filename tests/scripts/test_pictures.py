@@ -1,6 +1,6 @@
 import shutil
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,23 +11,28 @@ from PIL import Image
 from pyro_sri import runs, viz
 from pyro_sri.config import SRIConfig
 from pyro_sri.errors import UserError
+from pyro_sri.gallery import Exhibit, load_images
 from pyro_sri.inference import Scenes
 from pyro_sri.scripts import sample as sample_script
 from pyro_sri.scripts import visualize as visualize_script
 from pyro_sri.scripts.sample import sample
-from pyro_sri.scripts.visualize import describe_data, load_images, missing_data, visualize
+from pyro_sri.scripts.visualize import visualize
 from pyro_sri.viz.sheets import GAP, TILE_SIDE
 
 SMALL = {"image_size": 32, "num_slots": 3, "slot_size": 8, "scene_size": 16, "init": "pytorch", "gate_init": 0.5}
 PICTURES = [
     "reconstructions.png",
+    "slots.png",
+    "imagination.png",
     "samples.png",
     "samples_slots.png",
+    "samples_order.png",
     "temperatures.png",
     "curves.png",
     "scene_walk.gif",
     "slot_traversals.png",
     "slot_traversals.gif",
+    "model_plates.png",
     "model.gv",
 ]
 
@@ -151,6 +156,7 @@ def test_visualize_draws_everything(run: runs.Run, tmp_path: Path, capsys: pytes
             picture.load()
             assert picture.size[1] >= TILE_SIDE
             assert getattr(picture, "n_frames", 1) > 4 or name.endswith(".png")
+        assert name in visualize_script.visualize.__doc__
     graph = (out / "model.gv").read_text()
     assert "scene -> slot_0" in graph
     assert "slot_1 -> slot_2" in graph
@@ -171,7 +177,8 @@ def test_visualize_without_data_leaves_out_what_needs_it(
     run = make_run(tmp_path / "run", tmp_path / "gone.h5")
     assert load_images(run, "test", 1, tetrominoes) is not None
     visualize(str(run.path), tmp_path / "few", num=1)
-    left_out = {"reconstructions.png", "slot_traversals.png", "slot_traversals.gif", "curves.png"}
+    inferred = {"reconstructions.png", "slots.png", "imagination.png", "slot_traversals.png", "slot_traversals.gif"}
+    left_out = inferred | {"curves.png"}
     assert {path.name for path in (tmp_path / "few").iterdir()} - {"model.png"} == set(PICTURES) - left_out
     assert "gone.h5 is not here" in capsys.readouterr().err
 
@@ -194,37 +201,35 @@ def test_visualize_refuses(run: runs.Run, tmp_path: Path, tetrominoes: Path) -> 
         visualize(str(large.path), tmp_path / "x")
 
 
+def test_animations_are_films_too_where_ffmpeg_is(
+    run: runs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = [np.full((8, 8, 3), value, dtype=np.uint8) for value in (0, 255)]
+    exhibits = [Exhibit("still", "", "", frames[:1]), Exhibit("walk", "", "", frames, 50)]
+    monkeypatch.setattr(visualize_script, "gallery", lambda *_, **__: exhibits)
+    ffmpeg = tmp_path / "bin" / "ffmpeg"
+    ffmpeg.parent.mkdir()
+    monkeypatch.setenv("PATH", str(ffmpeg.parent))
+
+    def make(name: str, source: str) -> set[str]:
+        ffmpeg.write_text(f"#!{sys.executable}\n{source}\n")
+        ffmpeg.chmod(0o755)
+        visualize(str(run.path), tmp_path / name)
+        return {path.name for path in (tmp_path / name).iterdir()}
+
+    others = {"still.png", "walk.gif", "model.gv"}
+    assert make("films", "import sys; open(sys.argv[-1], 'wb').write(sys.stdin.buffer.read())") == others | {"walk.mp4"}
+    assert (tmp_path / "films" / "walk.mp4").read_bytes() == bytes(192) + b"\xff" * 192
+    assert capsys.readouterr().err == ""
+    assert make("none", "import sys; sys.exit('no libx264 here')") == others
+    assert capsys.readouterr().err == f"left out {tmp_path / 'none' / 'walk.mp4'}: no libx264 here\n"
+
+
 def test_the_graph_is_drawn_where_graphviz_is(run: runs.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: "dot")
     monkeypatch.setattr("graphviz.Digraph.pipe", lambda self, format: f"a {format}".encode())
     model, _ = run.load()
     assert dict(visualize_script._graph(model, 32))["model.png"] == b"a png"
-
-
-# what they share
-
-
-def test_load_images_says_that_they_are_generated(run: runs.Run, tetrominoes: Path) -> None:
-    images = load_images(run, None, 5)
-    assert images is not None
-    assert images.images.shape == (5, 3, 32, 32)
-    assert images.images.max() <= 1
-    assert images.origin == "tetrominoes (generated, seed 3), split test"
-    everything = load_images(run, "train", 1000)
-    assert everything is not None
-    assert len(everything.images) == 48
-
-
-def test_describe_data_names_the_source() -> None:
-    published = SimpleNamespace(generated=False, path=Path("folder/clevr6.h5"), attributes={})
-    assert describe_data(published) == "clevr6.h5 (source: unknown)"  # type: ignore[arg-type]
-
-
-def test_missing_data(tmp_path: Path, run: runs.Run) -> None:
-    assert missing_data(run) is None
-    nameless = make_run(tmp_path / "nameless", None)
-    assert missing_data(nameless) == "the run names no data file"
-    assert load_images(nameless, "test", 1) is None
 
 
 def test_pieces_are_the_whole(run: runs.Run, monkeypatch: pytest.MonkeyPatch) -> None:

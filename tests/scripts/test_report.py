@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 from pyro_sri import runs
 from pyro_sri.config import SRIConfig
 from pyro_sri.errors import UserError
+from pyro_sri.gallery import Exhibit, Images
 from pyro_sri.scripts import report as report_script
 from pyro_sri.scripts.report import report, short_names
 
@@ -21,15 +23,20 @@ EVIL = "<script>alert('&')</script>"
 METRICS = {
     "ari_fg": 0.91234567,
     "mse": 0.01,
+    "mse_stderr": 0.000123,
     "kl": 30.5,
     "frechet": None,
     "frechet_reason": "no features <here>",
     "brand_new": 3,
+    "count_0_found_0": 5,
+    "count_0_found_1": 1,
+    "count_2_found_1": 10,
     "num_images": 16,
     "split": "test",
     "data": "generated: tetrominoes.h5",
     "seed": 0,
     "step": 7,
+    "training_seed": 0,
 }
 
 
@@ -83,96 +90,190 @@ def make_run(path: Path, data: Path | None, metrics: dict[str, Any] | None = Non
     return run
 
 
-def test_one_run(tmp_path: Path, tetrominoes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def few_exhibits(run: runs.Run, images: Images | None, **_: Any) -> Iterator[Exhibit]:
+    """What a page is made of, without the time that models take."""
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    if images is not None:
+        yield Exhibit("reconstructions", "Reconstructions", images.origin, [pixels])
+    if run.log():
+        yield Exhibit("curves", "Training curves", "", [pixels])
+    yield Exhibit("walk", "Walks", "A walk.", [pixels, pixels + 9], 50)
+    yield Exhibit("story", "The story", "", [pixels])
+    yield Exhibit("walk", "A walk as a sheet", "", [pixels], pixelated=True)
+    yield Exhibit("samples", "Samples", EVIL, [pixels], pixelated=True)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_script, "gallery", few_exhibits)
+
+
+def report_on(out: Path, *run: runs.Run) -> Reader:
+    report(tuple(str(r.path) for r in run), out)
+    return Reader(out)
+
+
+def test_one_run(tmp_path: Path, tetrominoes: Path, quick: None, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "lonely", tetrominoes, METRICS)
     out = tmp_path / "page.html"
-    report((str(run.path),), out)
+    page = report_on(out, run)
     assert str(out) in capsys.readouterr().out
-    page = Reader(out)
     assert page.words[0] == "lonely - pyro-sri"
     assert "tetrominoes (generated, seed 3), split test" in page.text
     assert "7 of 500000 steps" in page.text
-    assert page.row("ari_fg")[:3] == ["ari_fg", " ↑", "0.9123"]
-    assert page.row("mse")[:3] == ["mse", " ↓", "0.01"]
-    assert page.row("frechet")[2:4] == ["–", "no features &lt;here&gt;"]
+    assert page.row("ari_fg")[:2] == ["ari_fg\N{NO-BREAK SPACE}↑", "0.9123"]
+    assert page.row("mse")[:2] == ["mse\N{NO-BREAK SPACE}↓", "0.01"]
+    assert page.row("frechet")[1:3] == ["–", "no features &lt;here&gt;"]
     assert page.row("brand_new")[:2] == ["brand_new", "3"]
     assert page.row("data")[1] in ("generated: tetrominoes.h5", str(tetrominoes))
     assert "adjusted Rand index over foreground pixels, decoder masks (1 is perfect)" in page.titles
     assert page.row("dataset") == ["dataset", "tetrominoes", "generated"]
     assert page.row("num_slots") == ["num_slots", "3"]
-    assert run.command() in page.text
+    assert f"{run.command()}\npyro-sri evaluate {run.path} --num-images 16" in page.text
     assert f"pyro-sri report {run.path} --out {out}" in page.text
     assert "differs" not in page.classes
     assert "<strong>" not in page.source
 
 
+def test_metrics_stand_under_headings_and_counts_in_a_matrix(tmp_path: Path, tetrominoes: Path, quick: None) -> None:
+    page = report_on(tmp_path / "page.html", make_run(tmp_path / "run", tetrominoes, METRICS))
+    headings = re.findall(r'<tr class="heading"><th[^>]*><span>(.*?)</span>', page.source)
+    kl = "KL divergences, in nats per image"
+    assert headings == ["Segmentation", "Reconstruction and likelihood", kl, "Generated scenes", "Other metrics"]
+    assert page.source.index("Generated scenes") < page.source.index(">frechet") < page.source.index("Other metrics")
+    assert page.row("mse")[1:3] == ["0.01", "standard error 0.00012"]
+    assert "mse_stderr" not in page.source
+    assert "count_2_found_1" not in page.source
+    assert page.row("objects") == ["objects", "0 found", "1 found"]
+    matrix = re.search(r'<table class="matrix">.*?</table>', page.source, re.DOTALL)
+    assert matrix is not None
+    assert re.findall(r"--share: ([\d.]+)\">(\d+)<", matrix[0]) == [
+        ("0.833", "5"),
+        ("0.167", "1"),
+        ("0.000", "0"),
+        ("1.000", "10"),
+    ]
+
+
 def test_the_page_stands_alone(tmp_path: Path, tetrominoes: Path) -> None:
-    run = make_run(tmp_path / "run", tetrominoes)
-    out = tmp_path / "page.html"
-    report((str(run.path),), out)
-    page = Reader(out)
-    assert len(page.pictures) == 4  # curves, reconstructions, samples, samples slot by slot
+    """With every picture there is."""
+    page = report_on(tmp_path / "page.html", make_run(tmp_path / "run", tetrominoes))
+    kinds = set()
     for link in page.pictures:
         kind, data = link.split(",", 1)
-        assert kind == "data:image/png;base64"
+        kinds.add(kind)
         with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as picture:
-            assert np.asarray(picture).std() > 0
+            assert np.asarray(picture.convert("RGB")).std() > 0
+    assert kinds == {"data:image/png;base64", "data:image/gif;base64"}
     anchors = [link[1:] for link in page.links if link.startswith("#")]
-    assert len(anchors) == 8
-    assert all(f'id="{anchor}"' in page.source for anchor in anchors)
-    assert not re.search(r"(src|href)=\"?(http|//)|url\(|@import|<link", page.source)
+    assert len(anchors) == len(set(anchors)) == page.source.count("<section>")
+    assert len(anchors) == 4 + len(page.pictures)
+    assert all(page.source.count(f'id="{anchor}"') == 1 for anchor in anchors)
+    assert not re.search(r"(src|href|srcset)=\"?(http|//)|url\(|@import|<link", page.source)
 
 
-def test_a_run_without_evaluation_data_and_log(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "a run", tmp_path / "gone.h5")
-    (run.path / runs.LOG).unlink()
-    report((str(run.path),), tmp_path / "page.html")
-    page = Reader(tmp_path / "page.html")
-    assert "a run is not evaluated yet" in page.text
-    assert f"pyro-sri evaluate '{run.path}'" in page.text
-    assert "This run has no training log." in page.text
-    assert "gone.h5 is not here" in page.text
-    assert "generated" in page.text
-    assert len(page.pictures) == 2
+def test_what_readers_look_for_first_stands_first(tmp_path: Path, tetrominoes: Path, quick: None) -> None:
+    page = report_on(tmp_path / "page.html", make_run(tmp_path / "run", tetrominoes))
+    anchors = [link for link in page.links if link.startswith("#")]
+    pictures = ["#reconstructions", "#samples", "#story", "#walk", "#walk-moving", "#curves"]
+    assert anchors == ["#runs", "#metrics", *pictures, "#configuration", "#commands"]
+    film = re.search(r"<picture>.*?</picture>", page.source, re.DOTALL)
+    assert film is not None
+    assert 'media="print, (prefers-reduced-motion: reduce)"' in film[0]
+    assert film[0].count("data:image/png") == film[0].count("data:image/gif") == 1
 
 
-def test_runs_side_by_side(tmp_path: Path, tetrominoes: Path) -> None:
+def test_a_run_without_evaluation_data_and_log(tmp_path: Path, tetrominoes: Path, quick: None) -> None:
+    poor = make_run(tmp_path / "a run", tmp_path / "gone.h5")
+    (poor.path / runs.LOG).unlink()
+    alone = report_on(tmp_path / "alone.html", poor)
+    assert "a run is not evaluated yet" in alone.text
+    assert f"pyro-sri evaluate '{poor.path}'" in alone.text
+    assert "gone.h5 is not here" in alone.text
+    assert "generated" in alone.text
+    assert "#curves" not in alone.links
+    beside = report_on(tmp_path / "beside.html", poor, make_run(tmp_path / "rich", tetrominoes))
+    assert "This run has no training log." in beside.text
+    assert f"Not drawn: its data file {tmp_path / 'gone.h5'} is not here." in beside.text
+
+
+def test_runs_side_by_side(tmp_path: Path, tetrominoes: Path, quick: None) -> None:
     first = make_run(tmp_path / "first", tetrominoes, METRICS)
-    second = make_run(tmp_path / "second", tetrominoes, METRICS | {"ari_fg": 0.5, "mse": 0.001}, seed=4)
+    second = make_run(tmp_path / "second", tetrominoes, METRICS | {"ari_fg": 0.5, "mse": 0.001}, batch_size=4)
     third = make_run(tmp_path / "third", None)
     report_script.main([str(run.path) for run in (first, second, third)] + ["--out", str(tmp_path / "page.html")])
     page = Reader(tmp_path / "page.html")
     assert page.row("metric") == ["metric", "first", "second", "what it is"]
-    assert page.row("ari_fg")[:4] == ["ari_fg", " ↑", "0.9123", "0.5"]
+    assert page.row("ari_fg")[1:3] == ["0.9123", "0.5"]
     assert re.findall(r"<strong>(.*?)</strong>", page.source) == ["0.9123", "0.001"]
+    assert page.row("first")[:4] == ["first", "0.9123", "0.01", "tiny"]  # the headlines beside the runs
+    assert page.row("third")[:4] == ["third", "–", "–", "tiny"]
     assert "third is not evaluated yet" in page.text
-    assert "The runs differ in data, seed." in page.text
-    assert page.row("seed ≠") == ["seed ≠", "0", "4", "0"]
+    assert "The runs differ in data, batch_size." in page.text
+    assert page.row("batch_size ≠") == ["batch_size ≠", "32", "4", "32"]
     assert page.classes.count("differs") == 2
 
 
-def test_values_on_different_images_do_not_compete(tmp_path: Path, tetrominoes: Path) -> None:
-    names = []
-    for name, images in (("first", 16), ("second", 8)):
-        names.append(str(make_run(tmp_path / name, tetrominoes, METRICS | {"num_images": images}).path))
-    report(tuple(names), tmp_path / "page.html")
+def test_images_from_elsewhere(tmp_path: Path, tetrominoes: Path, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run", tmp_path / "gone.h5")
+    report((str(run.path),), tmp_path / "page.html", data=tetrominoes)
     page = Reader(tmp_path / "page.html")
+    assert "tetrominoes (generated, seed 3), split test" in page.text
+    assert f"pyro-sri report {run.path} --data {tetrominoes} --out" in page.text
+    monkeypatch.setattr(report_script, "own_data", lambda preset: tetrominoes)
+    report(("sri-quick",), tmp_path / "shipped.html")  # names no data file, but its preset makes one
+    assert "tetrominoes (generated, seed 3), split test" in Reader(tmp_path / "shipped.html").text
+
+
+def test_seeds_stand_together(tmp_path: Path, tetrominoes: Path, quick: None) -> None:
+    seeds = []
+    for seed, ari in ((0, 0.5), (1, 0.8), (4, None)):
+        metrics = METRICS | {"ari_fg": ari, "ari_fg_reason": "no masks", "training_seed": seed}
+        seeds.append(make_run(tmp_path / f"seed{seed}", tetrominoes, metrics, seed=seed))
+    other = make_run(tmp_path / "other", tetrominoes, METRICS | {"ari_fg": 0.9}, num_slots=4)
+    page = report_on(tmp_path / "page.html", *seeds, other)
+    header = ["metric", "tiny, num_slots 3", "3 seeds: 0, 1, 4 (seed0, seed1, seed4)", "other", "what it is"]
+    assert page.row("metric") == header
+    space = "\N{NO-BREAK SPACE}"
+    # mean (0.5 + 0.8) / 2, standard deviation sqrt(0.15² + 0.15²)
+    assert page.row("ari_fg")[1:4] == [f"0.65{space}±{space}0.21", "0.5, 0.8, – (mean of 2)", "0.9"]
+    assert page.row("frechet")[1:3] == ["–", "no features &lt;here&gt;"]
+    assert page.row("condition")[:5] == ["condition", "seed0", "seed1", "seed4", "other"]
+    assert page.row("training_seed")[:5] == ["training_seed", "0", "1", "4", "0"]
+    assert "Mean ± standard deviation" in page.text
+
+
+def test_seeds_that_do_not_compare_have_no_mean(tmp_path: Path, tetrominoes: Path, quick: None) -> None:
+    made = []
+    for seed, images in ((0, 16), (1, 8)):
+        metrics = METRICS | {"num_images": images, "training_seed": seed}
+        made.append(make_run(tmp_path / f"seed{seed}", tetrominoes, metrics, seed=seed))
+    page = report_on(tmp_path / "page.html", *made)
+    assert "No mean over seed0, seed1: the evaluations do not compare: num_images is 16 and 8" in page.text
     assert "evaluated on different images" in page.text
+    assert page.row("metric") == ["metric", "seed0", "seed1", "what it is"]
+    assert page.row("run")[1] == "preset"  # no metrics beside runs that do not compare
     assert "<strong>" not in page.source
 
 
-def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
-    evil = tmp_path / "<b>run"
-    make_run(evil, tmp_path / "<i>.h5", METRICS | {EVIL: 1.0, "data": EVIL}, preset=EVIL)
-    report((str(evil),), tmp_path / "page.html")
-    page = Reader(tmp_path / "page.html")
+def test_the_evaluation_is_repeated_as_it_was(tmp_path: Path, tetrominoes: Path, quick: None) -> None:
+    metrics = METRICS | {"split": "val", "seed": 3, "iwae_samples": 8, "data": "generated: other.h5"}
+    run = make_run(tmp_path / "run", tetrominoes, metrics)
+    page = report_on(tmp_path / "page.html", run)
+    options = "--data other.h5 --num-images 16 --split val --iwae-samples 8 --seed 3"
+    assert f"pyro-sri evaluate {run.path} {options}" in page.text
+
+
+def test_everything_from_outside_is_escaped(tmp_path: Path, quick: None) -> None:
+    evil = make_run(tmp_path / "<b>run", tmp_path / "<i>.h5", METRICS | {EVIL: 1.0, "data": EVIL}, preset=EVIL)
+    page = report_on(tmp_path / "page.html", evil)
     assert page.source.count("<script>") == 1
     assert EVIL in page.text
     assert "<b>" not in page.source
     assert "<i>" not in page.source
 
 
-def test_report_is_repeatable(tmp_path: Path, tetrominoes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_is_repeatable(tmp_path: Path, tetrominoes: Path, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run", tetrominoes)
     pages = []
     for folder in ("a", "b"):
