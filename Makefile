@@ -45,7 +45,7 @@ types: $(BIN)/.dev
 
 unit: $(BIN)/.dev
 	@echo "== pytest"
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto
 
 coverage: $(BIN)/.dev  ## the same tests with line coverage; slower
 	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term

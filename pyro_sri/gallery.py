@@ -192,7 +192,7 @@ def _samples(model: Any, num: int, seed: int) -> Iterator[Exhibit]:
     """What the model makes up."""
     origin = NO_PRIOR if isinstance(model, SlotAttentionModel) else GENERATED
     pictures = viz.to_uint8(_sample(model, GRID_SAMPLES, seed).images)
-    yield Exhibit("samples", "Samples", origin, [viz.grid(pictures)])
+    yield Exhibit("samples", "Samples", origin, [viz.grid(pictures)], pixelated=True)
     scenes = _sample(model, num, seed)
     labels = [f"scene {i}" for i in range(num)]
     yield Exhibit(

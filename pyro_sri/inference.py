@@ -37,7 +37,7 @@ class Explanation(NamedTuple):
         slot_rgb: Colour of each slot [B, K, 3, H, W].
         slot_masks: Decoder masks, probabilities [B, K, 1, H, W].
         attention_masks: The guide's own masks [B, K, 1, H, W], or None if it has none.
-        imagination: The imagined rollout, decoded [B, 3, H, W], or None if the guide has none.
+        imagination: The imagined rollout, decoded [B, 3, H, W]; None if the guide has none, or it was not asked for.
         terms: Terms of the objective, each [B] in nats.
         kl: Sum of the bound's terms but `nll`, [B] in nats.
         log_normaliser: Nats per image that an unnormalised likelihood leaves out of its `nll`.
@@ -61,7 +61,9 @@ class Explanation(NamedTuple):
 
 
 @torch.no_grad()
-def explain(model: Any, guide: Any, images: Tensor, elbo: TermsELBO | None = None) -> Explanation:
+def explain(
+    model: Any, guide: Any, images: Tensor, elbo: TermsELBO | None = None, *, imagine: bool = True
+) -> Explanation:
     """Infers images once and reads off what the slots look like.
 
     Args:
@@ -69,6 +71,7 @@ def explain(model: Any, guide: Any, images: Tensor, elbo: TermsELBO | None = Non
         guide: Its guide.
         images: [B, 3, H, W] in [0, 1].
         elbo: Its objective, in evaluation mode; None for SRI's.
+        imagine: Whether to decode the imagined rollout, which takes a third of the time.
     """
     elbo = SRI_ELBO() if elbo is None else elbo
     traces = elbo.trace(model, guide, images)
@@ -79,7 +82,7 @@ def explain(model: Any, guide: Any, images: Tensor, elbo: TermsELBO | None = Non
         flat = permute_slots(attention_masks.flatten(2), value["order"])
         attention_masks = flat.view_as(attention_masks)
     imagination = None
-    if "imagined_slot_0" in value:
+    if imagine and "imagined_slot_0" in value:
         imagined = {name.removeprefix("imagined_"): v for name, v in value.items() if name.startswith("imagined_")}
         imagined_model = poutine.condition(model, data={"scene": value["scene"], **imagined})
         imagination = poutine.trace(imagined_model).get_trace(images).nodes["reconstruction"]["value"]

@@ -38,7 +38,7 @@ def evaluate_runs(
     num_samples: int | None = None,
     inception: Path | None = None,
     download_inception: bool = False,
-    iwae_images: int = 100,
+    iwae_images: int = 50,
     iwae_samples: int = 64,
     seed: int = 0,
     device: Device = "auto",

@@ -243,6 +243,8 @@ def _metrics(subjects: Sequence[Subject]) -> Html:
         different = "These runs were evaluated on different images: values do not compare."
         best = element("p", "The best value of a row is bold.", class_="soft")
         parts.append(best if compare else element("p", different))
+    if any(name.endswith("_stderr") for column in columns for name in column.metrics[0] if len(column.metrics) == 1):
+        parts.append(element("p", "s.e.: standard error over images.", class_="soft"))
     if any(len(column.metrics) > 1 for column in columns):
         meaning = "Mean ± standard deviation over seeds (n - 1); below it the value of each seed."
         parts.append(element("p", meaning, class_="soft"))
@@ -333,7 +335,7 @@ def _column_cell(name: str, column: Column) -> Cell:
     cells = [_metric_cell(name, metrics) for metrics in column.metrics]
     if len(cells) == 1:
         error = column.metrics[0].get(f"{name}_stderr")
-        return cells[0] if error is None else cells[0]._replace(note=f"standard error {error:.2g}")
+        return cells[0] if error is None else cells[0]._replace(note=f"s.e. {error:.2g}")
     spread = column.spreads.get(name)
     values = ", ".join(cell.content for cell in cells)
     if spread is not None:

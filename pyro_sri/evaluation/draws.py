@@ -13,7 +13,7 @@ from pyro_sri.metrics.likelihood import draw_posterior, effective_sample_size, i
 from pyro_sri.metrics.predictive import image_statistics, predictive_p_values
 
 FEWER_SAMPLES = (1, 8)  # bounds from fewer draws stand beside the full one: they show how fast it tightens
-SCENES_AT_ONCE = 256
+SCENES_AT_ONCE = 32  # more do not fit into the caches, and take longer
 SURPRISING = 0.025  # on either side: p-values beyond mark an image unlike its replicates
 
 

@@ -38,7 +38,7 @@ def evaluate(
     split: str = "test",
     num_images: int | None = None,
     batch_size: int = 32,
-    iwae_images: int = 100,
+    iwae_images: int = 50,
     iwae_samples: int = 64,
     num_samples: int | None = None,
     extractor: FeatureExtractor | None = None,
@@ -93,7 +93,7 @@ def evaluate(
     done = 0
     for batch in evaluation_batches(data, split, batch_size, total):
         stop = done + len(batch["images"])
-        explanation = explain(model, guide, to_images(batch["images"], device), elbo)
+        explanation = explain(model, guide, to_images(batch["images"], device), elbo, imagine=False)
         _check_finite(explanation, split, done)
         masks = batch["masks"].numpy() if "masks" in batch else None
         truth = Truth(masks, background, None if factors is None else factors[done:stop])

@@ -45,7 +45,7 @@ def draw_posterior(model: Any, guide: Any, images: Tensor) -> PosteriorDraw:
     return PosteriorDraw(log_weights, likelihood)
 
 
-def importance_log_weights(model: Any, guide: Any, images: Tensor, num_samples: int, chunk: int = 256) -> Tensor:
+def importance_log_weights(model: Any, guide: Any, images: Tensor, num_samples: int, chunk: int = 32) -> Tensor:
     """Log importance weights of independent draws, as `draw_posterior` makes them.
 
     Args:

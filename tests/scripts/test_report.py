@@ -141,7 +141,7 @@ def test_metrics_stand_under_headings_and_counts_in_a_matrix(tmp_path: Path, tet
     kl = "KL divergences, in nats per image"
     assert headings == ["Segmentation", "Reconstruction and likelihood", kl, "Generated scenes", "Other metrics"]
     assert page.source.index("Generated scenes") < page.source.index(">frechet") < page.source.index("Other metrics")
-    assert page.row("mse")[1:3] == ["0.01", "standard error 0.00012"]
+    assert page.row("mse")[1:3] == ["0.01", "s.e. 0.00012"]
     assert "mse_stderr" not in page.source
     assert "count_2_found_1" not in page.source
     assert page.row("objects") == ["objects", "0 found", "1 found"]
