@@ -79,7 +79,7 @@ def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Prog
     run = runs.Run(path, config)
     torch.manual_seed(config.seed)
     step_module = TrainingStep(*config.build())
-    optimizer = torch.optim.Adam(list(step_module.parameters()), lr=config.learning_rate)
+    optimizer = torch.optim.Adam(list(step_module.parameters()), lr=config.learning_rate, fused=True)
     state = _State()
     if resumed and run.checkpoint("last").exists():
         state.restore(run, step_module, optimizer)

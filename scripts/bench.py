@@ -95,7 +95,7 @@ def measure(config: RunConfig, batch: int, steps: int, device: torch.device, see
     """
     torch.manual_seed(seed)
     module = TrainingStep(*config.build()).to(device)
-    optimizer = torch.optim.Adam(module.parameters(), lr=config.learning_rate)
+    optimizer = torch.optim.Adam(module.parameters(), lr=config.learning_rate, fused=True)
     images = torch.rand(batch, 3, config.image_size, config.image_size, device=device)
     wait: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     if device.type == "cuda":

