@@ -15,5 +15,6 @@ class TransposedConv(nn.ConvTranspose2d):
         """[N, in, H, W] -> [N, out, H', W']."""
         assert self.bias is not None
         assert output_size is None
+        assert not isinstance(self.padding, str)
         convolved = F.conv_transpose2d(input, self.weight, None, self.stride, self.padding, self.output_padding)
         return convolved.add_(self.bias[:, None, None])
