@@ -39,7 +39,7 @@ class GreyImage(TorchDistribution):
 
     def __init__(self, mean_image: Tensor, scale: Tensor | float, *, validate_args: bool | None = None) -> None:
         self.mean_image = mean_image
-        self.scale = torch.as_tensor(scale, dtype=mean_image.dtype, device=mean_image.device)
+        self.scale = scale.to(mean_image) if isinstance(scale, Tensor) else mean_image.new_full((), scale)
         super().__init__(mean_image.shape[:-2], torch.Size([3, *mean_image.shape[-2:]]), validate_args=validate_args)
 
     @property

@@ -114,7 +114,7 @@ class _SlotImageDistribution(TorchDistribution):
     ) -> None:
         self.rgb = rgb
         self.log_masks = log_masks
-        self.scale = torch.as_tensor(scale, dtype=rgb.dtype, device=rgb.device)
+        self.scale = scale.to(rgb) if isinstance(scale, Tensor) else rgb.new_full((), scale)
         self.normalised = normalised
         batch_shape, event_shape = rgb.shape[:-4], rgb.shape[-3:]
         super().__init__(batch_shape, event_shape, validate_args=validate_args)

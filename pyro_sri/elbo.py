@@ -1,7 +1,7 @@
 """The objectives: named terms read off the traces of model and guide, weighed by GECO."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -130,6 +130,11 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         Trace_ELBO.__init__(self)
         self.step = 0
 
+    @property
+    def phase(self) -> Hashable:
+        """What the schedule makes of this step: training steps of one phase do the same computation."""
+        return None
+
     @abstractmethod
     def trace(self, model: Any, guide: Any, images: Tensor, **kwargs: Any) -> Any:
         """One run of guide and model: a named tuple with at least `guide` and `model`, their traces."""
@@ -232,9 +237,14 @@ class SRI_ELBO(TermsELBO):
         self.segregation_steps = segregation_steps
         self.cross = cross
 
+    @property
+    def phase(self) -> Hashable:
+        """Whether the segregation trains alone: "segregation", or "all"."""
+        return "segregation" if self.step < self.segregation_steps else "all"
+
     def trace(self, model: Any, guide: Any, images: Tensor, **kwargs: Any) -> SRITraces:
         """Runs the guide on images [B, 3, H, W], and the models (sites `scene`, `slot_k`, `image`) against it."""
-        if self.training and self.step < self.segregation_steps:
+        if self.training and self.phase == "segregation":
             pair = guide.segregation
             guide_trace = poutine.trace(pair.guide).get_trace(images, **kwargs)
             return SRITraces(guide_trace, None, run_against(pair.model, guide_trace, images, **kwargs))

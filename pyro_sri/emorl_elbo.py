@@ -103,11 +103,19 @@ class EMORL_ELBO(TermsELBO):
         self.kl_weight = kl_weight
         self.curriculum = curriculum
 
+    @property
+    def phase(self) -> int | None:
+        """I of the curriculum at this step; None without one."""
+        if self.curriculum is None:
+            return None
+        return [steps for start, steps in self.curriculum if start <= self.step][-1]
+
     def refinement_steps(self, guide: Any) -> int:
         """I, as the curriculum or the guide says."""
-        if self.curriculum is None:
+        steps = self.phase
+        if steps is None:
             return guide.refinement_steps
-        return [steps for start, steps in self.curriculum if start <= self.step][-1] if self.training else 0
+        return steps if self.training else 0
 
     def trace(
         self, model: Any, guide: Any, images: Tensor, *, refinement_steps: int | None = None, **kwargs: Any

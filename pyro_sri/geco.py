@@ -8,16 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_sri.processes import mean_over_processes
+
 REFERENCE_PIXELS = 64**2  # step sizes are quoted for 64x64 images
 EMORL_FLOOR = 0.55  # softplus(0.55) = 1.0055: the reconstruction never weighs less than the KL
-
-
-def _mean_over_processes(value: Tensor) -> Tensor:
-    value = value.detach().clone()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(value)
-        value /= torch.distributed.get_world_size()
-    return value
 
 
 class GenesisGECO(nn.Module):
@@ -69,7 +63,7 @@ class GenesisGECO(nn.Module):
     @torch.no_grad()
     def update(self, nll: Tensor) -> None:
         """Moves the average and the weight, after the loss of the step was formed."""
-        nll = _mean_over_processes(nll)
+        nll = mean_over_processes(nll)
         ema = self.alpha * self.error_ema + (1 - self.alpha) * nll
         self.error_ema.copy_(torch.where(self.started, ema, nll))
         slack = self.goal - self.error_ema
@@ -126,7 +120,7 @@ class EmorlGECO(nn.Module):
     @torch.no_grad()
     def update(self, nll: Tensor) -> None:
         """Moves the average and, from the second step on, the weight."""
-        slack = self.goal - _mean_over_processes(nll)
+        slack = self.goal - mean_over_processes(nll)
         ema = self.alpha * self.slack_ema + (1 - self.alpha) * slack
         self.slack_ema.copy_(torch.where(self.started, ema, slack))
         step = self.step_size * torch.where(self.slack_ema > 0, self.acceleration * self.slack_ema, self.slack_ema)

@@ -18,30 +18,24 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from pyro_sri import runs
+from pyro_sri.capture import WARM_UP
 from pyro_sri.config import RESUMABLE, Device, RunConfig, flag
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.loading import evaluation_batches, to_images, training_batches
 from pyro_sri.elbo import Terms
 from pyro_sri.errors import UserError
+from pyro_sri.processes import total_over_processes
+from pyro_sri.schedule import learning_rate
 from pyro_sri.seeds import seed_step
+from pyro_sri.stepping import Stepper, TrainingStep, new_optimizer
 from pyro_sri.viz import tensorboard_images
 
-VALIDATED_STEPS = 3  # first steps of a run that check every distribution's arguments and sites' shapes
-FINAL_LEARNING_RATE = 0.02  # what the cosine leaves of the learning rate
+VALIDATED_STEPS = WARM_UP  # first steps of a run that check every distribution's arguments and sites' shapes
+AGREE_EVERY = 10  # steps between the questions, in a distributed run, whether to stop
 PICTURE_IMAGES = 8
 TENSORBOARD = "tensorboard"
 
 Progress = Callable[[int, dict[str, float] | None], None]
-
-
-class TrainingStep(ELBOModule):
-    """Model, guide and objective as one module whose forward pass is a training step's loss."""
-
-    def forward(self, images: Tensor, step: int) -> tuple[Tensor, Terms]:
-        """Images [B, 3, H, W] in [0, 1] -> the loss of a step, and the batch means of its terms without gradients."""
-        self.elbo.step = step
-        terms = self.elbo.terms(self.model, self.guide, images)
-        return self.elbo.objective(terms), {name: term.detach().mean() for name, term in terms.items()}
 
 
 class Diverged(UserError):
@@ -79,7 +73,7 @@ def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Prog
     run = runs.Run(path, config)
     torch.manual_seed(config.seed)
     step_module = TrainingStep(*config.build())
-    optimizer = torch.optim.Adam(list(step_module.parameters()), lr=config.learning_rate, fused=True)
+    optimizer = new_optimizer(step_module, config)
     state = _State()
     if resumed and run.checkpoint("last").exists():
         state.restore(run, step_module, optimizer)
@@ -114,8 +108,14 @@ def _fabric(config: RunConfig) -> Fabric:
         raise UserError(f"--devices {config.devices} asks for more GPUs than the {torch.cuda.device_count()} here")
     # While the segregation trains alone, the other parameters get no gradients.
     alone = getattr(config, "segregation_steps", 0) > 0
-    strategy = ("ddp_find_unused_parameters_true" if alone else "ddp") if config.devices > 1 else "auto"
-    fabric = Fabric(accelerator=accelerator, devices=config.devices, strategy=strategy)
+    strategy = ("ddp_find_unused_parameters_true" if alone else "ddp") if config.num_processes > 1 else "auto"
+    try:
+        fabric = Fabric(accelerator=accelerator, devices=config.devices, num_nodes=config.nodes, strategy=strategy)
+    except ValueError as error:  # the launcher (torchrun, SLURM) started another number of processes
+        raise UserError(
+            f"--devices {config.devices} --nodes {config.nodes} do not fit the processes that were started: "
+            "give the launcher's numbers"
+        ) from error
     fabric.launch()
     return fabric
 
@@ -159,6 +159,7 @@ class _State:
 
     step: int = 0
     best: float = math.inf
+    totals: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # what the next log line has so far
 
     def restore(self, run: runs.Run, module: ELBOModule, optimizer: torch.optim.Optimizer) -> None:
         path = run.checkpoint("last")
@@ -167,6 +168,7 @@ class _State:
         try:
             optimizer.load_state_dict(checkpoint["optimizer"])
             self.step, self.best = int(checkpoint["step"]), float(checkpoint["best"])
+            self.totals = dict(checkpoint.get("totals", {}))
         except (KeyError, ValueError, TypeError) as error:
             raise UserError(f"{path} does not fit {runs.CONFIG} beside it: its optimiser state is another's") from error
 
@@ -185,10 +187,10 @@ class _Trainer:
         progress: Progress | None,
     ) -> None:
         self.config, self.run, self.fabric, self.state, self.progress = config, run, fabric, state, progress
-        self.plain_module, self.plain_optimizer = module, optimizer
-        self.module, self.optimizer = fabric.setup(module, optimizer)
-        self.finite = torch.tensor(True, device=fabric.device)
-        self.sums: dict[str, tuple[Any, int]] = {}  # total on the device, and of how many steps
+        self.module, self.optimizer = module, optimizer
+        share = float(fabric.is_global_zero)  # the totals of all processes were stored as one
+        totals = {name: share * total for name, total in state.totals.items()}
+        self.stepper = Stepper(config, fabric, module, optimizer, totals)
         self.log_start = (state.step, time.perf_counter())
         self.stopped = False
         self.saved_step = state.step
@@ -219,13 +221,14 @@ class _Trainer:
         self.module.train()
         try:
             with pyro.settings.context(module_local_params=True), self._signals():
-                while state.step < config.steps and not self.stopped:
+                while state.step < config.steps and not self._should_stop():
                     with pyro.validation_enabled(state.step < first + VALIDATED_STEPS):
-                        images = to_images(next(batches)["images"], self.fabric.device)
+                        images = next(batches)["images"]
                         try:
-                            self._step(images)
+                            self.stepper(images, state.step)
                         except ValueError:  # while validation is on, a distribution refuses what is not finite
-                            self._require_finite()
+                            if not self._is_finite():
+                                raise self._diverged() from None
                             raise
                     state.step += 1
                     self._bookkeeping()
@@ -237,25 +240,13 @@ class _Trainer:
                     self.writer.close()
         return self.run
 
-    def _step(self, images: Tensor) -> None:
-        seed_step(self.config.seed, self.fabric.global_rank, self.state.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.state.step)
-        self.optimizer.zero_grad()
-        loss, terms = self.module(images, self.state.step)
-        self.fabric.backward(loss)
-        if self.config.gradient_clip:
-            self.fabric.clip_gradients(
-                self.module,
-                self.optimizer,
-                max_norm=self.config.gradient_clip,
-                error_if_nonfinite=False,  # that is what `finite` is for
-            )
-        self.optimizer.step()
-        self.finite &= torch.isfinite(loss.detach())
-        for name, term in (("loss", loss.detach()), *terms.items()):
-            total, count = self.sums.get(name, (0, 0))
-            self.sums[name] = total + term, count + 1
+    def _should_stop(self) -> bool:
+        """Whether a signal came, to any process: they stop after the same step, which they agree on now and then."""
+        if self.fabric.world_size == 1:
+            return self.stopped
+        if self.state.step % AGREE_EVERY:
+            return False
+        return bool(total_over_processes(torch.tensor(float(self.stopped), device=self.fabric.device)).item())
 
     def _bookkeeping(self) -> None:
         """What is due after a step: log line, validation, pictures, checkpoint."""
@@ -278,11 +269,11 @@ class _Trainer:
         self._require_finite()
         since, start = self.log_start
         steps, seconds = self.state.step - since, time.perf_counter() - start
-        line = {name: total.item() / count for name, (total, count) in self.sums.items()}
-        line |= controller_state(self.plain_module.elbo)
+        line = self.stepper.take_means()
+        line |= controller_state(self.module.elbo)
         line["learning_rate"] = learning_rate(self.config, self.state.step - 1)
         line["images_per_second"] = steps * self.config.batch_size / seconds
-        self.sums, self.log_start = {}, (self.state.step, time.perf_counter())
+        self.log_start = (self.state.step, time.perf_counter())
         self._write(line)
         return line
 
@@ -303,7 +294,7 @@ class _Trainer:
             if "val" not in data.splits:
                 return True
             available = data.num_images("val")
-        module = self.plain_module.eval()
+        module = self.module.eval()
         seed_step(self.config.seed, 0, 0)
         sums: Terms = {}
         count = 0
@@ -331,7 +322,7 @@ class _Trainer:
             count = min(PICTURE_IMAGES, data.num_images(split))
         batch = next(evaluation_batches(self.config.data_file, split, count, count))
         seed_step(self.config.seed, 0, 0)
-        module = self.plain_module.eval()
+        module = self.module.eval()
         images = to_images(batch["images"], self.fabric.device)
         pictures = tensorboard_images(module.model, module.guide, images, PICTURE_IMAGES, module.elbo)
         with runs.plain_disk_errors(self.run.path / TENSORBOARD):
@@ -342,12 +333,14 @@ class _Trainer:
 
     def _save(self, improved: bool) -> None:
         self._require_finite()
+        totals = {name: total_over_processes(total).cpu() for name, total in self.stepper.totals.items()}
         if self.fabric.is_global_zero:
             checkpoint = {
                 "step": self.state.step,
                 "best": self.state.best,
-                "objective": self.plain_module.state_dict(),
-                "optimizer": self.plain_optimizer.state_dict(),
+                "objective": self.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "totals": totals,
             }
             if improved or not self.run.checkpoint("best").exists():
                 runs.save_checkpoint(self.run.checkpoint("best"), checkpoint)
@@ -356,17 +349,24 @@ class _Trainer:
         self.fabric.barrier()
 
     def _require_finite(self) -> None:
-        """Raises Diverged if a loss was, or a parameter or buffer is, not finite."""
-        fine = self.finite
-        for tensor in self.plain_module.state_dict().values():
+        """Raises Diverged in every process if in one of them something is not finite."""
+        if total_over_processes((~self._is_finite()).float()).item():
+            raise self._diverged()
+
+    def _is_finite(self) -> Tensor:
+        """Whether every loss so far was, and every parameter and buffer is, finite in this process."""
+        fine = self.stepper.finite
+        for tensor in self.module.state_dict().values():
             fine = fine & torch.isfinite(tensor).all()
-        if not fine.item():
-            last = self.run.checkpoint("last")
-            kept = f"{last} is the last good checkpoint" if last.exists() else "there is no checkpoint yet"
-            raise Diverged(
-                f"training diverged before step {self.state.step}: the loss or a parameter is not finite; {kept}; "
-                "try a smaller --learning-rate or a --gradient-clip"
-            )
+        return fine
+
+    def _diverged(self) -> Diverged:
+        last = self.run.checkpoint("last")
+        kept = f"{last} is the last good checkpoint" if last.exists() else "there is no checkpoint yet"
+        return Diverged(
+            f"training diverged before step {self.state.step}: the loss or a parameter is not finite; {kept}; "
+            "try a smaller --learning-rate or a --gradient-clip"
+        )
 
     def _cut_log(self) -> None:
         """Removes log lines beyond the checkpoint: their steps will be done again."""
@@ -393,19 +393,6 @@ class _Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def learning_rate(config: RunConfig, step: int) -> float:
-    """The learning rate of a step: linear warm-up, then constant, halving, or a cosine down to a fiftieth."""
-    rate = config.learning_rate
-    if step < config.warmup_steps:
-        rate *= (step + 1) / config.warmup_steps
-    if config.halving_steps:
-        rate *= 0.5 ** (step // config.halving_steps)
-    if config.decay_steps:
-        cosine = 0.5 * (1 + math.cos(math.pi * min(step / config.decay_steps, 1.0)))
-        rate *= FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * cosine
-    return rate
 
 
 def controller_state(objective: Any) -> dict[str, float]:

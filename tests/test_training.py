@@ -18,7 +18,8 @@ from pyro_sri import load, runs
 from pyro_sri.config import SRIConfig
 from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.errors import UserError
-from pyro_sri.training import Diverged, learning_rate, train
+from pyro_sri.schedule import learning_rate
+from pyro_sri.training import Diverged, train
 
 TINY: dict[str, Any] = {
     "image_size": 32,

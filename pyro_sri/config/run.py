@@ -14,6 +14,7 @@ from pyro.nn import PyroModule
 
 from pyro_sri.elbo import TermsELBO
 from pyro_sri.errors import UserError
+from pyro_sri.execution import Precision
 from pyro_sri.seeds import check_seed
 
 NotAnOption = Annotated[str, tyro.conf.Suppress, tyro.conf.Fixed]
@@ -21,7 +22,10 @@ Device = Literal["auto", "cpu", "cuda"]
 
 # How a run is carried out, not what it is: these may change from one resumption to the next.
 # (Data may move, but not change: its content is compared.)
-RESUMABLE = frozenset({"steps", "device", "devices", "num_workers", "log_every", "picture_every", "data", "data_hash"})
+RESUMABLE = frozenset(
+    {"steps", "device", "devices", "nodes", "capture", "compile", "recompute_decoder", "num_workers"}
+    | {"log_every", "picture_every", "data", "data_hash"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +70,17 @@ class RunConfig(ABC):
     device: Device = "auto"
     """Where to run; auto takes a GPU if there is one."""
     devices: int = 1
-    """Number of processes, one per device; they share the batch."""
+    """Processes on each machine, one per device; they share the batch."""
+    nodes: int = 1
+    """Machines; they share the batch."""
+    precision: Precision = "float32"
+    """How convolutions multiply: float32, tf32 (GPUs) or bf16; all else stays in float32."""
+    capture: bool = False
+    """Record whole steps as CUDA graphs and repeat them: faster on a GPU; nothing changes on the CPU."""
+    compile: bool = False
+    """Compile the decoders (torch.compile); where there is no compiler, they run as they are."""
+    recompute_decoder: bool = False
+    """Decode again in the backward pass instead of keeping every layer: less memory, more time."""
     num_workers: int = 0
     """Processes that read ahead when the data does not fit into memory; 0 reads in the training process."""
     log_every: int = 100
@@ -83,12 +97,18 @@ class RunConfig(ABC):
     def __post_init__(self) -> None:
         floats = [field.name for field in dataclasses.fields(self) if field.type is float]
         self.require(floats, math.isfinite, "a finite number")
-        positive = ["image_size", "batch_size", "learning_rate", "devices", "log_every", "validate_every"]
+        positive = ["image_size", "batch_size", "learning_rate", "devices", "nodes", "log_every", "validate_every"]
         positive += ["validation_images", "picture_every", "checkpoint_every"]
         self.require(positive, lambda value: value > 0, "positive")
         not_negative = ["steps", "warmup_steps", "halving_steps", "decay_steps", "gradient_clip", "num_workers"]
         self.require(not_negative, lambda value: value >= 0, "0 or more")
         check_seed(self.seed)
+        if self.batch_size % self.num_processes:
+            raise UserError(
+                f"--batch-size {self.batch_size} cannot be shared by {self.num_processes} processes: use a multiple"
+            )
+        if self.capture and self.num_processes > 1:
+            raise UserError("--capture records the steps of one process: leave it out, or --devices and --nodes")
 
     def require(self, names: list[str], holds: Callable[[Any], bool], wanted: str) -> None:
         """Raises UserError unless the values of these fields hold."""
@@ -96,6 +116,11 @@ class RunConfig(ABC):
             value = getattr(self, name)
             if not holds(value):  # written so that NaN fails
                 raise UserError(f"{flag(name)} is {value}: it must be {wanted}")
+
+    @property
+    def num_processes(self) -> int:
+        """Processes that share the batch."""
+        return self.devices * self.nodes
 
     @property
     def data_file(self) -> Path:

@@ -9,7 +9,7 @@ from pyro_sri.presets import PRESETS
 from pyro_sri.runs import find_run, load_checkpoint
 from pyro_sri.scripts.bench import _stages
 from pyro_sri.scripts.main import run
-from pyro_sri.training import TrainingStep
+from pyro_sri.stepping import TrainingStep
 
 
 @pytest.fixture(scope="module")

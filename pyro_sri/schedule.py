@@ -1,0 +1,20 @@
+"""The learning rate of every step."""
+
+import math
+
+from pyro_sri.config import RunConfig
+
+FINAL_LEARNING_RATE = 0.02  # what the cosine leaves of the learning rate
+
+
+def learning_rate(config: RunConfig, step: int) -> float:
+    """The learning rate of a step: linear warm-up, then constant, halving, or a cosine down to a fiftieth."""
+    rate = config.learning_rate
+    if step < config.warmup_steps:
+        rate *= (step + 1) / config.warmup_steps
+    if config.halving_steps:
+        rate *= 0.5 ** (step // config.halving_steps)
+    if config.decay_steps:
+        cosine = 0.5 * (1 + math.cos(math.pi * min(step / config.decay_steps, 1.0)))
+        rate *= FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * cosine
+    return rate

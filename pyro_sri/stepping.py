@@ -1,0 +1,129 @@
+"""One optimisation step: from images to moved parameters, without ever waiting for the device."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from pyro.infer.elbo import ELBOModule
+from torch import Tensor
+
+from pyro_sri.capture import Captured
+from pyro_sri.config import RunConfig
+from pyro_sri.data.loading import to_images
+from pyro_sri.elbo import Terms
+from pyro_sri.execution import compile_decoders, recompute_decoders, set_precision
+from pyro_sri.processes import total_over_processes
+from pyro_sri.schedule import learning_rate
+from pyro_sri.seeds import seed_step
+
+
+class TrainingStep(ELBOModule):
+    """Model, guide and objective as one module whose forward pass is a training step's loss."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Terms]:
+        """Images [B, 3, H, W] in [0, 1] -> the loss of a step, and the batch means of its terms without gradients."""
+        terms = self.elbo.terms(self.model, self.guide, images)
+        return self.elbo.objective(terms), {name: term.detach().mean() for name, term in terms.items()}
+
+
+def new_optimizer(module: torch.nn.Module, config: RunConfig) -> torch.optim.Adam:
+    """Adam, all parameters in one kernel."""
+    return torch.optim.Adam(list(module.parameters()), lr=config.learning_rate, fused=True)
+
+
+class Stepper:
+    """Moves parameters, optimiser and controllers, a step at a time, as the configuration says.
+
+    With `config.capture`, on a GPU, whole steps are recorded as CUDA graphs and repeated.
+
+    Attributes:
+        module: What is trained, on its device; its networks run as the configuration says.
+        optimizer: Its optimiser.
+        finite: Whether every loss so far was finite; a tensor on the device.
+        totals: For the loss and every term its sum over steps and their number [2], on the device.
+
+    Args:
+        config: The run.
+        fabric: The process's part in the run.
+        module: What to train.
+        optimizer: Its optimiser, with the state that training goes on from.
+        totals: The totals that training goes on from.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        fabric: Fabric,
+        module: TrainingStep,
+        optimizer: torch.optim.Optimizer,
+        totals: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
+        self.config, self.fabric, self.module, self.optimizer = config, fabric, module, optimizer
+        set_precision(module, config.precision)
+        if config.recompute_decoder:
+            recompute_decoders(module)
+        if config.compile:
+            compile_decoders(module, fabric.device)
+        self.wrapped: Any
+        self.wrapped, self.wrapped_optimizer = fabric.setup(module, optimizer)
+        captured = config.capture and fabric.device.type == "cuda"
+        for group in optimizer.param_groups:
+            group["capturable"] = captured
+            rate = config.learning_rate
+            group["lr"] = torch.tensor(rate, device=fabric.device) if captured else rate  # recording fixes numbers
+        self.work = Captured(self._work, fabric.device) if config.capture else None
+        self.finite = torch.tensor(True, device=fabric.device)
+        self.totals = {name: total.to(fabric.device) for name, total in totals.items()}
+        self.ones = torch.ones((), device=fabric.device)
+
+    def __call__(self, images: Tensor, step: int) -> None:
+        """One step.
+
+        Its draws are a pure function of (seed, process, step).
+
+        Args:
+            images: uint8 [B, H, W, 3], this process's share of the batch.
+            step: Number of the step, from 0.
+        """
+        seed_step(self.config.seed, self.fabric.global_rank, step)
+        rate = learning_rate(self.config, step)
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        self.module.elbo.step = step
+        if self.work is None:
+            self._work(images)
+        else:
+            self.work(images, self.module.elbo.phase)
+
+    def _work(self, images: Tensor) -> None:
+        self.wrapped_optimizer.zero_grad()
+        loss, terms = self.wrapped(to_images(images, self.fabric.device))
+        self.fabric.backward(loss)
+        if self.config.gradient_clip:
+            self.fabric.clip_gradients(
+                self.wrapped,
+                self.wrapped_optimizer,
+                max_norm=self.config.gradient_clip,
+                error_if_nonfinite=False,  # that is what `finite` is for
+            )
+        self.wrapped_optimizer.step()
+        self.finite &= torch.isfinite(loss.detach())
+        for name, value in (("loss", loss.detach()), *terms.items()):
+            if name not in self.totals:
+                self.totals[name] = torch.zeros(2, device=value.device, dtype=value.dtype)
+            self.totals[name] += torch.stack([value, self.ones.to(value)])
+
+    def take_means(self) -> dict[str, float]:
+        """Means of the loss and the terms over the steps since the last call, and over processes."""
+        means = {}
+        for name, total in self.totals.items():
+            value, count = total_over_processes(total).tolist()
+            if count:
+                means[name] = value / count
+            total.zero_()
+        return means
