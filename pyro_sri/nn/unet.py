@@ -37,8 +37,8 @@ class ConvBlock(nn.Sequential):
 class UpBlock(ConvBlock):
     """A block on a map of half the resolution, doubled by nearest up-sampling, beside a skip connection.
 
-    The doubled map is never made: convolving it with 3x3 weights is a transposed convolution of the small one, of stride
-    2, with the 4x4 weights that the 3x3 ones make when each is spread over 2x2 pixels. Less than half the arithmetic.
+    The doubled map is never made: convolving it with 3x3 weights is a transposed convolution of the small one, with
+    stride 2 and the 4x4 weights that the 3x3 ones make when each is spread over 2x2 pixels. Half the arithmetic.
     """
 
     def forward(self, below: Tensor, skip: Tensor) -> Tensor:
