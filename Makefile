@@ -8,7 +8,11 @@ PIP     = $(BIN)/pip --disable-pip-version-check --quiet
 TORCH   = $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 DEMO    = demo
 
-.PHONY: demo test test-slow lint types unit coverage build clean help
+# What `make versions` tries, by the names on the PATH; the first also has the oldest and the newest dependencies.
+PYTHONS  ?= python3.11 python3.12 python3.13
+VERSIONS  = $(PYTHONS:%=versions-%) versions-oldest versions-newest
+
+.PHONY: demo test test-slow lint types unit coverage bench faults fuzz soak versions $(VERSIONS) audit clean help
 
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1  \t/p' Makefile
@@ -52,6 +56,45 @@ coverage: $(BIN)/.dev  ## the same tests with line coverage; slower
 
 test-slow: $(BIN)/.dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+bench: $(BIN)/.library  ## the standard benchmarks, written into docs/performance.md (most of an hour, 20 GiB)
+	$(BIN)/python -m pyro_sri.scripts.performance
+
+faults: $(BIN)/.dev  ## kill commands at every moment of writing and at random ones, resume, compare (an hour)
+	$(BIN)/python -m pytest tests/faults -s
+
+fuzz: $(BIN)/.dev  ## thousands of damaged files (an hour)
+	$(BIN)/python -m pytest tests/fuzz -s
+
+soak: $(BIN)/.dev  ## thousands of steps of every system (hours)
+	$(BIN)/python -m pytest tests/soaks -s
+
+versions: $(VERSIONS)  ## the fast tests with each Python at hand, with the oldest and with the newest dependencies
+
+# Each in a fresh environment under build/versions, on a copy of the package, installed as a user installs it.
+versions-%: BIN = build/versions/$*/bin
+versions-%: INTERPRETER = $*
+versions-%: CONSTRAINTS = -c constraints.txt
+versions-oldest: CONSTRAINTS = -c constraints-oldest.txt
+versions-oldest: WARNINGS = -W default  # old libraries warn of what newer ones below them will drop
+versions-newest: CONSTRAINTS =
+versions-oldest versions-newest: INTERPRETER = $(firstword $(PYTHONS))
+
+$(VERSIONS): versions-%:
+	@$(INTERPRETER) -c "" 2>/dev/null || { echo "== $@: no $(INTERPRETER) here, skipped"; exit 0; }; set -ex; \
+	$(INTERPRETER) -m venv --clear build/versions/$*; rm -rf build/lib; \
+	$(PIP) install "$(TORCH)"; \
+	$(PIP) install $(CONSTRAINTS) ".[dev]"; \
+	$(PIP) check; \
+	cd build/versions; $*/bin/pytest ../../tests -m "not slow" -n auto $(WARNINGS)
+
+audit: $(BIN)/.dev  ## whether dependencies are pinned, permissive and free of known vulnerabilities
+	$(PIP) check
+	$(BIN)/python tools/audit.py
+	@test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip -q install pip-audit; }
+	@build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt >build/audit/report 2>&1 \
+	&& echo "no known vulnerability" || { grep -q "^Found" build/audit/report && cat build/audit/report \
+	|| echo "not audited for known vulnerabilities: their list cannot be reached (see build/audit/report)"; exit 1; }
 
 clean:  ## remove what was built (never runs, data sets or reports)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

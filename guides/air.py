@@ -14,7 +14,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_sri.models.air import AIRModel, as_grey, normal_if
-from pyro_sri.nn import WHERE_SIZE, Latents, State, StepLSTM, WindowDecoder, WindowEncoder, place_windows
+from pyro_sri.nn import SCALE_FLOOR, WHERE_SIZE, Latents, State, StepLSTM, WindowDecoder, WindowEncoder, place_windows
 
 
 class AIRGuide(PyroModule):
@@ -91,7 +91,7 @@ class AIRGuide(PyroModule):
         """
         presence, loc, raw_scale = outputs.split([1, WHERE_SIZE, WHERE_SIZE], -1)
         probability = torch.sigmoid(presence[:, 0]) * before
-        return probability, self.where_loc + loc, self.where_scale * F.softplus(raw_scale)
+        return probability, self.where_loc + loc, self.where_scale * F.softplus(raw_scale).clamp(min=SCALE_FLOOR)
 
     def start(self, num_scenes: int) -> Latents:
         """What stands for the latents of a step before the first: learned z_where and z_what, z_pres = 1."""

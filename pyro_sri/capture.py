@@ -8,6 +8,11 @@ from torch import Tensor
 WARM_UP = 3  # calls that run as they are, so that libraries and optimiser have allocated what they keep
 
 
+def records(device: torch.device) -> bool:
+    """Whether there is anything to record with: on GPUs."""
+    return device.type == "cuda"
+
+
 def record(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """What repeats the work: its CUDA graph on a GPU, the work itself on the CPU.
 
@@ -18,7 +23,7 @@ def record(work: Callable[[], None], device: torch.device) -> Callable[[], None]
         work: Kernels on tensors that stay where they are; it must not wait for the device.
         device: Where it runs.
     """
-    if device.type != "cuda":
+    if not records(device):
         return work
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -37,39 +42,43 @@ class Captured:
     def __init__(self, function: Callable[[Tensor], None], device: torch.device) -> None:
         self.function = function
         self.device = device
+        self.stream = torch.cuda.Stream(device) if records(device) else None
         self.inputs: Tensor | None = None
-        self.calls: dict[Hashable, int] = {}
-        self.recorded: dict[Hashable, Callable[[], None]] = {}
+        self.phase: Hashable = None
+        self.calls = 0  # in this phase
+        self.repeat: Callable[[], None] | None = None
 
     def __call__(self, inputs: Tensor, phase: Hashable = None) -> None:
         """Does the work.
 
         Args:
             inputs: Always of the same shape.
-            phase: Calls of different phases do different work, and are recorded apart.
+            phase: Calls of another phase do other work: what was recorded is forgotten, with its memory.
         """
         if self.inputs is None:
             self.inputs = torch.empty_like(inputs, device=self.device)
         self.inputs.copy_(inputs, non_blocking=True)
-        self.calls[phase] = self.calls.get(phase, 0) + 1
-        if self.calls[phase] <= WARM_UP:
+        if phase != self.phase:
+            self.phase, self.calls, self.repeat = phase, 0, None
+        self.calls += 1
+        if self.calls <= WARM_UP:
             self._run_aside()
             return
-        if phase not in self.recorded:
-            self.recorded[phase] = record(self._run, self.device)
-        self.recorded[phase]()
+        if self.repeat is None:
+            self.repeat = record(self._run, self.device)
+        self.repeat()
 
     def _run(self) -> None:
         assert self.inputs is not None
         self.function(self.inputs)
 
     def _run_aside(self) -> None:
-        """On a stream of its own, as recording will."""
-        if self.device.type != "cuda":
+        """On a stream of its own, as recording will; the same for all calls, whose memory it reuses."""
+        if self.stream is None:
             self._run()
             return
-        stream, current = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
+        current = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
             self._run()
-        current.wait_stream(stream)
+        current.wait_stream(self.stream)

@@ -287,5 +287,5 @@ class ImageLikelihood:
         scale: Tensor | float = self.pixel_std
         if self.first_pixel_std is not None:
             scale = rgb.new_full((rgb.shape[-4], 1, 1, 1), self.pixel_std)
-            scale[0] = self.first_pixel_std
+            scale[0].fill_(self.first_pixel_std)  # assignment would bring the number from the host
         return MixtureImage(rgb, log_masks, scale, normalised=self.normalised, mixture=self.mixture)

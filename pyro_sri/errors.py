@@ -1,4 +1,13 @@
-"""The one exception that means "the user can mend this"."""
+"""The one exception that means "the user can mend this", and what the commands make of others."""
+
+from collections.abc import Iterator
+
+# How PyTorch and its libraries say that memory ran out, where they do not raise MemoryError.
+OUT_OF_MEMORY = (
+    *("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED", "bad_alloc"),
+    *("Storage size calculation overflowed", "can't start new thread"),
+    *("could not create a primitive", "could not execute a primitive"),
+)
 
 
 class UserError(Exception):
@@ -7,3 +16,24 @@ class UserError(Exception):
     The message is one plain line that says what is wrong, where, and what to do. The commands print it on standard
     error and exit with status 2; library callers catch it like any exception.
     """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception, or one that led to it, says that memory ran out: on the CPU or on a GPU."""
+    return any(
+        isinstance(cause, MemoryError)
+        or (isinstance(cause, RuntimeError) and any(sign in str(cause) for sign in OUT_OF_MEMORY))
+        for cause in causes(error)
+    )
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, the one that it was raised from or after, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def printable(text: str) -> str:
+    """A text with all escaped that ends a line, or that a terminal would obey or cannot show."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

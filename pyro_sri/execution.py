@@ -3,8 +3,10 @@
 None of it changes what a module computes (up to rounding), its parameters, or their names.
 """
 
+import contextlib
 import functools
 import warnings
+from contextlib import AbstractContextManager
 from typing import Any, Literal, get_args
 
 import torch
@@ -38,9 +40,9 @@ def set_precision(module: nn.Module, precision: Precision) -> None:
 
 def _in_bfloat16(forward: Any) -> Any:
     @functools.wraps(forward)
-    def run(inputs: Tensor) -> Tensor:
-        with torch.autocast(inputs.device.type, torch.bfloat16):
-            outputs: Tensor = forward(inputs)
+    def run(*inputs: Tensor) -> Tensor:
+        with torch.autocast(inputs[0].device.type, torch.bfloat16):
+            outputs: Tensor = forward(*inputs)
         return outputs.float()
 
     return run
@@ -56,10 +58,36 @@ def decoders(module: nn.Module) -> list[nn.Module]:
 
 
 def recompute_decoders(module: nn.Module) -> None:
-    """Keeps only the decoders' inputs for the backward pass, which decodes once more (gradient checkpointing)."""
+    """Keeps only the decoders' inputs for the backward pass, which decodes once more (gradient checkpointing).
+
+    Decoders that are also compiled must have been before.
+    """
     for decoder in decoders(module):
-        forward = decoder.forward
-        decoder.forward = functools.partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
+        contexts = functools.partial(_once_noticed, decoder)
+        decoder.forward = functools.partial(
+            checkpoint, decoder.forward, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
+        )
+
+
+def _once_noticed(network: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """The contexts of the first pass and of later ones: batch normalisation must not count the same batch twice."""
+    return contextlib.nullcontext(), _Unnoticed(network)
+
+
+class _Unnoticed(AbstractContextManager[None]):
+    """Batch normalisation leaves its running statistics as they are; may be entered again (EMORL goes back twice)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+        self.noticing = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+
+    def __enter__(self) -> None:
+        for norm, _, _ in self.noticing:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+
+    def __exit__(self, *_: object) -> None:
+        for norm, momentum, count in self.noticing:
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def compile_decoders(module: nn.Module, device: torch.device) -> None:
@@ -68,7 +96,7 @@ def compile_decoders(module: nn.Module, device: torch.device) -> None:
         warnings.warn("there is no compiler that torch.compile can use: decoders run as they are", stacklevel=2)
         return
     for decoder in decoders(module):
-        decoder.compile()
+        decoder.forward = torch.compile(decoder.forward)
 
 
 def _can_compile(device: torch.device) -> bool:

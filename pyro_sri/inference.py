@@ -84,7 +84,9 @@ def explain(
     imagination = None
     if imagine and "imagined_slot_0" in value:
         imagined = {name.removeprefix("imagined_"): v for name, v in value.items() if name.startswith("imagined_")}
-        imagined_model = poutine.condition(model, data={"scene": value["scene"], **imagined})
+        if "scene" in value:
+            imagined["scene"] = value["scene"]
+        imagined_model = poutine.condition(model, data=imagined)
         imagination = poutine.trace(imagined_model).get_trace(images).nodes["reconstruction"]["value"]
     terms = elbo.read(traces)
     return Explanation(

@@ -20,9 +20,10 @@ def slot_distances(imagined: Tensor, segregated: Tensor) -> Tensor:
         segregated: Those of the segregated slots [B, K, D].
 
     Returns:
-        Cost [B, K, K]: entry [b, k, j] is the distance from imagined slot k to segregated slot j. No gradient.
+        Cost [B, K, K]: entry [b, k, j] is the distance from imagined slot k to segregated slot j. No gradient. Finite,
+        so that every matching gives an order: distances that overflow are the largest number.
     """
-    return torch.linalg.vector_norm(imagined[:, :, None] - segregated[:, None], dim=-1)
+    return torch.linalg.vector_norm(imagined[:, :, None] - segregated[:, None], dim=-1).nan_to_num()
 
 
 @torch.no_grad()

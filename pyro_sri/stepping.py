@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from pyro.infer.elbo import ELBOModule
 from torch import Tensor
 
-from pyro_sri.capture import Captured
+from pyro_sri.capture import Captured, records
 from pyro_sri.config import RunConfig
 from pyro_sri.data.loading import to_images
 from pyro_sri.elbo import Terms
@@ -42,14 +42,15 @@ class Stepper:
         module: What is trained, on its device; its networks run as the configuration says.
         optimizer: Its optimiser.
         finite: Whether every loss so far was finite; a tensor on the device.
-        totals: For the loss and every term its sum over steps and their number [2], on the device.
+        totals: For the loss and every term its sum over steps and their number [2] in this process, on the device; in
+            float64, so that it does not matter where a resumed run adds them up.
 
     Args:
         config: The run.
         fabric: The process's part in the run.
         module: What to train.
         optimizer: Its optimiser, with the state that training goes on from.
-        totals: The totals that training goes on from.
+        totals: The totals that training goes on from, those of the average process.
     """
 
     def __init__(
@@ -62,13 +63,14 @@ class Stepper:
     ) -> None:
         self.config, self.fabric, self.module, self.optimizer = config, fabric, module, optimizer
         set_precision(module, config.precision)
-        if config.recompute_decoder:
-            recompute_decoders(module)
         if config.compile:
             compile_decoders(module, fabric.device)
+        if config.recompute_decoder:
+            recompute_decoders(module)
         self.wrapped: Any
         self.wrapped, self.wrapped_optimizer = fabric.setup(module, optimizer)
-        captured = config.capture and fabric.device.type == "cuda"
+        optimizer.load_state_dict(optimizer.state_dict())  # which brings a restored state to the parameters' device
+        captured = config.capture and records(fabric.device)
         for group in optimizer.param_groups:
             group["capturable"] = captured
             rate = config.learning_rate
@@ -115,7 +117,7 @@ class Stepper:
         self.finite &= torch.isfinite(loss.detach())
         for name, value in (("loss", loss.detach()), *terms.items()):
             if name not in self.totals:
-                self.totals[name] = torch.zeros(2, device=value.device, dtype=value.dtype)
+                self.totals[name] = torch.zeros(2, device=value.device, dtype=torch.float64)
             self.totals[name] += torch.stack([value, self.ones.to(value)])
 
     def take_means(self) -> dict[str, float]:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -13,25 +14,26 @@ from typing import Any
 import pyro
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pyro.infer.elbo import ELBOModule
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from pyro_sri import runs
 from pyro_sri.capture import WARM_UP
-from pyro_sri.config import RESUMABLE, Device, RunConfig, flag
+from pyro_sri.config import RESUMABLE, Device, EMORLConfig, RunConfig, SRIConfig, flag
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.loading import evaluation_batches, to_images, training_batches
 from pyro_sri.elbo import Terms
 from pyro_sri.errors import UserError
-from pyro_sri.processes import total_over_processes
+from pyro_sri.processes import mean_over_processes, plain_connection_errors, total_over_processes
 from pyro_sri.schedule import learning_rate
 from pyro_sri.seeds import seed_step
 from pyro_sri.stepping import Stepper, TrainingStep, new_optimizer
 from pyro_sri.viz import tensorboard_images
 
 VALIDATED_STEPS = WARM_UP  # first steps of a run that check every distribution's arguments and sites' shapes
-AGREE_EVERY = 10  # steps between the questions, in a distributed run, whether to stop
+AGREE_EVERY = {"cpu": 1, "cuda": 10}  # steps between the questions whether to stop; a GPU has to be waited for
 PICTURE_IMAGES = 8
 TENSORBOARD = "tensorboard"
 
@@ -42,11 +44,16 @@ class Diverged(UserError):
     """The loss or a parameter is no longer finite; the last good checkpoint stands."""
 
 
+@plain_connection_errors()
 def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Progress | None = None) -> runs.Run:
     """Trains a run from its start or from its last checkpoint to `config.steps`.
 
     A step's draws are a pure function of (seed, process, step), and so is its batch: a resumed run continues bit for
-    bit on the same kind of device.
+    bit on CPUs, and up to the order in which GPUs add on those.
+
+    In the main thread, Ctrl-C (SIGINT) and SIGTERM end training after the current step, with a checkpoint; a second
+    Ctrl-C ends it at once and leaves the last checkpoint as it is. A kill leaves at most an empty file ".lock" and one
+    ".NAME.unfinished" beside each file NAME, which the resumed run takes over, and a cut last log line.
 
     Args:
         config: The run; `config.data` names the file.
@@ -59,8 +66,10 @@ def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Prog
         The finished run, or the run as far as it came when it was interrupted.
 
     Raises:
-        UserError: On data that does not fit, a folder that holds something else, changed fields, a full disk.
-        Diverged: If the loss is no longer finite.
+        UserError: On data that does not fit, a folder that holds something else or that another process trains in,
+            changed fields, a full disk.
+        Diverged: If the loss is no longer finite; in every process of a distributed run.
+        KeyboardInterrupt: On a second Ctrl-C.
     """
     fabric = _fabric(config)
     check_data(config)
@@ -75,20 +84,22 @@ def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Prog
     step_module = TrainingStep(*config.build())
     optimizer = new_optimizer(step_module, config)
     state = _State()
-    if resumed and run.checkpoint("last").exists():
-        state.restore(run, step_module, optimizer)
-    elif config.start_from is not None:
+    if config.start_from is not None and not (resumed and run.checkpoint("last").exists()):
         weights = runs.find_run(config.start_from).checkpoint()
         runs.fill(step_module, runs.load_checkpoint(weights)["objective"], weights)
-    if state.step > config.steps:
-        raise UserError(f"{path} is at step {state.step} already: --steps {config.steps} would go back")
-    if state.step == config.steps and run.checkpoint("last").exists():
-        return run
     fabric.barrier()  # every process has looked before the first one writes
-    if fabric.is_global_zero:
-        runs.write_config(path, config)
-    fabric.barrier()
-    return _Trainer(config, run, fabric, step_module, optimizer, state, progress).run_steps()
+    with _alone(fabric, path, new=not resumed):
+        if resumed and run.checkpoint("last").exists():
+            state.restore(run, step_module, optimizer)
+        _check_shared(fabric, path, state.step)
+        if state.step > config.steps:
+            raise UserError(f"{path} is at step {state.step} already: --steps {config.steps} would go back")
+        if state.step == config.steps and run.checkpoint("last").exists():
+            return run
+        if fabric.is_global_zero:
+            runs.write_config(path, config)
+        fabric.barrier()
+        return _Trainer(config, run, fabric, step_module, optimizer, state, progress).run_steps()
 
 
 def pick_device(device: Device) -> torch.device:
@@ -106,18 +117,68 @@ def _fabric(config: RunConfig) -> Fabric:
     accelerator = pick_device(config.device).type
     if accelerator == "cuda" and config.devices > torch.cuda.device_count():
         raise UserError(f"--devices {config.devices} asks for more GPUs than the {torch.cuda.device_count()} here")
-    # While the segregation trains alone, the other parameters get no gradients.
-    alone = getattr(config, "segregation_steps", 0) > 0
-    strategy = ("ddp_find_unused_parameters_true" if alone else "ddp") if config.num_processes > 1 else "auto"
+    _check_launcher(config)
+    strategy = "ddp_find_unused_parameters_true" if _leaves_parameters_out(config) else "ddp"
+    strategy = strategy if config.num_processes > 1 else "auto"
     try:
         fabric = Fabric(accelerator=accelerator, devices=config.devices, num_nodes=config.nodes, strategy=strategy)
-    except ValueError as error:  # the launcher (torchrun, SLURM) started another number of processes
-        raise UserError(
-            f"--devices {config.devices} --nodes {config.nodes} do not fit the processes that were started: "
-            "give the launcher's numbers"
-        ) from error
-    fabric.launch()
+        fabric.launch()
+    except (ValueError, RuntimeError) as error:  # a launcher's settings, an address, a port
+        raise UserError(f"cannot start or join the {config.num_processes} processes: {error}") from error
     return fabric
+
+
+def _leaves_parameters_out(config: RunConfig) -> bool:
+    """Whether there are steps after which some parameters have no gradients: those of networks that did not run."""
+    if isinstance(config, EMORLConfig) and 0 in (config.refinement_steps, config.later_refinement_steps):
+        return True  # no refinement
+    if isinstance(config, SRIConfig) and (config.segregation_steps > 0 or config.segregation == "emorl"):
+        return True  # the segregation alone; EMORL without refinement
+    return getattr(config, "num_slots", None) == 1  # no slot after the first, whose prior depends on it
+
+
+def _check_launcher(config: RunConfig) -> None:
+    """Raises UserError unless a launcher started the run's processes, or there is none and none is needed."""
+    if TorchElasticEnvironment.detect():
+        launcher, devices, total = "torchrun", int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    elif SLURMEnvironment.detect():
+        devices, total = int(os.environ.get("SLURM_NTASKS_PER_NODE", 1)), int(os.environ["SLURM_NTASKS"])
+        launcher = "srun"
+    else:
+        if config.nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= os.environ.keys():
+            raise UserError(
+                f"--nodes {config.nodes}: start it on every machine with torchrun or srun, or set MASTER_ADDR, "
+                "MASTER_PORT and NODE_RANK there"
+            )
+        return
+    if (config.devices, config.nodes) != (devices, total // devices):
+        raise UserError(
+            f"--devices {config.devices} --nodes {config.nodes} do not fit the processes that {launcher} started: "
+            f"give --devices {devices} --nodes {total // devices}"
+        )
+
+
+def _check_shared(fabric: Fabric, path: Path, step: int) -> None:
+    """Raises UserError unless all processes found the same checkpoint, if any, in the run directory."""
+    if mean_over_processes(torch.tensor(step, device=fabric.device, dtype=torch.float64)).item() != step:
+        raise UserError(f"the processes do not see the same run in {path}: put it where all machines have it")
+
+
+@contextlib.contextmanager
+def _alone(fabric: Fabric, path: Path, new: bool) -> Iterator[None]:
+    """Keeps other runs out of the run directory; where one is there already, every process refuses."""
+    with contextlib.ExitStack() as stack:
+        refusal = None
+        if fabric.is_global_zero:
+            try:
+                stack.enter_context(runs.keep_alone(path))
+                if new:
+                    runs.check_new(path)
+            except UserError as error:
+                refusal = error
+        if total_over_processes(torch.tensor(float(refusal is not None), device=fabric.device)).item():
+            raise refusal or UserError(f"the first process cannot use {path}: it says why")
+        yield
 
 
 def check_data(config: RunConfig) -> None:
@@ -188,9 +249,7 @@ class _Trainer:
     ) -> None:
         self.config, self.run, self.fabric, self.state, self.progress = config, run, fabric, state, progress
         self.module, self.optimizer = module, optimizer
-        share = float(fabric.is_global_zero)  # the totals of all processes were stored as one
-        totals = {name: share * total for name, total in state.totals.items()}
-        self.stepper = Stepper(config, fabric, module, optimizer, totals)
+        self.stepper = Stepper(config, fabric, module, optimizer, state.totals)
         self.log_start = (state.step, time.perf_counter())
         self.stopped = False
         self.saved_step = state.step
@@ -222,11 +281,13 @@ class _Trainer:
         try:
             with pyro.settings.context(module_local_params=True), self._signals():
                 while state.step < config.steps and not self._should_stop():
-                    with pyro.validation_enabled(state.step < first + VALIDATED_STEPS):
+                    # A process that refuses its share on its own would leave the others waiting.
+                    validated = state.step < first + VALIDATED_STEPS and self.fabric.world_size == 1
+                    with pyro.validation_enabled(validated):
                         images = next(batches)["images"]
                         try:
                             self.stepper(images, state.step)
-                        except ValueError:  # while validation is on, a distribution refuses what is not finite
+                        except (ValueError, RuntimeError):  # a distribution may refuse what is not finite
                             if not self._is_finite():
                                 raise self._diverged() from None
                             raise
@@ -244,7 +305,7 @@ class _Trainer:
         """Whether a signal came, to any process: they stop after the same step, which they agree on now and then."""
         if self.fabric.world_size == 1:
             return self.stopped
-        if self.state.step % AGREE_EVERY:
+        if self.state.step % AGREE_EVERY[self.fabric.device.type]:
             return False
         return bool(total_over_processes(torch.tensor(float(self.stopped), device=self.fabric.device)).item())
 
@@ -280,7 +341,7 @@ class _Trainer:
     def _write(self, line: dict[str, float]) -> None:
         if self.writer is None:
             return
-        with runs.plain_disk_errors(self.run.path / runs.LOG), (self.run.path / runs.LOG).open("a") as log:
+        with runs.plain_disk_errors(self.run.path / runs.LOG), runs.open_log(self.run.path) as log:
             log.write(json.dumps({"step": self.state.step, **line}) + "\n")
         with runs.plain_disk_errors(self.run.path / TENSORBOARD):
             for name, value in line.items():
@@ -333,7 +394,7 @@ class _Trainer:
 
     def _save(self, improved: bool) -> None:
         self._require_finite()
-        totals = {name: total_over_processes(total).cpu() for name, total in self.stepper.totals.items()}
+        totals = {name: mean_over_processes(total).cpu() for name, total in self.stepper.totals.items()}
         if self.fabric.is_global_zero:
             checkpoint = {
                 "step": self.state.step,
@@ -378,10 +439,14 @@ class _Trainer:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Makes Ctrl-C and SIGTERM end the run after the current step, with a checkpoint."""
+        """Makes Ctrl-C and SIGTERM end the run after the current step, with a checkpoint; a second Ctrl-C, at once."""
+        interrupted = False
 
         def stop(number: int, frame: Any) -> None:
-            self.stopped = True
+            nonlocal interrupted
+            if number == signal.SIGINT and interrupted:
+                raise KeyboardInterrupt
+            self.stopped, interrupted = True, interrupted or number == signal.SIGINT
 
         try:
             before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,180 +1,279 @@
-"""`pyro-sri bench`: what a training step and its images cost, and where the time goes."""
+"""`pyro-sri bench`: what a training step, an inference and a sample cost, and where the time of a step goes."""
 
+import dataclasses
+import itertools
 import json
+import re
 import resource
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pyro
 import torch
 import tyro
+from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
-from pyro_sri.config import Device, RunConfig
+from pyro_sri import capture
+from pyro_sri.config import RunConfig, flag
 from pyro_sri.data.format import Scenes
 from pyro_sri.data.loading import to_images, training_batches
 from pyro_sri.data.writing import write_dataset
 from pyro_sri.errors import UserError
-from pyro_sri.presets import find_preset
+from pyro_sri.inference import explain, sample_scenes
+from pyro_sri.models.slot_attention import SlotAttentionModel
+from pyro_sri.presets import PRESETS, find_preset
 from pyro_sri.scripts.cli import parse
-from pyro_sri.seeds import check_seed
-from pyro_sri.stepping import TrainingStep
+from pyro_sri.stepping import Stepper, TrainingStep, new_optimizer
 from pyro_sri.training import pick_device
 
+PROG = "pyro-sri bench"
+TIMED_STEPS = 10
 WARM_UP = 2
 EVERYTHING = 10**9  # a step beyond every schedule: the whole objective
 WHOLE_STEP = ("forward", "backward", "optimiser")  # these stages make up the step
+OUTSIDE = "outside the networks, forward"
+PASSES = 3  # of whole batches, through the loader or a system; the best counts
+LATENCIES = 11  # single images or scenes; the median counts
 LOADER_BYTES = 64 * 1024**2  # of the images that the loader is timed on
-LOADER_PASSES = 3
+NO_PRIOR = "the system has no prior to sample from"
+UNUSED = {
+    "data": "images are random",
+    "start_from": "weights are new",
+    "devices": "one process",
+    "nodes": "one process",
+}
+
+_SHORT = re.compile(r"--batch(?==|$)")
+
+Result = dict[str, Any]
+Clock = Callable[[], float]
+
+_HELP = """Measure a preset's training step, its inference and its samples on random images, and the loading of images.
+
+The step is the one that `train` runs, at any size and in any precision: every field of the preset is an option. Quote
+the best step as a ratio to a fixed piece of work on the same machine, timed in turn (python -m pyro_sri.scripts.unit):
+machines differ and are noisy. The loader reads a temporary file, which the operating system's cache holds: a slow disk
+shows up in neither of its figures. The table of stages is that of one more step, neither compiled nor captured.
+
+For example:
+
+pyro-sri bench sri-quick
+
+pyro-sri bench sri-mog-shapestacks --batch 8 --steps 5 --json
+
+pyro-sri bench sri-mog-shapestacks --image-size 128 --num-slots 11 --recompute-decoder
+
+pyro-sri bench sri-mog-shapestacks --precision bf16 --capture
+
+--batch is short for --batch-size, and --steps is the number of steps that are timed, after a warm-up.
+
+Args:
+    config: The preset's fields.
+    json: End with one line of JSON.
+"""
 
 
-def bench(
-    preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")],
-    /,
-    batch: int | None = None,
-    steps: int = 10,
-    device: Device = "auto",
-    seed: int = 0,
-    json: bool = False,
-) -> None:
-    """Measure a preset's training step on random images, and how fast images can be loaded.
-
-    Quote the best step as a ratio to a fixed piece of work on the same machine, timed in turn: machines differ and
-    are noisy. The loader reads a temporary file, which the operating system's cache holds: a slow disk shows up in
-    neither of its figures.
-
-    For example:
-
-    pyro-sri bench sri-quick
-
-    pyro-sri bench sri-mog-shapestacks --batch 8 --steps 5 --json
-
-    Args:
-        preset: Name of a preset.
-        batch: Images per step; the preset's own number if not given.
-        steps: Steps that are timed, after two that are not.
-        device: Where to run; auto takes a GPU if there is one.
-        seed: Seed of weights, images and draws.
-        json: End with one line of JSON.
-    """
-    check_seed(seed)
-    if steps < 1 or (batch is not None and batch < 1):
-        raise UserError("--steps and --batch must be at least 1")
-    config = find_preset(preset).config
-    result = measure(config, batch or config.batch_size, steps, pick_device(device), seed)
+def main(args: Sequence[str]) -> None:
+    """Runs the command."""
+    if not args or args[0].startswith("-"):
+        if {"-h", "--help"} & set(args):
+            print(_HELP.split("\n\nArgs")[0])
+            print(f"\nusage: {PROG} PRESET [--batch B] [--steps N] [--json] [any field of the preset]")
+            print(f"\npresets: {', '.join(PRESETS)}\nThe fields of a preset: {PROG} PRESET --help")
+            return
+        raise UserError(f"which preset? '{PROG} PRESET' takes one of {', '.join(PRESETS)}")
+    config, as_json = _read(find_preset(args[0]).config, args[1:])
+    result = measure(config)
     _print_table(result)
-    if json:
-        _print_json(result)
+    if as_json:
+        print(json.dumps(result))
 
 
-def measure(config: RunConfig, batch: int, steps: int, device: torch.device, seed: int) -> dict[str, Any]:
-    """Times training steps, then the loader.
+def _read(preset: RunConfig, args: Sequence[str]) -> tuple[RunConfig, bool]:
+    """The run to measure, and whether to print JSON."""
+    default = dataclasses.replace(preset, steps=TIMED_STEPS)
+
+    def read(config: Any = default, json: bool = False) -> tuple[RunConfig, bool]:
+        return config, json
+
+    read.__annotations__["config"] = tyro.conf.OmitArgPrefixes[type(default)]  # type: ignore[misc]
+    read.__doc__ = _HELP
+    config, as_json = parse(read, f"{PROG} {default.preset}", [_SHORT.sub("--batch-size", arg) for arg in args])
+    config.require(["steps"], lambda value: value > 0, "at least 1")
+    for name, reason in UNUSED.items():
+        if getattr(config, name) != getattr(default, name):
+            raise UserError(f"{flag(name)} has no place in a benchmark ({reason}): leave it out")
+    return config, as_json
+
+
+def measure(config: RunConfig) -> Result:
+    """Times training steps, inference and samples, the loader, and the stages of one more step.
 
     Args:
-        config: The run.
-        batch: Images per step.
-        steps: Timed steps.
-        device: Where.
-        seed: Seed of weights, images and draws.
+        config: The run; `config.steps` are timed, of `config.batch_size` random images, on one device.
 
     Returns:
-        What `bench --json` prints: times in ms, memory in MiB (of the process on the CPU, of the allocator on a GPU).
-        The stages are those of one more step: forward pass, backward pass and optimiser, which add up to it, and the
-        forward passes of single networks, which are parts of the first.
+        What `bench --json` prints: times in ms, memory in MiB at the peak of the training steps (of the process on the
+        CPU, of the allocator on a GPU). Inference is that of a batch by `explain` without the imagined rollout;
+        samples are a batch of decoded scenes; a system without a prior has None for them, and `<name>_reason`. The
+        stages are forward pass, backward pass and optimiser, which add up to a step, the forward passes of single
+        networks, which are parts of the first, and what is left of it.
 
     Raises:
-        UserError: If there is no room for the loader's temporary file.
+        UserError: If there is no such device, or no room for the loader's temporary file.
     """
-    torch.manual_seed(seed)
-    module = TrainingStep(*config.build()).to(device)
-    optimizer = torch.optim.Adam(module.parameters(), lr=config.learning_rate, fused=True)
-    module.elbo.step = EVERYTHING
-    images = torch.rand(batch, 3, config.image_size, config.image_size, device=device)
-    wait: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-
-    def step(clock: "StageClock | None" = None) -> float:
-        wait()
-        start = time.perf_counter()
-        optimizer.zero_grad()
-        loss, _ = module(images)
-        forward_end = time.perf_counter()
-        loss.backward()
-        wait()
-        backward_end = time.perf_counter()
-        optimizer.step()
-        wait()
-        if clock is not None:
-            clock.add("forward", forward_end - start)
-            clock.add("backward", backward_end - forward_end)
-            clock.add("optimiser", time.perf_counter() - backward_end)
-        return 1000 * (time.perf_counter() - start)
-
+    device = pick_device(config.device)
+    now = _clock(device)
+    size = config.image_size
+    draws = np.random.default_rng(config.seed).integers(0, 256, (config.batch_size, size, size, 3), dtype=np.uint8)
+    images = torch.from_numpy(draws).to(device)
     with pyro.settings.context(module_local_params=True), pyro.validation_enabled(False):
-        for _ in range(WARM_UP):
-            step()
-        times = [step() for _ in range(steps)]
-        clock = StageClock(wait)
-        with clock.watching(_stages(module)):
-            step(clock)
-    peak_memory = _peak_memory(device)  # of the steps, without the loader
-    from_memory, from_disk = _loader_rates(config, batch, device, seed, wait)
-    return {
-        "preset": config.preset,
-        "batch": batch,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
-        "precision": "float32",
+        return {
+            "preset": config.preset,
+            "batch": config.batch_size,
+            "device": _name(device),
+            "precision": config.precision,
+            **_speed(config, images, now),
+            **_loader_rates(config, device, now),
+            "stages": _stage_times(dataclasses.replace(config, compile=False, capture=False), images, now),
+        }
+
+
+def _clock(device: torch.device) -> Clock:
+    """Reads milliseconds once the device has done its work."""
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return 1000 * time.perf_counter()
+
+    return now
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+
+
+def _times(work: Callable[[], object], count: int, now: Clock, warm_up: int = 1) -> list[float]:
+    """Milliseconds of every call after the first ones."""
+    times = []
+    for _ in range(warm_up + count):
+        start = now()
+        work()
+        times.append(now() - start)
+    return times[warm_up:]
+
+
+def _new_stepper(config: RunConfig, device: torch.device) -> Stepper:
+    """What training would step with, on new weights."""
+    fabric = Fabric(accelerator=device.type, devices=1)
+    torch.manual_seed(config.seed)
+    module = TrainingStep(*config.build())
+    return Stepper(config, fabric, module, new_optimizer(module, config))
+
+
+def _speed(config: RunConfig, images: Tensor, now: Clock) -> Result:
+    """Steps, their memory, and what the system does without gradients, networks run as the configuration says."""
+    if images.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+    stepper = _new_stepper(config, images.device)
+    numbers = itertools.count(EVERYTHING)
+    warm_up = capture.WARM_UP + 1 if config.capture else WARM_UP  # the last of them is recorded
+    times = _times(lambda: stepper(images, next(numbers)), config.steps, now, warm_up)
+    training = {
         "best_step_ms": round(min(times), 2),
         "median_step_ms": round(statistics.median(times), 2),
-        "images_per_second": round(1000 * batch / statistics.median(times), 2),
-        "peak_memory_mb": round(peak_memory, 1),
-        "loader_memory_images_per_second": round(from_memory, 2),
-        "loader_disk_images_per_second": round(from_disk, 2),
-        "stages": {name: round(ms, 2) for name, ms in clock.milliseconds.items()},
+        "images_per_second": round(1000 * len(images) / statistics.median(times), 2),
+        "peak_memory_mb": round(_peak_memory(images.device), 1),
+    }
+    module = stepper.module.eval()
+    given = to_images(images, images.device)
+    inference = _rates("inference_images_per_second", "infer_one_ms", len(images), now, _inferring(module, given))
+    if isinstance(module.model, SlotAttentionModel):
+        names = ("sampling_images_per_second", "sample_one_ms")
+        samples = dict.fromkeys(names) | {f"{name}_reason": NO_PRIOR for name in names}
+    else:
+        samples = _rates("sampling_images_per_second", "sample_one_ms", len(images), now, _sampling(module))
+    return training | inference | samples
+
+
+def _inferring(module: TrainingStep, images: Tensor) -> Callable[[int], object]:
+    return lambda count: explain(module.model, module.guide, images[:count], module.elbo, imagine=False)
+
+
+def _sampling(module: TrainingStep) -> Callable[[int], object]:
+    return lambda count: sample_scenes(module.model, count, chunk=count)
+
+
+def _rates(rate: str, latency: str, batch: int, now: Clock, work: Callable[[int], object]) -> Result:
+    """Images per second in batches, by the best of some passes, and the median milliseconds of a single one."""
+    return {
+        rate: round(1000 * batch / min(_times(lambda: work(batch), PASSES, now)), 2),
+        latency: round(statistics.median(_times(lambda: work(1), LATENCIES, now)), 2),
     }
 
 
-def _loader_rates(
-    config: RunConfig, batch: int, device: torch.device, seed: int, wait: Callable[[], object]
-) -> tuple[float, float]:
-    """Images per second from memory and from disk, as float batches on the device: the best of some passes."""
-    size = config.image_size
+def _loader_rates(config: RunConfig, device: torch.device, now: Clock) -> Result:
+    """Images per second from memory and from disk, as float batches on the device, by the best of some passes."""
+    size, batch = config.image_size, config.batch_size
     num_images = max(batch, LOADER_BYTES // (3 * size**2))
-    images = np.random.default_rng(seed).integers(0, 256, (num_images, size, size, 3), dtype=np.uint8)
-    rates = []
+    images = np.random.default_rng(config.seed).integers(0, 256, (num_images, size, size, 3), dtype=np.uint8)
+    rates = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.h5"
         write_dataset(path, {"train": [Scenes(images)]}, {})
-        for limit in (images.nbytes, 0):
+        for source, limit in (("memory", images.nbytes), ("disk", 0)):
             batches = training_batches(
                 path,
                 "train",
                 batch,
-                seed,
+                config.seed,
                 num_workers=config.num_workers,
                 device=device,
                 in_memory_limit_bytes=limit,
             )
-            times = []
-            for _ in range(1 + LOADER_PASSES):
-                wait()
-                start = time.perf_counter()
+
+            def load(batches: Iterator[dict[str, Tensor]] = batches) -> None:
                 for _ in range(num_images // batch):
                     to_images(next(batches)["images"], device)
-                wait()
-                times.append(time.perf_counter() - start)
-            rates.append(num_images // batch * batch / min(times[1:]))  # the first pass fills the buffers
-    return rates[0], rates[1]
+
+            best = min(_times(load, PASSES, now))  # the first pass fills the buffers
+            rates[f"loader_{source}_images_per_second"] = round(1000 * (num_images // batch) * batch / best, 2)
+    return rates
+
+
+def _stage_times(config: RunConfig, images: Tensor, now: Clock) -> dict[str, float]:
+    """Milliseconds of the stages of one step after a warm-up."""
+    stepper = _new_stepper(config, images.device)
+    stepper(images, EVERYTHING)
+    ends: list[float] = []
+    with ExitStack() as handles:
+        networks = handles.enter_context(ExitStack())
+        inside = networks.enter_context(_watching(_stages(stepper.module), now))
+
+        def forward_ends(*_: Any) -> None:
+            networks.close()  # the backward pass may run networks again
+            ends.append(now())
+
+        handles.callback(stepper.module.register_forward_hook(forward_ends).remove)
+        handles.callback(stepper.optimizer.register_step_pre_hook(lambda *_: ends.append(now())).remove)
+        start = now()
+        stepper(images, EVERYTHING + 1)
+        ends.append(now())
+    stages = {name: end - begin for name, begin, end in zip(WHOLE_STEP, [start, *ends], ends, strict=False)}
+    stages |= {f"{name}, forward": ms for name, ms in inside.items()}
+    stages[OUTSIDE] = stages["forward"] - sum(inside.values())
+    return {name: round(ms, 2) for name, ms in stages.items()}
 
 
 def _stages(module: TrainingStep) -> dict[str, nn.Module]:
@@ -191,44 +290,39 @@ def _stages(module: TrainingStep) -> dict[str, nn.Module]:
     }
 
 
-class StageClock:
-    """Adds up the time spent in stages of a step."""
+@contextmanager
+def _watching(networks: dict[str, nn.Module], now: Clock) -> Iterator[dict[str, float]]:
+    """Adds up the milliseconds that are spent in each network while inside, whichever of its modules is called.
 
-    def __init__(self, wait: Callable[[], object]) -> None:
-        self.wait = wait
-        self.milliseconds: dict[str, float] = {}
+    What one network calls of another counts for the first; a module that two share counts for the one named first.
+    """
+    milliseconds: dict[str, float] = {}
+    depth, start = 0, 0.0
 
-    def add(self, name: str, seconds: float) -> None:
-        """Adds seconds to a stage."""
-        self.milliseconds[name] = self.milliseconds.get(name, 0.0) + 1000 * seconds
+    def enter(*_: Any) -> None:
+        nonlocal depth, start
+        if depth == 0:
+            start = now()
+        depth += 1
 
-    @contextmanager
-    def watching(self, stages: dict[str, nn.Module]) -> Iterator[None]:
-        """Times the forward passes of these modules while inside."""
-        starts: dict[str, float] = {}
+    def leave(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            nonlocal depth
+            depth -= 1
+            if depth == 0:
+                milliseconds[name] = milliseconds.get(name, 0.0) + now() - start
 
-        def before(name: str) -> Callable[..., None]:
-            def hook(*_: Any) -> None:
-                self.wait()
-                starts[name] = time.perf_counter()
+        return hook
 
-            return hook
-
-        def after(name: str) -> Callable[..., None]:
-            def hook(*_: Any) -> None:
-                self.wait()
-                self.add(f"{name}, forward", time.perf_counter() - starts[name])
-
-            return hook
-
-        handles = []
-        for name, stage in stages.items():
-            handles += [stage.register_forward_pre_hook(before(name)), stage.register_forward_hook(after(name))]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    owners: dict[nn.Module, str] = {}
+    for name, network in networks.items():
+        for module in network.modules():
+            owners.setdefault(module, name)
+    with ExitStack() as handles:
+        for module, name in owners.items():
+            handles.callback(module.register_forward_pre_hook(enter).remove)
+            handles.callback(module.register_forward_hook(leave(name)).remove)
+        yield milliseconds
 
 
 def _peak_memory(device: torch.device) -> float:
@@ -239,8 +333,9 @@ def _peak_memory(device: torch.device) -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def _print_table(result: dict[str, Any]) -> None:
-    table = Table("what", "ms", "share", title=f"{result['preset']}, batch {result['batch']}, {result['device']}")
+def _print_table(result: Result) -> None:
+    title = "{preset}, batch {batch}, {precision}, {device}".format_map(result)
+    table = Table("what", "ms", "share", title=title)
     table.add_row("step, best", f"{result['best_step_ms']:.1f}", "")
     table.add_row("step, median", f"{result['median_step_ms']:.1f}", "")
     whole = sum(result["stages"][name] for name in WHOLE_STEP)
@@ -250,19 +345,19 @@ def _print_table(result: dict[str, Any]) -> None:
     for source in ("memory", "disk"):
         ms = 1000 * result["batch"] / result[f"loader_{source}_images_per_second"]
         table.add_row(f"loading, from {source}", f"{ms:.2f}", f"{100 * ms / result['median_step_ms']:.2f}%")
+    table.add_section()
+    table.add_row("inferring one image", f"{result['infer_one_ms']:.1f}", "")
+    if result["sample_one_ms"] is not None:
+        table.add_row("sampling one scene", f"{result['sample_one_ms']:.1f}", "")
     console = Console()
     console.print(table)
     console.print(f"{result['images_per_second']:.1f} images/s, peak memory {result['peak_memory_mb']:.0f} MiB")
+    console.print(f"inference: {result['inference_images_per_second']:.1f} images/s in batches of {result['batch']}")
+    if result["sampling_images_per_second"] is None:
+        console.print(f"no samples: {result['sampling_images_per_second_reason']}")
+    else:
+        console.print(f"samples: {result['sampling_images_per_second']:.1f} images/s in batches of {result['batch']}")
     console.print(
         f"loading: {result['loader_memory_images_per_second']:.0f} images/s from memory, "
         f"{result['loader_disk_images_per_second']:.0f} from disk"
     )
-
-
-def _print_json(result: dict[str, Any]) -> None:
-    print(json.dumps(result))
-
-
-def main(args: Sequence[str]) -> None:
-    """Runs the command."""
-    parse(bench, "pyro-sri bench", args)

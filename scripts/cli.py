@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from pyro_sri.data.format import Report
-from pyro_sri.errors import UserError
+from pyro_sri.errors import UserError, printable
 
 _BOX = re.compile(r"^[│|+╭╰]|[│|+╮╯]$")  # drawn with plain characters where the output is not UTF-8
 _RULE = re.compile(r"[─-]{3,}")
@@ -100,8 +101,15 @@ def one_line(box: str, prog: str) -> str:
 
 
 def note(text: str) -> None:
-    """One line for people, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """One plain line for people, on standard error."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def check_memory(what: str, num_bytes: int) -> None:
+    """Raises UserError if something takes more memory than this machine has at all."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if num_bytes > there:
+        raise UserError(f"{what} take more memory than the {there / 1e9:.3g} GB of this machine; ask for fewer")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The commands `pyro-sri data ...`: make or convert a dataset file, look at one, and audit towers."""
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,9 +12,13 @@ from tyro.conf import Positional, arg
 
 from pyro_sri.data import preview as pictures
 from pyro_sri.data.format import check_dataset
+from pyro_sri.data.generators import find_generator
 from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.data.physics import audit_towers
+from pyro_sri.errors import UserError, printable
 from pyro_sri.scripts.cli import note, parse_subcommand, progress_bar
+from pyro_sri.scripts.convert import convert
+from pyro_sri.scripts.sample import check_new_file
 
 
 def make(
@@ -73,7 +78,7 @@ def make(
         val: Images in the split val; 0 leaves it out.
         test: Images in the split test; 0 leaves it out.
         seed: Seed of the scenes.
-        workers: Processes that share the work; left out: one for each core.
+        workers: Processes that share the work, at most one for each core; left out: one for each core.
         variant: multi_dsprites: colored_on_grayscale (default), binarized (2-3 white sprites on black) or
             colored_on_colored (1-4 sprites, all colours). rooms: train (default), empty_room, six_objects or
             identical_color (4-6 objects of one colour).
@@ -98,13 +103,13 @@ def make(
         "kinds": kinds,
     }
     options = {option: value for option, value in given.items() if value is not None}
+    _check_disk(out, max(0, train) + max(0, val) + max(0, test), find_generator(name).sizes[0])
+    workers = usable_cores() if workers is None else min(workers, usable_cores())
     try:
         with progress_bar() as report:
-            workers = usable_cores() if workers is None else workers
             found = make_dataset(name, out, size, train, val, test, seed, workers, options, report)
-    except KeyboardInterrupt:
-        note(f"stopped; the same command goes on with {out}")
-        raise
+    except KeyboardInterrupt as stop:
+        raise type(stop)(f"the same command goes on with {out}") from None
     if found:
         note(f"{found} pieces were there already from an earlier start")
     print(f"made {out}: generated {name}, {train} train, {val} val, {test} test images")
@@ -126,14 +131,14 @@ def info(file: Positional[Path], /) -> None:
     summary = pictures.info(file)
     facts = Table(show_header=False, box=None)
     for label, value in _facts(summary):
-        facts.add_row(label, value)
+        facts.add_row(label, printable(value))
     origin = "generated" if summary["generated"] else f"source: {summary['source']}"
-    splits = Table(title=f"{file.name} ({origin})", title_justify="left")
+    splits = Table(title=printable(f"{file.name} ({origin})"), title_justify="left")
     for column in ("split", "images", "image shape", "entities", "factors", "background", "objects per scene: scenes"):
         splits.add_column(column, justify="right" if column == "images" else "left")
     for split, facts_of_split in summary["splits"].items():
         splits.add_row(split, *_row(facts_of_split))
-    console = Console(markup=False, highlight=False)
+    console = Console(markup=False, emoji=False, highlight=False)
     console.print(facts)
     console.print(splits)
 
@@ -154,6 +159,7 @@ def preview(file: Positional[Path], /, out: Path, num: int = 32, split: str = "t
     Raises:
         UserError: If the file is missing, damaged or has no such split, or the PNG cannot be written.
     """
+    check_new_file(out, (".png",))
     pictures.contact_sheet(file, out, num, split)
     print(f"drew {out}")
 
@@ -204,6 +210,16 @@ def audit(file: Positional[Path], /, num: int = 200, split: str = "train", seed:
         print(f"fallen: {' '.join(str(number) for number in fallen)}")
 
 
+def _check_disk(out: Path, num_images: int, side: int) -> None:
+    """Raises UserError if the images alone, even with sides of so few pixels, take more than the whole disk."""
+    folder = next(folder for folder in out.absolute().parents if folder.is_dir())
+    there = shutil.disk_usage(folder).total
+    if 3 * side**2 * num_images > there:
+        raise UserError(
+            f"{num_images} images take more than the {there / 1e9:.3g} GB that the disk of {folder} has; make fewer"
+        )
+
+
 def usable_cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -211,6 +227,7 @@ def usable_cores() -> int:
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "make": make,
+    "convert": convert,
     "info": info,
     "preview": preview,
     "check": check,
@@ -224,7 +241,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    facts = [("file", summary["path"]), ("source", summary["source"])]
+    facts = [("file", summary["path"]), ("source", str(summary["source"]))]
     if summary["generator"] is not None:
         facts.append(("generator", f"{summary['generator']}, version {summary['generator_version']}"))
     if summary["parameters"]:

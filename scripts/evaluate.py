@@ -8,17 +8,19 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pyro_sri import runs
 from pyro_sri.config import Device
 from pyro_sri.data.format import DatasetFile
-from pyro_sri.errors import UserError
+from pyro_sri.errors import UserError, printable
 from pyro_sri.evaluation import MEANINGS, METRICS, Metrics, evaluate
+from pyro_sri.execution import set_precision
 from pyro_sri.features import FeatureExtractor, InceptionFeatures, ScatteringFeatures, find_inception
 from pyro_sri.presets import PRESETS
 from pyro_sri.runs import Run
-from pyro_sri.scripts.cli import note, parse, progress_bar
+from pyro_sri.scripts.cli import check_memory, note, parse, progress_bar
 from pyro_sri.scripts.train import own_data
 from pyro_sri.seeds import check_seed
 from pyro_sri.summary import group_runs, summarise, why_not_summarised
@@ -92,9 +94,15 @@ def evaluate_runs(
         check_image_size(path, run.config.image_size)
     place = pick_device(device)
     extractor = _extractor(inception, download_inception)
+    check_memory(f"the features of --num-samples {num_samples}", 4 * extractor.size * (num_samples or 0))
+    for path in paths:
+        with DatasetFile(path) as file:
+            draws = min(batch_size, iwae_images, file.num_images(split)) * iwae_samples
+            check_memory(f"--iwae-samples {iwae_samples} of a batch", 4 * 3 * file.image_size**2 * draws)
     evaluations = []
     for name, run, path in zip(given, found, paths, strict=True):
         module = run.load_module(checkpoint).to(place)
+        set_precision(module, "float32")
         step = runs.load_checkpoint(run.checkpoint(checkpoint))["step"]
         with progress_bar() as report:
             metrics = evaluate(
@@ -159,7 +167,7 @@ def check_image_size(data: Path, image_size: int) -> None:
 def print_table(name: str, metrics: Metrics) -> None:
     """Prints the metrics of a run for people."""
     title = f"{name}: {metrics['num_images']} images of {metrics['data']}"
-    table = Table("metric", "value", "standard error", "what it is", title=title, title_justify="left")
+    table = _table(title, "metric", "value", "standard error", "what it is")
     for group, meanings in METRICS.items():
         there = {metric: meaning for metric, meaning in meanings.items() if metric in metrics}
         if not there:
@@ -170,7 +178,7 @@ def print_table(name: str, metrics: Metrics) -> None:
             value, error = metrics[metric], metrics.get(f"{metric}_stderr")
             explanation = meaning.text if value is not None else str(metrics.get(f"{metric}_reason"))
             table.add_row(f"[bold]{metric}[/bold]", _number(value), _number(error) if error else "", explanation)
-    console = Console()
+    console = Console(emoji=False)
     console.print(table)
     if metrics.get("frechet_features"):
         console.print(
@@ -190,13 +198,18 @@ def print_summary(found: Sequence[Run], evaluations: Sequence[Metrics]) -> None:
             continue
         seeds = [f"seed {metrics['training_seed']}" for metrics in ours]
         title = f"{group.name}: {len(ours)} {'seed' if len(ours) == 1 else 'seeds'}"
-        table = Table("metric", "mean", "standard deviation", *seeds, title=title, title_justify="left")
+        table = _table(title, "metric", "mean", "standard deviation", *seeds)
         spreads = summarise(ours)
         for name in MEANINGS:
             if name in spreads:
                 values = [_number(metrics.get(name)) for metrics in ours]
                 table.add_row(f"[bold]{name}[/bold]", _number(spreads[name].mean), _number(spreads[name].std), *values)
-        Console().print(table)
+        Console(emoji=False).print(table)
+
+
+def _table(title: str, *headers: str) -> Table:
+    """A table with a title that may come from anywhere."""
+    return Table(*headers, title=escape(printable(title)), title_justify="left")
 
 
 def _number(value: Any) -> str:
@@ -207,20 +220,28 @@ def _confusion_table(confusion: Metrics) -> Table:
     """Rows: how many objects there are; columns: how many were found."""
     pairs = {tuple(map(int, re.findall(r"\d+", name))): value for name, value in confusion.items()}
     found = sorted({pair[1] for pair in pairs})
-    table = Table("objects", *(f"{count} found" for count in found), title="images", title_justify="left")
+    table = _table("images", "objects", *(f"{count} found" for count in found))
     for there in sorted({pair[0] for pair in pairs}):
         table.add_row(str(there), *(str(pairs[there, count]) for count in found))
     return table
 
 
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
-    """Writes metrics.json; moves an earlier one aside, to metrics.1.json and so on."""
-    if path.exists():
-        number = 1
-        while (aside := path.with_suffix(f".{number}.json")).exists():
-            number += 1
-        path.rename(aside)
-    runs.write_atomically(path, lambda file: file.write((json.dumps(metrics, indent=2) + "\n").encode()))
+    """Writes metrics.json; keeps an earlier one, as metrics.1.json and so on."""
+    content = (json.dumps(metrics, indent=2) + "\n").encode()
+    if not path.exists():
+        runs.write_atomically(path, lambda file: file.write(content))
+        return
+    number = 1
+    while (aside := path.with_suffix(f".{number}.json")).exists():
+        number += 1
+    earlier = path.read_bytes()
+    runs.write_atomically(aside, lambda file: file.write(earlier))
+    try:
+        runs.write_atomically(path, lambda file: file.write(content))
+    except BaseException:  # the earlier one is still where it was
+        aside.unlink()
+        raise
 
 
 def main(args: Sequence[str]) -> None:

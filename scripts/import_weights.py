@@ -1,5 +1,6 @@
 """`pyro-sri import-weights`: the authors' published weights as a run."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from pyro_sri.errors import UserError
 from pyro_sri.nn import Kernel
 from pyro_sri.official import load_sri
 from pyro_sri.scripts.cli import note, parse
+from pyro_sri.torch_files import is_finite, load_torch_file
 
 
 def import_weights(
@@ -75,10 +77,18 @@ def import_weights(
         geco="none",
     )
     _, _, objective = config.build()
-    run = runs.create_run(out, config)
     module = ELBOModule(model.float(), guide.float(), objective)
-    for name in ("best", "last"):
-        runs.save_checkpoint(run.checkpoint(name), {"step": 0, "objective": module.state_dict()})
+    if not all(map(is_finite, module.state_dict().values())):
+        raise UserError(f"{file} holds values that are not finite in single precision: the run could not use them")
+    runs.check_new(out)
+    run = runs.Run(out, config)
+    try:
+        for name in ("best", "last"):
+            runs.save_checkpoint(run.checkpoint(name), {"step": 0, "objective": module.state_dict()})
+        runs.write_config(out, config)
+    except UserError:  # a full disk: nothing half-done stays
+        shutil.rmtree(out / runs.CHECKPOINTS, ignore_errors=True)
+        raise
     note(f"imported {len(state_dict)} tensors; next: pyro-sri sample {out}")
 
 
@@ -91,7 +101,7 @@ def read_state_dict(file: Path) -> Mapping[str, torch.Tensor]:
     if not file.is_file():
         raise UserError(f"there is no file {file}")
     try:
-        content: Any = torch.load(file, map_location="cpu", weights_only=True)
+        content: Any = load_torch_file(file)
     except Exception as error:  # a damaged file can fail in many ways
         raise UserError(f"{file} cannot be read as weights: damaged, or it holds more than tensors") from error
     candidates = [content, *(content.values() if isinstance(content, dict) else [])]

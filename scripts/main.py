@@ -1,31 +1,68 @@
 """The entry point `pyro-sri`."""
 
+import contextlib
 import difflib
 import importlib
+import io
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 from pyro_sri import __version__
 from pyro_sri.allocation import keep_freed_memory
-from pyro_sri.errors import UserError
+from pyro_sri.errors import UserError, is_out_of_memory, printable
 
-# Command -> its module in pyro_sri.scripts (with a function main(args)) and what it does. Imported when asked for.
+
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+        module: Its module in pyro_sri.scripts, with a function main(args). Imported when asked for.
+        summary: What it does.
+        needs_less_memory: What to do when memory runs out.
+    """
+
+    module: str
+    summary: str
+    needs_less_memory: str
+
+
 COMMANDS = {
-    "presets": ("presets", "list the runs that ship, with what each needs"),
-    "data": ("data", "make, convert, inspect, check and preview datasets"),
-    "train": ("train", "train a preset, or continue a run"),
-    "evaluate": ("evaluate", "compute every metric of a run on held-out images"),
-    "sample": ("sample", "draw scenes from a run's model"),
-    "visualize": ("visualize", "draw reconstructions, masks, samples, walks and traversals of a run"),
-    "report": ("report", "write one self-contained page about one or several runs"),
-    "bench": ("bench", "measure a preset's training step"),
-    "import-weights": ("import_weights", "turn the authors' published weights into a run"),
+    "presets": Command("presets", "list the runs that ship, with what each needs", "end other programs"),
+    "data": Command(
+        "data",
+        "make, convert, inspect, check and preview datasets",
+        "ask for less at once, with a smaller --num or fewer --workers",
+    ),
+    "train": Command(
+        "train",
+        "train a preset, or continue a run",
+        "use a smaller --batch-size in a new run, or --recompute-decoder, which --resume takes too",
+    ),
+    "evaluate": Command(
+        "evaluate",
+        "compute every metric of a run on held-out images",
+        "evaluate fewer images at once with a smaller --batch-size, --num-samples or --iwae-samples",
+    ),
+    "sample": Command("sample", "draw scenes from a run's model", "use a smaller --num or --slots"),
+    "visualize": Command(
+        "visualize", "draw reconstructions, masks, samples, walks and traversals of a run", "use a smaller --num"
+    ),
+    "report": Command("report", "write one self-contained page about one or several runs", "name fewer runs at once"),
+    "bench": Command("bench", "measure a preset's training step", "use a smaller --batch"),
+    "import-weights": Command("import_weights", "turn the authors' published weights into a run", "end other programs"),
 }
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as an exception that goes the way of Ctrl-C: files are closed, and temporary ones removed."""
 
 
 def usage() -> str:
     """What `pyro-sri --help` prints."""
-    commands = "\n".join(f"  {name:<15} {summary}" for name, (_, summary) in COMMANDS.items())
+    commands = "\n".join(f"  {name:<15} {command.summary}" for name, command in COMMANDS.items())
     return f"""pyro-sri {__version__}: SRI (Segregate, Relate, Imagine) and its family of slot VAEs as Pyro programs.
 
 usage: pyro-sri COMMAND [options]
@@ -46,7 +83,7 @@ def run(args: Sequence[str]) -> None:
     """Runs one command line, without the program's name.
 
     Raises:
-        UserError: For any mistake that the user can mend.
+        UserError: For any mistake that the user can mend; also where memory runs out, or a disk fails.
     """
     if not args or args[0] in ("-h", "--help"):
         print(usage())
@@ -59,20 +96,85 @@ def run(args: Sequence[str]) -> None:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"commands are {', '.join(COMMANDS)}"
         raise UserError(f"there is no command '{name}': {hint}")
-    importlib.import_module(f"pyro_sri.scripts.{COMMANDS[name][0]}").main(rest)
+    with _plain_failures(COMMANDS[name].needs_less_memory):
+        importlib.import_module(f"pyro_sri.scripts.{COMMANDS[name].module}").main(rest)
+
+
+@contextlib.contextmanager
+def _plain_failures(needs_less_memory: str) -> Iterator[None]:
+    """Says in one plain line that memory ran out, or that a file could not be read or written."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):  # before all else: what failed for lack of memory may look damaged
+            raise UserError(f"there is not enough memory: {needs_less_memory}") from error
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            what = "the output" if error.filename is None else error.filename
+            reason = error.strerror or str(error)
+            raise UserError(f"cannot read or write {what} ({reason}); check permissions and free space") from error
+        raise
 
 
 def main() -> None:
-    """Runs the command line; exits 2 with one plain line on a mistake."""
+    """Runs the command line; exits 2 with one plain line on a mistake, 130 or 143 on Ctrl-C or SIGTERM."""
     keep_freed_memory()
+    _prepare_streams()
+    status, says = _attempt(sys.argv[1:])  # what it held is free again, and its message can be printed
+    if says:
+        with contextlib.suppress(OSError):
+            print(f"pyro-sri: {printable(' '.join(says.split()))}", file=sys.stderr, flush=True)
+    if status:
+        try:
+            print(end="", flush=True)
+        except OSError:  # the interpreter would try again at its end, and fail
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(status)
+
+
+def _attempt(args: Sequence[str]) -> tuple[int, str]:
+    """Runs one command line; returns the exit status, and what is to be said if it failed."""
     try:
-        run(sys.argv[1:])
+        with _termination():
+            run(args)
+            with _plain_failures(""):
+                print(end="", flush=True)  # here, where it can be told that the disk is full or the reader has left
     except UserError as error:
-        print(f"pyro-sri: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        return 2, str(error)
     except BrokenPipeError:  # as in `pyro-sri presets | head`
-        sys.stderr.close()
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("pyro-sri: interrupted", file=sys.stderr)
-        sys.exit(130)
+        return 1, ""
+    except Terminated as stop:
+        return 143, ": ".join(["terminated", *map(str, stop.args)])
+    except KeyboardInterrupt as stop:
+        return 130, ": ".join(["interrupted", *map(str, stop.args)])
+    return 0, ""
+
+
+def _prepare_streams() -> None:
+    """Makes standard output and error such that writing to them fails only on a full disk or a reader that left."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # closed: a file of ours would take its place, and get what is not meant for it
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for paths that the terminal cannot show
+
+
+@contextlib.contextmanager
+def _termination() -> Iterator[None]:
+    """Raises Terminated on SIGTERM."""
+
+    def terminate(number: int, frame: Any) -> NoReturn:
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, terminate)
+    except ValueError:  # not in the main thread: the caller handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -71,7 +71,9 @@ def report(
     check_new_file(out, (".html", ".htm"))
     check_seed(seed)
     runs = tuple(dict.fromkeys(runs))
-    subjects = [_subject(given, name, data, seed) for given, name in zip(runs, short_names(runs), strict=True)]
+    found = [find_run(given) for given in runs]  # all of them, before the first takes its time
+    named = zip(found, runs, short_names(runs), strict=True)
+    subjects = [_subject(run, given, name, data, seed) for run, given, name in named]
     shown = [] if data is None else ["--data", str(data)]
     command = shlex.join(["pyro-sri", "report", *runs, *shown, "--out", str(out), "--seed", str(seed)])
     content = make_page(subjects, command, seed).encode()
@@ -156,8 +158,7 @@ def short_names(given: Sequence[str]) -> list[str]:
     return last if len(set(last)) == len(last) else list(given)
 
 
-def _subject(given: str, name: str, data: Path | None, seed: int) -> Subject:
-    run = find_run(given)
+def _subject(run: Run, given: str, name: str, data: Path | None, seed: int) -> Subject:
     module, metrics = run.load_module(), run.metrics()
     images = load_images(run, None, ACTIVENESS_IMAGES, data or _made_data(run))
     exhibits = gallery(run, images, num=NUM_SCENES, seed=seed, module=module)

@@ -1,7 +1,6 @@
 """The command `pyro-sri sample`: scenes drawn from a model, given some slots of an image or nothing."""
 
 import itertools
-import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,11 +22,14 @@ from pyro_sri.errors import UserError
 from pyro_sri.guides.sri import SRIGuide
 from pyro_sri.inference import Scenes, sample_scenes
 from pyro_sri.runs import WEIGHTS, Run, find_run, write_atomically
-from pyro_sri.scripts.cli import note, parse
+from pyro_sri.scripts.cli import check_memory, note, parse
 from pyro_sri.seeds import check_seed
 from pyro_sri.viz import Header, Picture, enlarge, grid, png, sheet, slot_pictures, to_uint8
 
 SCENES_AT_ONCE = 16  # scenes decoded together: bounds the memory
+MOST_SLOTS = 256  # far more than there are objects in any scene
+COLDEST = 1e-6  # below, scales underflow
+HOTTEST = 1000.0  # far beyond what makes sense; networks overflow in the end
 
 
 def sample(
@@ -95,6 +97,8 @@ def sample(
     path = out or _free_name(_samples_folder(found), f"{stem}-seed{seed}", ".png")
     image = None if condition is None else read_image(condition, found.config.image_size)
     model, guide = found.load()
+    bytes_per_pixel = 3 if path.suffix.lower() == ".png" else 3 + 5 * (slots or model.num_slots)
+    check_memory(f"{num} scenes in one file", bytes_per_pixel * found.config.image_size**2 * num)
     pyro.set_rng_seed(seed)
     if image is None:
         drawn = Drawn(num, draw_pieces(model, num, num_slots=slots, temperature=temperature), grid, {}, "")
@@ -183,7 +187,7 @@ def plan_edit(num_inferred: int, keep_slots: str | None, remove_slots: str | Non
 
 
 def _numbers(option: str, text: str, num_slots: int) -> list[int]:
-    if not re.fullmatch(r"\d+(,\d+)*", text):
+    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text):
         raise UserError(f"{option} '{text}' is no list of slots; write their numbers like 0,2")
     numbers = sorted({int(number) for number in text.split(",")})
     if numbers[-1] >= num_slots:
@@ -201,14 +205,14 @@ def read_image(source: str, size: int) -> Tensor:
     Raises:
         UserError: If there is no such image.
     """
-    if place := re.fullmatch(r"(.+\.h5):(\d+)", source):
+    if place := re.fullmatch(r"(.+\.h5):(\d{1,9})", source):
         with DatasetFile(place[1]) as file:
             split, index = file.splits[-1], int(place[2])
             if index >= file.num_images(split):
                 raise UserError(f"{source} is not there: split {split} ends at {file.num_images(split) - 1}")
             pixels = file.read(file.images(split), [index])[0]
-    elif source.endswith(".h5"):
-        raise UserError(f"{source} holds many images: name one by its number, as in {source}:0")
+    elif many := re.fullmatch(r"(.+\.h5)(:\d+)?", source):
+        raise UserError(f"{many[1]} holds many images: name one by its number, as in {many[1]}:0")
     else:
         pixels = read_rgb(Path(source))
     height, width, _ = pixels.shape
@@ -267,11 +271,11 @@ def check_new_file(path: Path, suffixes: tuple[str, ...]) -> None:
 def _check(num: int, slots: int | None, temperature: float) -> None:
     if num < 1:
         raise UserError(f"--num {num} asks for no scenes; use 1 or more")
-    if slots is not None and slots < 1:
-        raise UserError(f"--slots {slots} leaves nothing to paint; use 1 or more")
-    if not 0 < temperature < math.inf:  # written so that NaN fails
+    if slots is not None and not 1 <= slots <= MOST_SLOTS:
+        raise UserError(f"--slots {slots} is out of range; use 1 to {MOST_SLOTS}")
+    if not COLDEST <= temperature <= HOTTEST:  # written so that NaN fails
         raise UserError(
-            f"--temperature {temperature:g} is out of range; use a number above 0, 1 for the model as it is"
+            f"--temperature {temperature:g} is out of range; use {COLDEST:g} to {HOTTEST:g}, 1 for the model as it is"
         )
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pyro_sri import runs
 from pyro_sri.config import to_yaml
+from pyro_sri.errors import UserError
+from pyro_sri.presets import PRESETS
 
 
 def ship(run_path: Path) -> Path:
@@ -16,10 +18,15 @@ def ship(run_path: Path) -> Path:
 
     Returns:
         Where they stand now, replacing those that stood there.
+
+    Raises:
+        UserError: If it is no run, or of no preset.
     """
     run = runs.open_run(run_path)
     target = runs.WEIGHTS / run.config.preset
     checkpoint = runs.load_checkpoint(run.checkpoint())
+    if run.config.preset not in PRESETS:
+        raise UserError(f"{run_path} is a run of '{run.config.preset}': there is no such preset")
     config = dataclasses.replace(run.config, data=None)
     runs.save_checkpoint(
         runs.Run(target, config).checkpoint(), {name: checkpoint[name] for name in ("step", "objective")}

@@ -1,6 +1,7 @@
 """`pyro-sri train`: train a preset, or continue a run."""
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pyro_sri.data.generators import GENERATORS
 from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.errors import UserError
 from pyro_sri.presets import PRESETS, Preset, find_preset
+from pyro_sri.processes import is_first
 from pyro_sri.scripts.cli import note, parse
 from pyro_sri.training import check_same, train
 
@@ -26,6 +28,10 @@ _HELP = """Train a preset, or continue a run.
 
 Writes a run directory: config.yaml, checkpoints/ (best.pt by validation, last.pt), metrics.jsonl, tensorboard/.
 Stop it at any time: the same command with --resume continues as if it had never stopped.
+
+Ctrl-C and SIGTERM end it after the current step, with a checkpoint and exit status 0. A second Ctrl-C ends it at once,
+with exit status 130; so does a first one before the first step (SIGTERM: 143). A kill loses only the steps since the
+last checkpoint, and one run directory is trained by one command at a time.
 
 For example:
 
@@ -66,8 +72,14 @@ def main(args: Sequence[str]) -> None:
     else:
         runs.check_new(out)
     config = with_data(config, preset)
-    run = _train_with_progress(config, out, resume)
-    _say_what_next(run)
+    try:
+        run = _train_with_progress(config, out, resume)
+    except KeyboardInterrupt as stop:
+        if not (out / runs.CONFIG).exists():
+            raise
+        raise type(stop)(f"to go on from the last checkpoint: {_resuming(config, out)}") from None
+    if is_first():
+        _say_what_next(run)
 
 
 def _read(default: RunConfig, args: Sequence[str]) -> tuple[RunConfig, Path, bool]:
@@ -188,6 +200,12 @@ def summary(line: dict[str, float]) -> str:
 def _say_what_next(run: runs.Run) -> None:
     step = runs.load_checkpoint(run.checkpoint("last"))["step"] if run.checkpoint("last").exists() else 0
     if step < run.config.steps:
-        note(f"stopped at step {step}; to go on: {PROG} {run.config.preset} --out {run.path} --resume")
+        note(f"stopped at step {step}; to go on: {_resuming(run.config, run.path)}")
     else:
-        note(f"done: {run.path} is trained to step {step}; next: pyro-sri evaluate {run.path}")
+        evaluate = shlex.join(["pyro-sri", "evaluate", str(run.path)])
+        note(f"done: {run.path} is trained to step {step}; next: {evaluate}")
+
+
+def _resuming(config: RunConfig, out: Path) -> str:
+    """The command that continues a run; what it does not say stays as it was."""
+    return shlex.join([*PROG.split(), config.preset, "--out", str(out), "--resume"])

@@ -1,6 +1,7 @@
 """The command `pyro-sri visualize`: everything worth looking at in a trained model, as pictures in a folder."""
 
 import shutil
+import subprocess
 from collections.abc import Iterator, Sequence
 from operator import methodcaller
 from pathlib import Path
@@ -14,6 +15,8 @@ from pyro_sri.gallery import ACTIVENESS_IMAGES, Exhibit, gallery, load_images, m
 from pyro_sri.runs import find_run, write_atomically
 from pyro_sri.scripts.cli import note, parse
 from pyro_sri.seeds import check_seed
+
+MOST_SCENES = 256  # on a sheet
 
 
 def visualize(
@@ -59,8 +62,8 @@ def visualize(
     Raises:
         UserError: If the folder is in use or cannot be written, or the data does not fit.
     """
-    if num < 1:
-        raise UserError(f"--num {num} asks for no pictures; use 1 or more")
+    if not 1 <= num <= MOST_SCENES:
+        raise UserError(f"--num {num} is no number of scenes for a sheet; use 1 to {MOST_SCENES}")
     check_seed(seed)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already and is no empty folder; choose another --out")
@@ -98,7 +101,12 @@ def _graph(model: Any, image_size: int) -> Iterator[tuple[str, bytes]]:
     graph = viz.graphviz(model, image_size)
     yield "model.gv", graph.source.encode()
     if shutil.which("dot") is not None:
-        yield "model.png", graph.pipe(format="png")
+        try:
+            picture = graph.pipe(format="png")
+        except (OSError, RuntimeError, subprocess.CalledProcessError) as error:  # it cannot be run, or fails
+            note(f"left out model.png: {str(error).splitlines()[0]}")
+            return
+        yield "model.png", picture
 
 
 def main(args: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Fixtures: recorded cases of the authors' networks, a clean parameter store, small models and data."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from pyro_sri.models.scene import SceneModel
 GOLDEN = Path(__file__).parent / "golden"
 
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; commands under test obey it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Golden:

@@ -311,29 +311,6 @@ def test_a_full_disk_is_one_plain_line_and_keeps_the_old_checkpoint(tetrominoes:
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-def test_two_processes_train_one_run(tetrominoes: Path, tmp_path: Path) -> None:
-    """A smoke test of --devices on gloo: one writer, a run that loads."""
-    fields = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
-    command = [
-        sys.executable,
-        "-m",
-        "pyro_sri",
-        "train",
-        "sri-g-shapestacks",
-        "--data",
-        str(tetrominoes),
-        "--steps",
-        "8",
-    ]
-    command += [*fields, "--devices", "2", "--out", str(tmp_path / "run")]
-    finished = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert [line["step"] for line in runs.read_log(tmp_path / "run" / "metrics.jsonl")] == [4, 8, 8]
-    load(tmp_path / "run")
-
-
 def test_same_seed_same_parameters(tetrominoes: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         train(tiny(tetrominoes), tmp_path / name)

@@ -12,7 +12,7 @@ from pyro_sri.config.emorl import EMORLConfig
 from pyro_sri.config.genesis import GenesisConfig
 from pyro_sri.config.genesis_v2 import GenesisV2Config
 from pyro_sri.config.recurrent import RecurrentConfig
-from pyro_sri.config.run import RunConfig, nearest
+from pyro_sri.config.run import LARGEST_NUMBER, RunConfig, nearest
 from pyro_sri.config.slot_attention import SlotAttentionConfig
 from pyro_sri.config.sri import SRIConfig
 from pyro_sri.errors import UserError
@@ -31,8 +31,14 @@ SYSTEMS: dict[str, type[RunConfig]] = {
 }
 
 
+LONGEST_TEXT = 100_000  # characters of a configuration; those that are written here have about 1,000
+LONGEST_VALUE = 4096  # characters, as long as a path can be
+
+_NO_VALUE = object()  # in place of what cannot be a field's value
+
+
 def to_yaml(config: RunConfig) -> str:
-    """The configuration as plain YAML."""
+    """The configuration as plain YAML, as `from_yaml` reads it."""
     fields = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
     return yaml.safe_dump({"system": config.system, **fields}, sort_keys=False, allow_unicode=True)
 
@@ -41,33 +47,63 @@ def from_yaml(text: str, source: str) -> RunConfig:
     """Reads a configuration.
 
     Args:
-        text: YAML as `to_yaml` writes it.
+        text: YAML as `to_yaml` writes it: one value for each field, none of them given twice.
         source: Where the text comes from, for error messages.
 
     Raises:
         UserError: If it is not YAML, names an unknown system or field, lacks one that has no default, or holds a
             wrong value.
     """
-    try:
-        fields = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(fields, dict) or "system" not in fields:
+    fields = _fields(text, source)
+    if "system" not in fields:
         raise UserError(f"{source} is not a configuration: it names no system")
     system = fields.pop("system")
     if not isinstance(system, str) or system not in SYSTEMS:
-        raise UserError(f"{source} asks for the system '{system}': {nearest(str(system), SYSTEMS)}")
+        raise UserError(f"{source} asks for the system {_shown(system)}: {nearest(_shown(system), SYSTEMS)}")
     config = SYSTEMS[system]
     known = {field.name: field for field in dataclasses.fields(config)}
     types = get_type_hints(config)
     for name, value in fields.items():
         if name not in known:
-            raise UserError(f"{source} has an unknown field '{name}': {nearest(str(name), known)}")
+            raise UserError(f"{source} has an unknown field {_shown(name)}: {nearest(_shown(name), known)}")
         fields[name] = _typed(value, types[name], f"{source}: field '{name}'")
     # Fields with a default may be missing: runs outlive versions, and a new field starts as what was done before it.
     if missing := [name for name, field in known.items() if name not in fields and field.default is MISSING]:
         raise UserError(f"{source} lacks the field '{missing[0]}'")
-    return config(**fields)
+    try:
+        return config(**fields)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+
+
+def _fields(text: str, source: str) -> dict[str, Any]:
+    """The values of a YAML mapping by name.
+
+    Nothing is built of nested values, and no alias is followed: a few lines could make as much of them as they please.
+    """
+    fields: dict[str, Any] = {}
+    if len(text) > LONGEST_TEXT:
+        raise UserError(f"{source} is too long to be a configuration: replace it")
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is not None and node.tag not in loader.yaml_constructors:
+            raise yaml.YAMLError(f"unknown tag {node.tag}")
+        if not isinstance(node, yaml.MappingNode):
+            raise UserError(f"{source} is not a configuration: it names no system")
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise UserError(f"{source} has a field whose name is no text: remove it")
+            name = key.value
+            if name in fields:
+                raise UserError(f"{source} has the field {_shown(name)} twice: remove one of them")
+            plain = isinstance(value, yaml.ScalarNode) and len(value.value) <= LONGEST_VALUE
+            fields[name] = loader.construct_object(value) if plain else _NO_VALUE
+    except UserError:
+        raise
+    except Exception as error:  # the library fails in many ways on what is no date, no number, or nested too deep
+        raise UserError(f"{source} is not YAML: {_one_line(error)}") from error
+    return fields
 
 
 def _typed(value: Any, annotation: Any, where: str) -> Any:
@@ -79,12 +115,28 @@ def _typed(value: Any, annotation: Any, where: str) -> Any:
     if annotation is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)  # YAML 1.1 reads 1e-4 as a string
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     if choices := get_args(annotation):
         if value in choices:
             return value
-        raise UserError(f"{where} is {value!r}: it must be one of {', '.join(map(str, choices))}")
+        raise UserError(f"{where} is {_shown(value)}: it must be one of {', '.join(map(str, choices))}")
     if isinstance(annotation, type) and type(value) is annotation:
         return value
-    raise UserError(f"{where} is {value!r}: it must be of type {getattr(annotation, '__name__', annotation)}")
+    kind = getattr(annotation, "__name__", annotation)
+    raise UserError(f"{where} is {_shown(value)}: it must be of type {kind}")
+
+
+def _shown(value: object) -> str:
+    """A value as a message quotes it: printable and short, whatever the file holds."""
+    if value is _NO_VALUE:
+        return "a list, a mapping or a very long text"
+    if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+        return "a huge number"
+    text = ascii(value) if not str(value).isprintable() else repr(value)
+    return text if len(text) <= 80 else f"{text[:76]}...'"
+
+
+def _one_line(error: Exception) -> str:
+    line = "".join(letter if letter.isprintable() else " " for letter in str(error))
+    return " ".join(line.split())[:300]

@@ -27,6 +27,17 @@ RESUMABLE = frozenset(
     | {"log_every", "picture_every", "data", "data_hash"}
 )
 
+# The most that a configuration may ask for, far beyond what any of these systems is known to use: a slip or a damaged
+# file must not ask for more memory or processes than there are.
+LARGEST: dict[str, int] = {
+    **dict.fromkeys(("devices", "nodes", "num_workers", "channels"), 1024),
+    **dict.fromkeys(("slot_size", "scene_size", "mask_slot_size", "component_slot_size", "window_size"), 4096),
+    **dict.fromkeys(("code_size", "hidden_size", "layer_size", "features", "hidden"), 4096),
+    **dict.fromkeys(("num_slots", "refinement_steps", "later_refinement_steps", "num_iterations"), 256),
+    **dict.fromkeys(("attention_layers", "segregation_layers", "component_layers", "num_layers"), 64),
+}
+LARGEST_NUMBER = 2**53  # of steps and the like: beyond it, floating point skips whole numbers
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(ABC):
@@ -95,6 +106,11 @@ class RunConfig(ABC):
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, largest = getattr(self, field.name), LARGEST.get(field.name, LARGEST_NUMBER)
+            if isinstance(value, int) and abs(value) > largest:
+                shown = value if abs(value) <= LARGEST_NUMBER else "a huge number"
+                raise UserError(f"{flag(field.name)} is {shown}: it must be at most {largest}")
         floats = [field.name for field in dataclasses.fields(self) if field.type is float]
         self.require(floats, math.isfinite, "a finite number")
         positive = ["image_size", "batch_size", "learning_rate", "devices", "nodes", "log_every", "validate_every"]

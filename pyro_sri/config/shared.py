@@ -32,7 +32,7 @@ class LikelihoodFields:
 
     def check_likelihood(self: Any) -> None:
         """Raises UserError for values out of range."""
-        self.require(["pixel_std"], lambda value: value > 0, "positive")
+        self.require(["pixel_std"], lambda value: value >= 1e-6, "0.000001 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from pyro_sri.config.run import RunConfig
 from pyro_sri.config.shared import GECOFields, LikelihoodFields
 from pyro_sri.distributions import ImageLikelihood
 from pyro_sri.elbo import SRI_ELBO
+from pyro_sri.errors import UserError
 from pyro_sri.guides.emorl import EMORLGuide
 from pyro_sri.guides.genesis_v2 import GenesisV2Guide
 from pyro_sri.guides.segregation import SegregationPair
@@ -91,6 +92,10 @@ class SRIConfig(GECOFields, LikelihoodFields, RunConfig):
             alone = ["segregation_steps", "share_decoder"]
             self.require(alone, lambda value: not value, "left out: this segregation has no objective of its own")
         self.require(["posterior_scale_init"], lambda value: value == 0 or 1e-3 <= value <= 10, "0 or 0.001 to 10")
+        if self.capture and self.matching == "hungarian":
+            raise UserError(
+                "--matching hungarian runs on the host, where --capture cannot record: leave one of them out"
+            )
         self.require(["slot_size"], lambda value: value % 8 == 0 and value <= 64, "a multiple of 8 up to 64")
         self.require(["image_size"], lambda value: value in IMAGE_SIZES, "one of 32, 64, 96, 128")
 

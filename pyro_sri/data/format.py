@@ -7,10 +7,14 @@ Groups `train`, `val`, `test` (at least one of them), each with
              attribute `background_entities` lists others (optional)
     factors  [n, O, F] numbers, or a structured array, with the names in the attribute `factor_names` (optional)
 
+The arrays are in the file itself, all of them: links, arrays kept in other files and arrays of which a part was never
+written (HDF5 would read zeros there) are refused. So are sizes that no scene has, before anything is allocated.
+
 Generated files carry the attributes source="generated", generator, generator_version, seed and every parameter.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -28,11 +32,20 @@ ARRAYS = ("imgs", "masks", "factors")
 # HDF5 reads whole blocks of a checksummed array: small blocks keep shuffled reads from disk quick, large ones keep the
 # index small. 16 images of 64 x 64 are 196 kB.
 IMAGES_PER_BLOCK = 16
-# Scenes held in memory at once when a whole file is read from end to end.
+# Scenes held in memory at once when a whole file is read from end to end: so many, or fewer if they are large.
 SCENES_PER_READ = 256
+BYTES_PER_READ = 64 * 1024**2
+
+# What a damaged or hostile file may declare, and no scene has.
+LARGEST_SIDE = 1024  # pixels of an image
+MOST_ENTITIES = 255
+LARGEST_ITEM_BYTES = 256 * 1024**2  # the masks or factors of one scene
+LARGEST_BLOCK_BYTES = 1024**3  # HDF5 unpacks a block as a whole
+LARGEST_READ_BYTES = 1024**3  # asked for in one call
+LARGEST_ATTRIBUTE_BYTES = 1024**2
 
 # What h5py raises for damaged content, depending on which part is damaged.
-HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError)
+HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError)
 
 # Told how far a long task is: report(what, items done, items in all).
 Report = Callable[[str, int, int], None]
@@ -78,7 +91,8 @@ class DatasetFile:
             raise UserError(f"{self.path} is damaged ({_one_line(error)}); make or download it again") from None
 
     def _check_layout(self) -> None:
-        self.splits = tuple(name for name in SPLITS if isinstance(self._file.get(name), h5py.Group))
+        where = str(self.path)
+        self.splits = tuple(name for name in SPLITS if isinstance(stored(self._file, name, where), h5py.Group))
         if not self.splits:
             raise UserError(f"{self.path} has none of the groups {', '.join(SPLITS)}; is it a dataset file?")
         for split in self.splits:
@@ -87,14 +101,27 @@ class DatasetFile:
         if len(set(sizes.values())) > 1:
             raise UserError(f"{self.path}: the splits have images of different sizes {sizes}; make them equal")
         self.image_size: int = sizes[self.splits[0]]
-        self.attributes = {name: _plain(value) for name, value in self._file.attrs.items()}
+        self.attributes = self._read_attributes()
         self._check_background()
+        names = self.attributes.get("factor_names", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{self.path}: factor_names must be a list of names; correct the attribute")
+
+    def _read_attributes(self) -> dict[str, Any]:
+        names = list(self._file.attrs)
+        for name in names:
+            attribute = self._file.attrs.get_id(name)
+            size = attribute.get_space().get_simple_extent_npoints() * attribute.get_type().get_size()
+            if size > LARGEST_ATTRIBUTE_BYTES:
+                raise UserError(f"{self.path} has an attribute that is too large to be one; make or download it again")
+        return {_plain(name): _plain(self._file.attrs[name]) for name in names}
 
     def _check_background(self) -> None:
         entities = np.atleast_1d(np.asarray(self.attributes.get("background_entities", 0)))
         counts = [count for split in self.splits if (count := self.num_entities(split)) is not None]
-        limit = min(counts, default=256)
-        if entities.dtype.kind not in "iu" or not all(0 <= entity < limit for entity in entities.flat):
+        limit = min(counts, default=MOST_ENTITIES + 1)
+        numbers = entities.dtype.kind in "iu" and entities.ndim == 1
+        if not numbers or not all(0 <= entity < limit for entity in entities):
             raise UserError(f"{self.path}: background_entities must be numbers of entities that the masks have")
 
     def __enter__(self) -> Self:
@@ -166,8 +193,8 @@ class DatasetFile:
         digest = hashlib.sha256()
         for name, array in self.arrays():
             digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-            for start in range(0, len(array), SCENES_PER_READ):
-                digest.update(self.read(array, slice(start, start + SCENES_PER_READ)).tobytes())
+            for piece in pieces(array):
+                digest.update(self.read(array, piece).tobytes())
         return digest.hexdigest()
 
     def read(self, array: Any, items: slice | Sequence[int]) -> NDArray[Any]:
@@ -178,8 +205,12 @@ class DatasetFile:
             items: A slice, or indices in any order.
 
         Raises:
-            UserError: If the content is damaged.
+            UserError: If the content is damaged, or too large to be read in one call (1 GiB).
         """
+        count = len(range(len(array))[items]) if isinstance(items, slice) else len(items)
+        if count * _item_bytes(array) > LARGEST_READ_BYTES:
+            size = f"{count} items of {array.shape[1:]} are {count * _item_bytes(array) / 1024**3:.1f} GiB"
+            raise UserError(f"{self.path}: {array.name[1:]}: {size}, more than is read at once; read fewer")
         try:
             if isinstance(items, slice):
                 return np.asarray(array[items])
@@ -189,6 +220,18 @@ class DatasetFile:
                 f"{self.path}: {array.name[1:]} cannot be read ({_one_line(error)}); "
                 "`pyro-sri data check` says which item is damaged"
             ) from None
+
+
+def pieces(array: Any, stop: int | None = None) -> Iterator[slice]:
+    """Runs of items that together are all of an array: 256 items each, or fewer if they would take more than 64 MiB.
+
+    Args:
+        array: An HDF5 dataset with n items.
+        stop: Only the first so many items; None for all.
+    """
+    stop = len(array) if stop is None else stop
+    step = max(1, min(SCENES_PER_READ, BYTES_PER_READ // max(1, _item_bytes(array))))
+    return (slice(start, min(start + step, stop)) for start in range(0, stop, step))
 
 
 def one_hot_masks(entities: NDArray[np.integer], num_entities: int) -> NDArray[np.uint8]:
@@ -220,11 +263,10 @@ def check_dataset(path: Path | str, progress: Report | None = None) -> None:
     """
     with DatasetFile(path) as file:
         for name, array in file.arrays():
-            for start in range(0, len(array), SCENES_PER_READ):
-                stop = min(start + SCENES_PER_READ, len(array))
-                _check_items(file, name, array, start, stop)
+            for piece in pieces(array):
+                _check_items(file, name, array, piece.start, piece.stop)
                 if progress is not None:
-                    progress(name, stop, len(array))
+                    progress(name, piece.stop, len(array))
 
 
 def _check_items(file: DatasetFile, name: str, array: Any, start: int, stop: int) -> None:
@@ -236,13 +278,22 @@ def _check_items(file: DatasetFile, name: str, array: Any, start: int, stop: int
     if name.endswith("masks"):
         fault = _mask_faults(items, exact=file.generated)
         says = "has masks that are not a partition into 0 and 255"
-    elif np.issubdtype(items.dtype, np.floating):
-        fault = ~np.isfinite(items).reshape(len(items), -1).all(1)
+    elif name.endswith("factors"):
+        fault = ~finite_rows(items)
         says = "has factors that are not finite"
     else:
         return
     if fault.any():
         raise UserError(f"{file.path}: {name}: item {start + int(fault.argmax())} {says}; make the file again")
+
+
+def finite_rows(factors: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which rows of an array of numbers, or of a structured array, have no NaN and nothing infinite; [n]."""
+    if factors.dtype.names:
+        return np.logical_and.reduce([finite_rows(factors[name]) for name in factors.dtype.names])
+    if factors.dtype.kind not in "fc":
+        return np.ones(len(factors), dtype=bool)
+    return np.asarray(np.isfinite(factors).all(axis=tuple(range(1, factors.ndim))))
 
 
 def _readable(array: Any, index: int) -> bool:
@@ -266,6 +317,8 @@ def _open(path: Path) -> h5py.File:
         raise UserError(f"there is no file {path}; `pyro-sri data make` makes one")
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the .h5 file in it")
+    if not path.is_file():  # reading a pipe or a device might never end
+        raise UserError(f"{path} is no file that can be read from; name a .h5 file")
     try:
         # No file locks: several processes read, nobody writes (files appear complete), and some disks cannot lock.
         return h5py.File(path, "r", locking=False)
@@ -277,15 +330,60 @@ def _open(path: Path) -> h5py.File:
         ) from None
 
 
+def stored(group: Any, name: str, where: str) -> Any | None:
+    """A group or dataset in an HDF5 group, or None where there is none of that name.
+
+    Args:
+        group: The group or file.
+        name: A name in it.
+        where: What the group is called, for the error message.
+
+    Raises:
+        UserError: If it is a link instead, which may lead anywhere: it is not followed.
+    """
+    if not group.id.links.exists(name.encode()):
+        return None
+    if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+        raise UserError(
+            f"{where}: {name} is a link to elsewhere; a data file must hold it itself: copy it into the file"
+        )
+    return group[name]
+
+
+def check_stored(array: Any, where: str) -> None:
+    """Raises UserError unless a dataset is all in its file, in items and blocks of a size that can be read."""
+    properties = array.id.get_create_plist()
+    if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
+        raise UserError(f"{where} is kept in other files; a data file must hold it itself: copy it into the file")
+    if _item_bytes(array) > LARGEST_ITEM_BYTES:
+        raise UserError(f"{where} has shape {array.shape}, which is too large for one scene; make or download it again")
+    if array.chunks is None:
+        size = math.prod(array.shape) * array.dtype.itemsize
+        complete = array.id.get_storage_size() >= size
+    else:
+        if math.prod(array.chunks) * array.dtype.itemsize > LARGEST_BLOCK_BYTES:
+            raise UserError(f"{where} is in blocks of {array.chunks}, too large to be read; write it in smaller ones")
+        blocks = math.prod(-(-length // side) for length, side in zip(array.shape, array.chunks, strict=True))
+        complete = array.id.get_num_chunks() == blocks
+    if not complete:
+        raise UserError(f"{where} has shape {array.shape}, but not all of it was written; make or download it again")
+
+
+def _item_bytes(array: Any) -> int:
+    return math.prod(array.shape[1:]) * int(array.dtype.itemsize)
+
+
 def _check_split(group: Any, where: str) -> None:
-    imgs = group.get("imgs")
+    imgs, masks, factors = (stored(group, name, where) for name in ARRAYS)
     if not isinstance(imgs, h5py.Dataset):
         raise UserError(f"{where} has no array imgs; a split needs imgs, uint8 [n,H,W,3]")
     if imgs.dtype != np.uint8:
-        raise UserError(f"{where}/imgs is {imgs.dtype}; images must be uint8 in 0..255: convert them")
+        raise UserError(f"{where}/imgs is {_kind(imgs)}; images must be uint8 in 0..255: convert them")
     if imgs.ndim != 4 or imgs.shape[3] != 3 or imgs.shape[1] != imgs.shape[2] or 0 in imgs.shape:
         raise UserError(f"{where}/imgs has shape {imgs.shape}; images must be [n,H,W,3], n >= 1, H == W: convert them")
-    masks = group.get("masks")
+    if imgs.shape[1] > LARGEST_SIDE:
+        raise UserError(f"{where}/imgs has shape {imgs.shape}; a side has at most {LARGEST_SIDE} pixels: convert them")
+    check_stored(imgs, f"{where}/imgs")
     if masks is not None:
         if not isinstance(masks, h5py.Dataset) or masks.dtype != np.uint8:
             raise UserError(f"{where}/masks is {_kind(masks)}; masks must be a uint8 array, 255 inside: convert them")
@@ -293,22 +391,35 @@ def _check_split(group: Any, where: str) -> None:
         if masks.ndim != 5 or masks.shape[1] < 1 or (masks.shape[0], *masks.shape[2:]) != (n, height, width, 1):
             expected = f"[{n},O,{height},{width},1]"
             raise UserError(f"{where}/masks has shape {masks.shape}; it must be {expected} like imgs: convert them")
-    factors = group.get("factors")
-    if factors is not None and (not isinstance(factors, h5py.Dataset) or factors.shape[:1] != imgs.shape[:1]):
-        raise UserError(f"{where}/factors is {_kind(factors)}; it must be an array with one row per image: convert it")
+        if masks.shape[1] > MOST_ENTITIES:
+            raise UserError(f"{where}/masks has {masks.shape[1]} entities; it may have {MOST_ENTITIES}: convert them")
+        check_stored(masks, f"{where}/masks")
+    if factors is not None:
+        rows = isinstance(factors, h5py.Dataset) and factors.shape is not None and factors.shape[:1] == imgs.shape[:1]
+        if not rows or factors.dtype.hasobject:
+            raise UserError(
+                f"{where}/factors is {_kind(factors)}; it must be an array of numbers, one row per image: convert it"
+            )
+        check_stored(factors, f"{where}/factors")
 
 
 def _kind(item: Any) -> str:
-    return f"{item.dtype} {item.shape}" if isinstance(item, h5py.Dataset) else "no array"
+    return _one_line(f"{item.dtype} {item.shape}") if isinstance(item, h5py.Dataset) else "no array"
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
+    if isinstance(value, str):  # h5py marks bytes that are no text, and nothing could print them
+        return value.encode(errors="surrogateescape").decode(errors="replace")
     if isinstance(value, np.ndarray):
-        return [_plain(item) for item in value]
-    return value.item() if isinstance(value, np.generic) else value
+        return [_plain(item) for item in value] if value.ndim else _plain(value.item())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    return value if isinstance(value, bool | int | float | complex | tuple) else None
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _one_line(error: object) -> str:
+    """The words of a message, of which a damaged file may have made a long or unprintable one."""
+    line = "".join(letter if letter.isprintable() else " " for letter in str(error))
+    return " ".join(line.split())[:300]

@@ -7,6 +7,7 @@ disk in blocks and shuffled in windows.
 """
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import itemgetter
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from pyro_sri.data.format import IMAGES_PER_BLOCK, SCENES_PER_READ, DatasetFile
+from pyro_sri.data.format import IMAGES_PER_BLOCK, DatasetFile, pieces
 from pyro_sri.errors import UserError
 
 # 260,000 images at 64 x 64.
@@ -78,7 +79,7 @@ def training_batches(
     device = torch.device(device)
     with DatasetFile(path) as file:
         array = file.images(split)
-        (num_images, *image_shape), num_bytes = array.shape, array.nbytes
+        (num_images, *image_shape), num_bytes = array.shape, math.prod(array.shape)
         _check(num_images, batch_size, seed, start_step, rank, world_size)
         slices = _slices(num_images, batch_size, start_step, rank, world_size)
         if num_bytes <= in_memory_limit_bytes:
@@ -120,8 +121,7 @@ def _home(num_bytes: int, device: torch.device) -> torch.device:
 
 def _held(file: DatasetFile, array: Any, home: torch.device) -> torch.Tensor:
     images = torch.empty(array.shape, dtype=torch.uint8, device=home)
-    for start in range(0, len(array), SCENES_PER_READ):  # in pieces, for the host to hold no second copy
-        piece = slice(start, start + SCENES_PER_READ)
+    for piece in pieces(array):  # for the host to hold no second copy
         images[piece] = torch.from_numpy(file.read(array, piece))
     return images
 

@@ -73,7 +73,9 @@ def contact_sheet(path: Path | str, out: Path | str, num: int = 32, split: str =
     sheet = _arrange(tiles, title)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(out)
+        temporary = out.with_name(f".{out.name}.unfinished")  # overwritten by the next attempt where a kill left one
+        sheet.save(temporary, "PNG")
+        temporary.rename(out)
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror}); check the folder and the free space") from None
 

@@ -1,7 +1,7 @@
 """What is measured on inferred images: each measure sees every batch once and keeps a few numbers."""
 
 import math
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,6 +109,9 @@ class Segmentation:
     """Adjusted Rand indices of the decoder's masks and of the guide's own."""
 
     NAMES = ("ari_fg", "ari", "ari_fg_attention")
+    NOTHING_TO_SCORE: ClassVar[dict[str, str]] = dict.fromkeys(NAMES, "no image has foreground") | {
+        "ari": "no pixel of any image belongs to an entity"
+    }
 
     def __init__(self) -> None:
         self.values: dict[str, list[NDArray[np.floating]]] = {name: [] for name in self.NAMES}
@@ -143,7 +146,8 @@ class Segmentation:
             if len(scored):
                 result |= mean_and_error(name, scored)
             else:
-                result |= missing("no image has foreground" if parts else "the guide has no attention masks", name)
+                reason = self.NOTHING_TO_SCORE[name] if parts else "the guide has no attention masks"
+                result |= missing(reason, name)
         return result | {"num_images_without_foreground": int(np.isnan(np.concatenate(self.values["ari_fg"])).sum())}
 
 

@@ -107,6 +107,8 @@ class CodeQuality:
             return missing(NO_CODES, *self.DCI_NAMES)
         if not self.codes:
             return missing("the data has no masks or no factors", *self.DCI_NAMES)
+        if not any(map(len, self.codes)):
+            return missing("no slot holds an object", *self.DCI_NAMES)
         try:
             scores = dci(
                 np.concatenate(self.codes),

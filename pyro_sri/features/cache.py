@@ -21,11 +21,18 @@ def cache_folder() -> Path:
     """Where files are kept that can be made or fetched again, and may be deleted at any time.
 
     It is `$PYRO_SRI_CACHE`, else `$XDG_CACHE_HOME/pyro-sri`, else `~/.cache/pyro-sri`; it need not exist.
+
+    Raises:
+        UserError: If neither is set and the user has no home.
     """
     if own := os.environ.get("PYRO_SRI_CACHE"):
         return Path(own)
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "pyro-sri"
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "pyro-sri"
+    try:
+        return Path.home() / ".cache" / "pyro-sri"
+    except RuntimeError:
+        raise UserError("there is no home folder to keep files in: name a folder in PYRO_SRI_CACHE") from None
 
 
 def images_hash(path: Path | str, split: str, num_images: int | None = None) -> str:
@@ -56,7 +63,8 @@ def cached_features(
 ) -> Features:
     """Features from the cache, or else computed and kept there.
 
-    A file that is damaged or does not fit is computed anew; where the cache cannot be written nothing is kept.
+    A file that is damaged or does not fit is computed anew; where there is no cache that can be written, nothing is
+    kept.
 
     Args:
         extractor: What they are features of; its name is part of the key.
@@ -68,20 +76,24 @@ def cached_features(
         float32 [n, F].
     """
     key = hashlib.sha256(f"{extractor.name} {images}".encode()).hexdigest()
-    path = cache_folder() / "features" / f"{key}.npz"
-    features = _read(path, (num_images, extractor.size))
+    name = f"{key}.npz"
+    features = _read(name, (num_images, extractor.size))
     if features is None:
         features = compute()
-        with contextlib.suppress(UserError):  # a full or read-only disk: the next evaluation takes longer
-            write_atomically(path, lambda file: np.savez(file, features=features))
+        with contextlib.suppress(UserError):  # a full or read-only disk, or no home: the next evaluation takes longer
+            write_atomically(_folder() / name, lambda file: np.savez(file, features=features))
     return features
 
 
-def _read(path: Path, shape: tuple[int, int]) -> Features | None:
+def _folder() -> Path:
+    return cache_folder() / "features"
+
+
+def _read(name: str, shape: tuple[int, int]) -> Features | None:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with (_folder() / name).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             features: Features = arrays["features"]
-    except Exception:  # missing, or damaged, which can fail in many ways
+    except Exception:  # no home, missing, or damaged, which can fail in many ways
         return None
     fits = features.shape == shape and features.dtype == np.float32 and np.isfinite(features).all()
     return features if fits else None

@@ -266,7 +266,8 @@ def _bits(
     table = np.bincount(np.ravel_multi_index((role_set, role, position), shape), times, minlength=math.prod(shape))
     table = table.reshape(shape) / max(table.sum(), 1)
     entropy = _entropy(table.sum(1)) - _entropy(table.sum((1, 2)))
-    return entropy - (_entropy(table) - _entropy(table.sum(2))), entropy
+    left = max(_entropy(table) - _entropy(table.sum(2)), 0.0)  # H(P | R, S), which rounding may make negative
+    return entropy - left, entropy
 
 
 def _entropy(shares: Floats) -> float:

@@ -1,6 +1,6 @@
 """Networks in plain torch, without Pyro."""
 
-from pyro_sri.nn.air_networks import WHERE_SIZE, Latents, State, StepLSTM, WindowDecoder, WindowEncoder
+from pyro_sri.nn.air_networks import SCALE_FLOOR, WHERE_SIZE, Latents, State, StepLSTM, WindowDecoder, WindowEncoder
 from pyro_sri.nn.coordinates import PixelCoordinates, SpatialBroadcast, coordinate_grid
 from pyro_sri.nn.decoder import SlotDecoder, SlotImages
 from pyro_sri.nn.emorl_networks import LayerPrior, RefinementNetwork
@@ -40,6 +40,7 @@ __all__ = [
     "GENESIS_IMAGE_SIZES",
     "IMAGE_SIZES",
     "MASK_FEATURES",
+    "SCALE_FLOOR",
     "WHERE_SIZE",
     "Clustering",
     "ColourHead",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pyro_sri.nn.spatial_transformer import read_windows
 
 WHERE_SIZE = 3  # scale, x, y
+SCALE_FLOOR = 1e-8  # of posteriors: a softplus of very negative numbers is 0, and no standard deviation
 
 
 def perceptron(sizes: Sequence[int], *, activate_last: bool = False) -> nn.Sequential:
@@ -65,7 +66,7 @@ class WindowEncoder(nn.Module):
         """Images [B, H, W] and places z_where [B, 3] -> mean and scale [B, code_size]."""
         windows = read_windows(images, where, self.window_size)
         loc, raw_scale = self.layers(windows.flatten(-2)).chunk(2, -1)
-        return loc, F.softplus(raw_scale)
+        return loc, F.softplus(raw_scale).clamp(min=SCALE_FLOOR)
 
 
 class Latents(NamedTuple):

@@ -23,30 +23,42 @@ _UP_WIDTHS = {
 IMAGE_SIZES = tuple(_DOWN_WIDTHS)
 
 
+class UpConv(nn.Conv2d):
+    """A 3x3 convolution of two maps: one of half the resolution, doubled by nearest up-sampling, and a skip connection.
+
+    The doubled map is never made: convolving it with 3x3 weights is a transposed convolution of the small one, with
+    stride 2 and the 4x4 weights that the 3x3 ones make when each is spread over 2x2 pixels. Half the arithmetic.
+    """
+
+    def forward(self, below: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
+        """Map from below [N, C, H/2, W/2] and skip [N, in - C, H, W] -> [N, out, H, W]."""
+        weight, skip_weight = self.weight.split([below.shape[1], skip.shape[1]], dim=1)
+        spread = F.avg_pool2d(weight.flip(2, 3), 2, stride=1, padding=1, divisor_override=1).transpose(0, 1)
+        return F.conv2d(skip, skip_weight, padding=1) + F.conv_transpose2d(below, spread, stride=2, padding=1)
+
+
 class ConvBlock(nn.Sequential):
     """3x3 convolution without bias, group normalisation with 8 groups, ReLU: [N, in, H, W] -> [N, out, H, W]."""
 
+    convolution: type[nn.Conv2d] = nn.Conv2d
+
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+            self.convolution(in_channels, out_channels, 3, padding=1, bias=False),
             nn.GroupNorm(NUM_GROUPS, out_channels),
             nn.ReLU(inplace=True),
         )
 
 
 class UpBlock(ConvBlock):
-    """A block on a map of half the resolution, doubled by nearest up-sampling, beside a skip connection.
+    """The block on a map from below, of half the resolution, and a skip connection."""
 
-    The doubled map is never made: convolving it with 3x3 weights is a transposed convolution of the small one, with
-    stride 2 and the 4x4 weights that the 3x3 ones make when each is spread over 2x2 pixels. Half the arithmetic.
-    """
+    convolution = UpConv
 
-    def forward(self, below: Tensor, skip: Tensor) -> Tensor:
+    def forward(self, below: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
         """Map from below [N, C, H/2, W/2] and skip [N, in - C, H, W] -> [N, out, H, W]."""
         convolution, *rest = self
-        weight, skip_weight = convolution.weight.split([below.shape[1], skip.shape[1]], dim=1)
-        spread = F.avg_pool2d(weight.flip(2, 3), 2, stride=1, padding=1, divisor_override=1).transpose(0, 1)
-        x = F.conv2d(skip, skip_weight, padding=1) + F.conv_transpose2d(below, spread, stride=2, padding=1)
+        x = convolution(below, skip)
         for layer in rest:
             x = layer(x)
         return x

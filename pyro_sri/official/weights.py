@@ -6,20 +6,25 @@ import torch
 from torch import Tensor, nn
 
 from pyro_sri.errors import UserError
+from pyro_sri.torch_files import is_finite, is_plain
 
 StateDict = Mapping[str, Tensor]
 
 COUNTER = "num_batches_tracked"  # batch normalisation's only integer
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LONGEST_NAME = 200
+LARGEST_SIZE = 4096  # of a layer; the published networks have at most 1024
 
 
 def check_weights(state_dict: StateDict) -> None:
     """Raises UserError unless the state dict maps names to finite real tensors (and counters to integers)."""
     for name, tensor in state_dict.items():
-        if not isinstance(name, str) or not torch.is_tensor(tensor):
+        if not isinstance(name, str) or len(name) > LONGEST_NAME or not name.isprintable():
+            raise UserError("the weights hold a name that is no parameter's: they must map names to real tensors")
+        counts = name.endswith(f".{COUNTER}") and torch.is_tensor(tensor) and tensor.dtype == torch.int64
+        if not is_plain(tensor) or not (tensor.dtype in DTYPES or counts):
             raise UserError(f"the weights hold {name!r}, which is no parameter: they must map names to real tensors")
-        if not tensor.is_floating_point() and (tensor.is_complex() or not name.endswith(f".{COUNTER}")):
-            raise UserError(f"the weights hold {name!r}, which is no parameter: they must map names to real tensors")
-        if not torch.isfinite(tensor).all():
+        if not is_finite(tensor):
             raise UserError(f"the weights hold values that are not finite, in '{name}'")
 
 
@@ -58,9 +63,12 @@ def size_of(state_dict: StateDict, name: str, dim: int, system: str) -> int:
     """
     if name not in state_dict:
         raise UserError(f"the weights lack '{name}': not a state dict of {system}?")
-    if state_dict[name].dim() <= dim:
-        raise UserError(f"'{name}' has shape {list(state_dict[name].shape)}: it must have {dim + 1} dimensions or more")
-    return state_dict[name].shape[dim]
+    shape = state_dict[name].shape
+    if len(shape) <= dim:
+        raise UserError(f"'{name}' has shape {list(shape)}: it must have {dim + 1} dimensions or more")
+    if not 0 < shape[dim] <= LARGEST_SIZE:
+        raise UserError(f"'{name}' has shape {list(shape)}: no network has a layer of that size")
+    return shape[dim]
 
 
 def fill(roots: Mapping[str, nn.Module], renamed: Mapping[str, tuple[str, Tensor]]) -> None:

@@ -19,6 +19,6 @@ def test_a_convolution_after_doubling_at_half_the_resolution(side: int) -> None:
 
     doubled = torch.cat([F.interpolate(below, scale_factor=2, mode="nearest"), skip], dim=1)
     convolution, norm, relu = block
-    expected = gradients(relu(norm(convolution(doubled))))
+    expected = gradients(relu(norm(F.conv2d(doubled, convolution.weight, padding=1))))
     for actual, wanted in zip(gradients(block(below, skip)), expected, strict=True):
         torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-10)

@@ -177,24 +177,6 @@ def test_evaluate_refuses(pyro_sri: Any, trained: Path, tmp_path: Path) -> None:
     assert_refused(pyro_sri("evaluate", trained, "--data", tmp_path / "big.h5"), "64x64", "32x32")
 
 
-def test_bench(pyro_sri: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    outcome = pyro_sri("bench sri-quick --batch 2 --steps 1 --device cpu --json")
-    assert outcome.status == 0, outcome.err
-    result = json.loads(outcome.out.strip().splitlines()[-1])
-    names = "preset batch device precision best_step_ms median_step_ms images_per_second peak_memory_mb "
-    names += "loader_memory_images_per_second loader_disk_images_per_second stages"
-    assert list(result) == names.split()
-    assert result["batch"] == 2
-    assert 0 < result["best_step_ms"] <= result["median_step_ms"]
-    assert all(ms > 0 for ms in result["stages"].values())
-    for source in ("memory", "disk"):
-        assert result[f"loader_{source}_images_per_second"] > 0
-        assert f"loading, from {source}" in outcome.out
-    assert not any(tmp_path.iterdir())
-    assert_refused(pyro_sri("bench sri-quick --steps 0"), "--steps")
-
-
 def test_import_weights(pyro_sri: Any, tmp_path: Path) -> None:
     golden = Golden("sri_genv2_mog")
     torch.save({"model": {n: t.float() for n, t in golden.state().items()}, "step": 3}, tmp_path / "sri.pth")

@@ -3,21 +3,23 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyro_sri.data.format import SPLITS, Report, Scenes
+from pyro_sri.data.format import SPLITS, DatasetFile, Report, Scenes
 from pyro_sri.data.generators import GENERATORS, find_generator
 from pyro_sri.data.generators.family import Drawn
-from pyro_sri.data.generators.pieces import Pieces, pieces_of
+from pyro_sri.data.generators.pieces import Pieces, folder_of, pieces_of
 from pyro_sri.data.writing import refuse_existing, write_dataset
 from pyro_sri.errors import UserError
 from pyro_sri.seeds import check_seed
@@ -97,8 +99,6 @@ def make_dataset(
     if workers < 1:
         raise UserError(f"{workers} workers can do nothing; use at least 1")
     parsed = family.parse_options(options or {})
-    refuse_existing(out)
-
     tasks = {
         split: [
             Task(name, split, start, min(start + family.scenes_per_task, count), size, seed, parsed)
@@ -117,6 +117,10 @@ def make_dataset(
         **({} if family.background_entities == (0,) else {"background_entities": list(family.background_entities)}),
         **{option: list(value) if isinstance(value, tuple) else value for option, value in asdict(parsed).items()},
     }
+    if _is_made(out, attributes, {split: count for split, count in counts.items() if count}):
+        shutil.rmtree(folder_of(out), ignore_errors=True)
+        return 0
+    refuse_existing(out)
     recipe = json.loads(json.dumps(attributes | counts))
     with pieces_of(out, recipe) as pieces:
         found = pieces.count()
@@ -125,6 +129,18 @@ def make_dataset(
             splits = {split: _reported(some, scenes, progress) for split, some in tasks.items()}
             write_dataset(out, splits, attributes)
     return found
+
+
+def _is_made(out: Path, attributes: Mapping[str, object], counts: Mapping[str, int]) -> bool:
+    """Whether a kill came when the file had its name already, and before its pieces were gone."""
+    if not (out.is_file() and folder_of(out).is_dir()):
+        return False
+    try:
+        with DatasetFile(out) as file:
+            same = all(file.attributes.get(name) == value for name, value in attributes.items())
+            return same and {split: file.num_images(split) for split in file.splits} == counts
+    except UserError:
+        return False
 
 
 def _reported(tasks: Sequence[Task], scenes: Iterator[Scenes], progress: Report | None) -> Iterator[Scenes]:
@@ -144,7 +160,7 @@ def _made(tasks: Sequence[Task], workers: int, pieces: Pieces) -> Iterator[Itera
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
     try:
-        with _one_thread_each():
+        with _one_thread_each(), _without_interrupts():
             for worker in range(workers):
                 receiver, sender = context.Pipe(duplex=False)
                 process = context.Process(target=_work, args=(sender, tasks[worker::workers], pieces), daemon=True)
@@ -161,7 +177,6 @@ def _made(tasks: Sequence[Task], workers: int, pieces: Pieces) -> Iterator[Itera
 
 def _work(sender: Connection, tasks: Sequence[Task], pieces: Pieces) -> None:
     """Make the pieces of tasks that are not there yet, and say after each what went wrong, if anything."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt reaches every process; the main one cleans up
     try:
         for task in tasks:
             if not pieces.path(task.split, task.start).exists():
@@ -187,6 +202,17 @@ def _taken(task: Task, pieces: Pieces, pipe: Connection | None = None) -> Scenes
         drawn = draw(task)
         pieces.save(task.split, task.start, drawn)
     return drawn.scenes()
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes started here never get SIGINT, which a terminal sends to all of them; the main one cleans up."""
+    resource_tracker.ensure_running()  # when multiprocessing starts it, it unblocks the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -40,7 +40,8 @@ class Pieces:
             UserError: If it cannot be written.
         """
         path = self.path(split, start)
-        temporary = path.with_suffix(".tmp")  # overwritten by the next attempt where a kill left one
+        # A worker may outlive its killed main process for a while. What a kill leaves goes with the folder.
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
         try:
             with temporary.open("wb") as file:
                 np.savez(file, **drawn._asdict())
@@ -61,6 +62,11 @@ class Pieces:
         return sum(1 for _ in self.folder.glob("*.npz"))
 
 
+def folder_of(out: Path) -> Path:
+    """Where the pieces of a file in the making are."""
+    return out.with_name(f"{out.name}.parts")
+
+
 @contextmanager
 def pieces_of(out: Path, recipe: Mapping[str, Any]) -> Iterator[Pieces]:
     """The pieces of a file in the making; gone once it is made, kept when the making is interrupted.
@@ -72,7 +78,7 @@ def pieces_of(out: Path, recipe: Mapping[str, Any]) -> Iterator[Pieces]:
     Raises:
         UserError: If the folder cannot be written, is in use by another process, or holds pieces of another recipe.
     """
-    folder = out.with_name(f"{out.name}.parts")
+    folder = folder_of(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder, os.O_RDONLY)

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.data.format import HDF5_ERRORS, SPLITS, Report, Scenes
+from pyro_sri.data.format import ARRAYS, HDF5_ERRORS, SPLITS, Report, Scenes, check_stored, finite_rows, stored
 from pyro_sri.data.readers.entities import NO_ENTITY, entity_map, keep_entities, kept_entities
 from pyro_sri.data.readers.geometry import (
     ALL,
@@ -83,7 +83,7 @@ def _wanted_arrays(file: h5py.File, path: Path, options: Options) -> dict[str, d
     """The arrays of each split to convert."""
     if "source" in file.attrs:
         raise UserError(f"{path} is a dataset file of this library already; use it with --data as it is")
-    available = [split for split in SPLITS if isinstance(file.get(split), h5py.Group)]
+    available = [split for split in SPLITS if isinstance(stored(file, split, str(path)), h5py.Group)]
     if not available:
         raise UserError(f"{path} has none of the groups {', '.join(SPLITS)}; is it an EfficientMORL file?")
     return {
@@ -93,9 +93,10 @@ def _wanted_arrays(file: h5py.File, path: Path, options: Options) -> dict[str, d
 
 def _checked_arrays(group: h5py.Group, where: str) -> dict[str, Any]:
     """The arrays of a split that are of use, HDF5 datasets by name: imgs, and where known masks and factors."""
-    imgs, masks, factors = (group.get(name) for name in ("imgs", "masks", "factors"))
+    imgs, masks, factors = (stored(group, name, where) for name in ARRAYS)
     if not isinstance(imgs, h5py.Dataset) or imgs.dtype != np.uint8 or imgs.ndim != 4 or imgs.shape[3] != 3:
         raise UserError(f"{where} has no array imgs, uint8 [n,H,W,3], but {_kind(imgs)}; is it an EfficientMORL file?")
+    check_stored(imgs, f"{where}/imgs")
     num, height, width, _ = imgs.shape
     if height != width and (height, width) != CLEVR_SHAPE:
         raise UserError(f"{where}/imgs has {_kind(imgs)}; images must be square, or of CLEVR's 240 x 320 pixels")
@@ -104,10 +105,12 @@ def _checked_arrays(group: h5py.Group, where: str) -> dict[str, Any]:
         sound = isinstance(masks, h5py.Dataset) and masks.dtype.kind in "buif" and masks.ndim == 5
         if not sound or masks.shape != (num, masks.shape[1], height, width, 1) or masks.shape[1] > NO_ENTITY:
             raise UserError(f"{where}/masks has {_kind(masks)}; it must have numbers [{num},O,{height},{width},1]")
+        check_stored(masks, f"{where}/masks")
         arrays["masks"] = masks
     if isinstance(factors, h5py.Dataset) and not factors.dtype.hasobject:
         if factors.shape[:1] != (num,):
             raise UserError(f"{where}/factors has {_kind(factors)}; it must have one row per image, {num}")
+        check_stored(factors, f"{where}/factors")
         arrays["factors"] = factors
     return arrays
 
@@ -135,6 +138,7 @@ def _scenes(
         step = scenes_per_piece(height * width * (3 + mask_bytes))
         for start in range(0, total, step):
             piece = {name: _read(path, array, slice(start, start + step)) for name, array in arrays.items()}
+            _check_values(piece, f"{path}: {split}", start)
             visible = _visible(piece, names, max_objects)
             if visible is None:
                 raise UserError(f"{path}: {split} has nothing to count objects by; leave --max-objects out")
@@ -150,6 +154,19 @@ def _scenes(
                 if factors is not None and factors.shape[:1] == visible.shape[1:]:
                     factors = factors[kept]
                 yield Scene(resize_image(image[window], size), entities, factors)
+
+
+def _check_values(piece: Mapping[str, NDArray[Any]], where: str, start: int) -> None:
+    """Raises UserError for the first scene with factors that are not finite, or masks that are no shares."""
+    faults = {}
+    if "factors" in piece:
+        faults["factors that are not finite"] = ~finite_rows(piece["factors"])
+    if "masks" in piece:
+        sound = finite_rows(piece["masks"]) & (piece["masks"] >= 0).all((1, 2, 3, 4))
+        faults["masks that are negative or not finite"] = ~sound
+    for what, fault in faults.items():
+        if fault.any():
+            raise UserError(f"{where}: scene {start + int(fault.argmax())} has {what}; download the file again")
 
 
 def _visible(
@@ -179,6 +196,6 @@ def _opened(path: Path) -> Iterator[h5py.File]:
 def _read(path: Path, array: Any, items: slice) -> NDArray[Any]:
     try:
         return np.asarray(array[items])
-    except (MemoryError, *HDF5_ERRORS):  # a damaged shape may be huge
+    except HDF5_ERRORS:
         where = f"{array.name[1:]}, items {items.start} to {min(items.stop, len(array)) - 1}"
         raise UserError(f"{path}: {where} cannot be read; download the file again") from None

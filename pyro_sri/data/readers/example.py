@@ -63,23 +63,34 @@ def _one_byte_strings(content: memoryview) -> NDArray[np.uint8]:
     tag = 1 << 3 | LENGTH_DELIMITED
     if len(triples) % 3 == 0 and (triples[0::3] == tag).all() and (triples[1::3] == 1).all():
         return triples[2::3]
-    strings = [string for number, string in _fields(content, LENGTH_DELIMITED) if number == 1]
-    if any(len(string) != 1 for string in strings):
-        raise ValueError("it has strings that are not of one byte")
-    return np.frombuffer(b"".join(strings), dtype=np.uint8)
+    values = bytearray()
+    for number, string in _fields(content, LENGTH_DELIMITED):
+        if number == 1 and len(string) != 1:
+            raise ValueError("it has strings that are not of one byte")
+        if number == 1:
+            values += string
+    return np.frombuffer(bytes(values), dtype=np.uint8)
 
 
 def _joined(content: memoryview, wire_type: int) -> bytes:
     """A list of numbers in one piece, which is the same whether they were packed or written one by one."""
-    return b"".join(part for number, part in _fields(content, LENGTH_DELIMITED, wire_type) if number == 1)
+    data = bytearray()  # part by part: all the parts of a hostile record would take far more memory than their bytes
+    for number, part in _fields(content, LENGTH_DELIMITED, wire_type):
+        if number == 1:
+            data += part
+    return bytes(data)
 
 
 def _varints(data: bytes) -> NDArray[np.int64]:
-    values, place = [], 0
-    while place < len(data):
-        value, place = _varint(memoryview(data), place)
-        values.append(value)
-    return np.array(values, dtype=np.uint64).view(np.int64)
+    message = memoryview(data)
+
+    def values() -> Iterator[int]:
+        place = 0
+        while place < len(message):
+            value, place = _varint(message, place)
+            yield value
+
+    return np.fromiter(values(), dtype=np.uint64).view(np.int64)
 
 
 def _fields(message: memoryview, *wire_types: int) -> Iterator[tuple[int, memoryview]]:

@@ -11,7 +11,7 @@ from pyro_sri.data.readers.bytestream import GZIP_MAGIC, READ_ERRORS, ByteStream
 from pyro_sri.errors import UserError
 
 UINT8 = 8  # the type
-LARGEST = 1024**3  # bytes; MNIST has 47 million
+LARGEST = 128 * 1024**2  # bytes; MNIST has 47 million
 
 
 def read_idx(path: Path, num_axes: int) -> NDArray[np.uint8]:

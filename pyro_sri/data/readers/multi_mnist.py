@@ -119,6 +119,8 @@ def _digits(images_file: Path, labels_file: Path) -> Digits:
     if digits.images.shape[1:] != (DIGIT, DIGIT) or not 0 < len(digits.images) == len(digits.labels):
         shapes = f"{digits.images.shape} and {digits.labels.shape}"
         raise UserError(f"{images_file} and {labels_file.name} have the shapes {shapes}, not (n, 28, 28) and (n,)")
+    if digits.labels.max() > 9:
+        raise UserError(f"{labels_file} has the label {digits.labels.max()}, which is no digit; download it again")
     return digits
 
 

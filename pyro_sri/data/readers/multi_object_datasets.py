@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.data.format import Report
+from pyro_sri.data.format import Report, finite_rows
 from pyro_sri.data.readers.entities import entity_map, keep_entities, kept_entities
 from pyro_sri.data.readers.example import feature_values, parse_example
 from pyro_sri.data.readers.geometry import (
@@ -174,6 +174,8 @@ def _scene(
 ) -> Scene | None:
     """The scene of a record, or None if it has too many objects."""
     table = {name: _values(features, name, (layout.num_entities, number)) for name, number in factors.items()}
+    if not all(finite_rows(values).all() for values in table.values()):
+        raise ValueError("it has factors that are not finite")
     presence = table["visibility"] > 0 if "visibility" in table else _masks(features, layout)
     visible = np.asarray(presence.reshape(layout.num_entities, -1).any(1))
     kept = kept_entities(visible, layout.num_background, max_objects)

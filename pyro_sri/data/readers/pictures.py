@@ -1,6 +1,7 @@
 """Reading image files of any kind, and finding them."""
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from PIL import Image, ImageOps
 
 from pyro_sri.errors import UserError
 
+# What is read, whatever a file is called. Pillow knows others, and starts another program for some.
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 
 
@@ -32,8 +35,13 @@ def read_picture(path: Path) -> Image.Image:
         UserError: If it is missing, no image, or damaged.
     """
     try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about details that are passed over
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                image.verify()  # a PNG's checksums, which are not looked at when it is decoded
+            with Image.open(path, formats=FORMATS) as image:
+                return ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; put it back") from None
     except Exception:  # Pillow raises whatever the damage leads to

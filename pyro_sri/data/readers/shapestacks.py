@@ -27,6 +27,7 @@ SIZE = 64
 MAX_OBJECTS = 6
 LISTS = {"train": "train.txt", "val": "eval.txt", "test": "test.txt"}
 LAYOUT = "recordings/SCENARIO/*cam_N*.png, iseg/SCENARIO/*cam_N*.map, splits/SPLIT_NAME/train.txt, eval.txt, test.txt"
+LONGEST_NAME = 60  # of a scenario; the published ones have about 50 letters
 CAMERA = re.compile(r"cam_(\d+)")
 
 
@@ -93,9 +94,12 @@ def _split_name(folder: Path, name: str | None) -> str:
 def _scenarios(file: Path, recordings: Path) -> list[str]:
     """The scenarios that a list names, perhaps with a path before them or a suffix behind."""
     try:
-        lines = [Path(line.strip()) for line in file.read_text().splitlines() if line.strip()]
+        lines = [Path(line.strip()) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError):
         raise UserError(f"{file} cannot be read; it must have one scenario per line") from None
+    for number, line in enumerate(lines, 1):
+        if line.name in ("", "..") or len(line.name) > LONGEST_NAME or not line.name.isprintable():
+            raise UserError(f"{file}: scenario {number} is no name of a folder; download the list again")
     return [line.name if (recordings / line.name).is_dir() else line.stem for line in lines]
 
 

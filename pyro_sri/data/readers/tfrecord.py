@@ -18,7 +18,7 @@ HEADER = struct.Struct("<QI")
 CHECKSUM = struct.Struct("<I")
 
 # A record of CLEVR, the largest, has 3 MB. A length beyond this is a mistake, and not worth the memory to find out.
-LONGEST_RECORD = 64 * 1024**2
+LONGEST_RECORD = 16 * 1024**2
 MEGABYTE = 1024**2
 
 

@@ -1,0 +1,77 @@
+"""Files written by torch.save, read without trust: no code runs, checksums are verified, tensors are what they seem."""
+
+import io
+import warnings
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+PICKLE = b"\x80"  # how files of the format before PyTorch 1.6 begin
+DTYPES = (
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+    torch.bool,
+    torch.uint8,
+    torch.int32,
+    torch.int64,
+)
+
+
+def load_torch_file(path: Path) -> Any:
+    """What torch.save wrote, on the CPU.
+
+    torch.load leaves the checksums of its zip archives unread; they are verified here first, in pieces. Files of the
+    format before PyTorch 1.6 have none: where their tensors are damaged, the numbers are others.
+
+    Raises:
+        Exception: Of whatever type, if the file is missing, damaged, compressed or holds code.
+    """
+    with warnings.catch_warnings(), path.open("rb") as file:
+        warnings.simplefilter("ignore")  # about details of a format, which are no news to the user
+        source: IO[bytes] = file
+        if zipfile.is_zipfile(path):
+            _verify(path)
+        elif file.read(1) == PICKLE:
+            source = io.BytesIO(PICKLE + file.read())  # which never makes room for more than there is
+        else:
+            raise ValueError("it is neither a zip archive nor a pickle")
+        return torch.load(source, map_location="cpu", weights_only=True)
+
+
+def _verify(path: Path) -> None:
+    """Raises an exception unless every member of an archive is whole; torch.save leaves them uncompressed."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise zipfile.BadZipFile("it is compressed")
+        if sum(member.file_size for member in members) > path.stat().st_size:
+            raise zipfile.BadZipFile("its members are larger than itself")
+        if (damaged := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
+
+
+def is_plain(value: object) -> bool:
+    """Whether this is a real dense tensor whose values are all there: not repeated, compressed or on no device."""
+    return (
+        isinstance(value, Tensor)
+        and value.dtype in DTYPES
+        and not value.is_nested
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
+
+
+def fits(value: object, ours: Tensor) -> bool:
+    """Whether a value from a file can take the place of a tensor: plain, and of its shape and dtype."""
+    return isinstance(value, Tensor) and is_plain(value) and (value.shape, value.dtype) == (ours.shape, ours.dtype)
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether a plain tensor has no NaN and nothing infinite."""
+    return bool(torch.isfinite(value).all())

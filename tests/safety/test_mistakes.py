@@ -1,0 +1,282 @@
+"""Mistakes, odd surroundings and signals: one plain line each, with the right exit status."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import small_world
+from forking import Outcome, run_command, run_here
+from small_world import DATA, FIELDS, METRICS, RUN, contents, make_run, write_metrics
+
+TRAIN = ("train", "sri-g-shapestacks", "--data", DATA, *FIELDS.split(), "--steps", "1", "--out", "new")
+LITTLE = ("--num-images", "2", "--num-samples", "0", "--iwae-images", "0")
+CACHING = ("--num-images", "6", "--num-samples", "6", "--iwae-images", "0")  # enough to need features of real images
+MAKE = ("data", "make", "tetrominoes", "--train", "4", "--val", "0", "--test", "0", "--workers", "1", "--out", "new.h5")
+LONG = "x" * 100_000
+UNICODE = "Türme ☃ 塔"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return small_world.settle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("",), "no command ''"),
+        (("--out",), "no command '--out'"),
+        ((LONG,), "no command"),
+        ((UNICODE,), UNICODE),
+        (("sample\x1b]0;title\x07",), "sample\\x1b]0;title\\x07"),
+        (("sample\n\nof lines",), "sample of lines"),
+        (("presets", "extra"), "extra"),
+        (("presets", "--out", "x"), "--out"),
+        (("data", ""), "no command ''"),
+        (("data", "convert"), "SOURCE"),
+        (("data", "convert", "nowhere", "--out", "new.h5"), "nowhere"),
+        (("data", "convert", DATA, "--out", "new.h5"), DATA),
+        (("data", "make"), "NAME"),
+        (("data", "make", "", "--out", "new.h5"), "''"),
+        (("data", "make", "tetrominoes", "--out", ""), "exists already"),
+        (("data", "make", "tetrominoes", "--out", "new.h5", "--seed", "-1"), "seed"),
+        (("data", "make", "tetrominoes", "--out", "new.h5", "--seed", "one"), "one"),
+        (("data", "info"), "The dataset file"),
+        (("data", "info", ""), "folder"),
+        (("data", "info", RUN), "folder"),
+        (("data", "info", f"{RUN}/config.yaml"), "HDF5"),
+        (("data", "check", "nowhere.h5"), "no file"),
+        (("data", "preview", DATA, "--out", "new.gif"), ".png"),
+        (("data", "preview", DATA, "--out", "new.png", "--split", ""), "no split ''"),
+        (("data", "audit", DATA), "no stacks"),
+        (("train",), "which preset"),
+        (("train", ""), "no preset ''"),
+        (("train", LONG), "no preset"),
+        (("train", "sri-quick", "--data", ""), "folder"),
+        ((*TRAIN[:-1], ""), "other files"),
+        ((*TRAIN, "--start-from", ""), "not a run directory"),
+        ((*TRAIN, "--start-from", "nowhere"), "no run directory nowhere"),
+        ((*TRAIN, "--start-from", DATA), "not a run directory"),
+        ((*TRAIN, "--start-from", RUN, "--num-slots", "3", "--slot-size", "16"), "does not fit"),
+        ((*TRAIN, "--learning-rate", ""), "--learning-rate"),
+        ((*TRAIN, "--resume", "--resume", "what"), "what"),
+        (("train", "sri-quick", "--resume", "--out", RUN), "'tiny'"),
+        (("evaluate",), "RUN"),
+        (("evaluate", ""), "not a run directory"),
+        (("evaluate", DATA), "not a run directory"),
+        (("evaluate", RUN, "--data", "nowhere.h5"), "nowhere.h5"),
+        (("evaluate", RUN, "--data", RUN), "folder"),
+        (("evaluate", RUN, "--split", ""), "no split ''"),
+        (("evaluate", RUN, "--checkpoint", ""), "best or last"),
+        (("evaluate", RUN, "--device", "abacus"), "abacus"),
+        (("evaluate", RUN, "--inception", ""), "no file"),
+        (("evaluate", RUN, "--inception", DATA), "not a TorchScript file"),
+        (("sample",), "RUN"),
+        (("sample", "", "--out", "new.png"), "not a run directory"),
+        (("sample", RUN, "--out", ""), "--out"),
+        (("sample", RUN, "--out", "new.jpg"), ".png or .npz"),
+        (("sample", RUN, "--num", ""), "--num"),
+        (("sample", RUN, "--num", "1.5"), "--num"),
+        (("sample", RUN, "--num"), "--num"),
+        (("sample", RUN, "--temperature", "warm"), "warm"),
+        (("sample", RUN, "--temperature", "0"), "--temperature"),
+        (("sample", RUN, "--condition", ""), "not a sound image"),
+        (("sample", RUN, "--condition", "nowhere.png"), "nowhere.png"),
+        (("sample", RUN, "--condition", DATA), f"{DATA}:0"),
+        (("sample", RUN, "--condition", f"{DATA}:0", "--keep-slots", ""), "--keep-slots"),
+        (("sample", RUN, "--condition", f"{DATA}:0", "--keep-slots", "٣,١٠"), "no slot 10"),
+        (("sample", RUN, "--keep-slots", "0"), "--condition"),
+        (("visualize", RUN), "--out"),
+        (("visualize", RUN, "--out", ""), "exists already"),
+        (("visualize", RUN, "--out", RUN), "exists already"),
+        (("visualize", RUN, "--out", "new", "--split", "nowhere"), "nowhere"),
+        (("report",), "at least one"),
+        (("report", ""), "not a run directory"),
+        (("report", RUN, "--out", ""), "--out"),
+        (("report", RUN, "nowhere", "--out", "new.html"), "nowhere"),
+        (("report", RUN, "--data", "nowhere.h5", "--out", "new.html"), "nowhere.h5"),
+        (("bench",), "preset"),
+        (("bench", ""), "no preset"),
+        (("bench", "sri-quick", "--batch", "0"), "batch"),
+        (("import-weights",), "FILE"),
+        (("import-weights", DATA, "--image-size", "32", "--num-slots", "3", "--out", "new"), DATA),
+        (("import-weights", RUN, "--image-size", "32", "--num-slots", "3", "--out", "new"), "no file"),
+        (("import-weights", DATA, "--image-size", "big", "--num-slots", "3", "--out", "new"), "big"),
+    ],
+    ids=lambda value: ascii(" ".join(value)[:60]) if isinstance(value, tuple) else None,
+)
+def test_a_mistake_is_one_plain_line(folder: Path, words: tuple[str, ...], says: str) -> None:
+    before = contents(folder)
+    run_here(*words, cwd=folder).refused(says)
+    assert contents(folder) == before
+
+
+# Names that a table or a terminal could take for orders
+
+
+@pytest.mark.parametrize("name", ["[red]:boom:\x1b[31m[link=x]a\nb[]", "x[/bold]"])
+def test_tables_show_names_as_they_are(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    make_run(folder / name, Path(DATA), preset=name.replace("\x1b", ""))
+    os.link(folder / DATA, folder / f"{name}.h5")
+    plain = f"{name}.h5".replace("\x1b", "\\x1b").replace("\n", "\\n")
+    title = f"{plain.removesuffix('.h5')}: 2 images of generated: {Path(plain).name}"
+    outcome = run_command("evaluate", name, name, "--data", f"{name}.h5", *LITTLE, cwd=folder, env={"COLUMNS": "200"})
+    assert outcome.status == 0, outcome.err
+    assert title in outcome.out
+    assert "\x1b" not in outcome.out + outcome.err
+    outcome = run_command("data", "info", f"{name}.h5", cwd=folder, env={"COLUMNS": "200"})
+    assert outcome.status == 0, outcome.err
+    assert f"{Path(plain).name} (generated)" in outcome.out
+    assert "\x1b" not in outcome.out
+
+
+def test_a_damaged_file_cannot_speak_to_the_terminal(folder: Path) -> None:
+    with (folder / RUN / "config.yaml").open("a") as file:
+        file.write('"\\e]0;title\\a\\e[2J": 1\n')
+    line = run_command("sample", RUN, cwd=folder).refused("unknown field")
+    assert "\x1b" not in line
+    write_metrics(folder / RUN, METRICS | {"\x1b[2J" * 50: 1})
+    assert "\x1b" not in run_command("report", RUN, cwd=folder).err
+
+
+# Surroundings
+
+
+def ends_well(outcome: Outcome) -> None:
+    assert outcome.status == 0, outcome.err
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"COLUMNS": "1"},
+        {"COLUMNS": "0"},
+        {"COLUMNS": "many"},
+        {"NO_COLOR": "1", "TERM": "dumb"},
+        {"FORCE_COLOR": "1"},
+        {"TERM": None, "HOME": None, "LANG": None, "PATH": None},
+    ],
+    ids=str,
+)
+def test_odd_environments(folder: Path, env: dict[str, str | None]) -> None:
+    ends_well(run_command("presets", cwd=folder, env=env))
+    ends_well(run_command("data", "info", DATA, cwd=folder, env=env))
+    run_command("sample", cwd=folder, env=env).refused("RUN")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "env", [{"PYRO_SRI_CACHE": "/proc/none"}, {"PYRO_SRI_CACHE": None, "HOME": "/nowhere"}], ids=str
+)
+def test_no_place_for_a_cache(folder: Path, env: dict[str, str | None]) -> None:
+    ends_well(run_command("evaluate", RUN, *CACHING, cwd=folder, env={"XDG_CACHE_HOME": None} | env))
+
+
+def test_no_home_at_all(folder: Path) -> None:
+    env = {"PYRO_SRI_CACHE": None, "XDG_CACHE_HOME": None}
+    nobody = {"pathlib:Path.home": ("error", "builtins:RuntimeError", "Could not determine home directory.")}
+    ends_well(run_command("evaluate", RUN, *CACHING, cwd=folder, env=env, instead=nobody))
+    outcome = run_command("evaluate", RUN, *CACHING, "--download-inception", cwd=folder, env=env, instead=nobody)
+    outcome.refused("no home", "PYRO_SRI_CACHE")
+
+
+# What only a process from the start shows: streams that are closed, encodings, pipes that break, interrupts.
+
+
+def start(folder: Path, shell: str, **env: str) -> Outcome:
+    """Runs a line of shell, in which $SRI is the command."""
+    command = {"SRI": f"{sys.executable} -m pyro_sri", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["sh", "-c", shell], cwd=folder, env=os.environ | command | env, capture_output=True)
+    return Outcome(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+
+def test_a_reader_that_leaves(folder: Path) -> None:
+    outcome = start(folder, "$SRI --help | true; $SRI --help | head -n 1; $SRI nothing 2>&1 | true")
+    assert outcome.err == ""
+    assert outcome.out.startswith("pyro-sri ")
+
+
+def test_closed_streams(folder: Path) -> None:
+    outcome = start(folder, "$SRI --help >&-")
+    assert (outcome.status, outcome.err) == (0, "")
+    outcome = start(folder, "$SRI nothing 2>&-")
+    assert (outcome.status, outcome.out) == (2, "")
+    outcome = start(folder, "$SRI nothing <&- >&-")
+    outcome.refused("no command")
+
+
+@pytest.mark.slow
+def test_closed_streams_are_not_taken_by_files(folder: Path) -> None:
+    """What is meant for standard error would go into the first file that is opened."""
+    outcome = start(folder, f"$SRI {' '.join(MAKE)} <&- >&- 2>&-; $SRI data check new.h5")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out == "new.h5 is sound\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8", "xx_YY.nonsense"])
+def test_locales(folder: Path, locale: str) -> None:
+    """A path that the terminal cannot show is escaped; a configuration is UTF-8 everywhere."""
+    make_run(folder / UNICODE, Path(DATA), preset=UNICODE)
+    for extra in ({}, {"PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}):
+        env = {"LC_ALL": locale, **extra}
+        outcome = start(folder, f"$SRI sample '{UNICODE}' --num 1 --out '{UNICODE}{len(extra)}.png'", **env)
+        assert outcome.status == 0, outcome.err
+        assert "Traceback" not in outcome.err
+        assert (folder / f"{UNICODE}{len(extra)}.png").exists()
+
+
+@pytest.mark.slow
+def test_a_name_that_is_no_text(folder: Path) -> None:
+    outcome = start(folder, f"$SRI sample {RUN} --num 1 --out \"$(printf 'a\\377b').png\"")
+    assert outcome.status == 0, outcome.err
+    assert os.path.exists(os.fsencode(folder) + b"/a\xffb.png")
+    outcome = start(folder, "$SRI sample \"$(printf 'a\\377b')\"")
+    outcome.refused("no run directory a\\udcffb")
+
+
+# Signals: (command, where it is when the signal comes)
+
+SIGNALLED = {
+    "presets": (("presets",), "pyro_sri.scripts.presets:Console.print"),
+    "evaluate": (("evaluate", RUN, *LITTLE), "pyro_sri.evaluation.evaluate:explain"),
+    "evaluate writing": (("evaluate", RUN, *LITTLE), "os:fsync"),
+    "sample": (("sample", RUN, "--num", "1"), "pyro_sri.scripts.sample:sample_scenes"),
+    "sample writing": (("sample", RUN, "--num", "1", "--out", "new.npz"), "os:fsync"),
+    "visualize": (("visualize", RUN, "--out", "new"), "pyro_sri.gallery:explain"),
+    "report": (("report", RUN), "pyro_sri.gallery:explain"),
+    "bench": (("bench", "sri-quick", "--batch", "2"), "pyro_sri.stepping:Stepper._work"),
+    "data make": (MAKE, "pyro_sri.data.generators.making:draw"),
+    "data make writing": (MAKE, "pyro_sri.data.writing:_append"),
+    "data info": (("data", "info", DATA), "pyro_sri.data.preview:_split_info"),
+    "data check": (("data", "check", DATA), "pyro_sri.data.format:_check_items"),
+    "train starting": (TRAIN, "pyro_sri.training:check_data"),
+}
+
+
+TERMINATED = [(name, signal.SIGTERM, 143, "terminated") for name in SIGNALLED]
+INTERRUPTED = [(name, signal.SIGINT, 130, "interrupted") for name in ("sample", "sample writing", "data make writing")]
+
+
+@pytest.mark.parametrize(("name", "number", "status", "says"), TERMINATED + INTERRUPTED)
+def test_a_signal_ends_a_command_cleanly(folder: Path, name: str, number: int, status: int, says: str) -> None:
+    words, place = SIGNALLED[name]
+    before = contents(folder)
+    run_command(*words, cwd=folder, instead={place: ("signal", number)}).refused(says, status=status)
+    left = {path for path in contents(folder) if path not in before}
+    assert all(path.startswith("new.h5.parts/") for path in left)  # which the same command takes up
+    assert {path: contents(folder)[path] for path in before} == before
+
+
+def test_what_was_interrupted_says_how_it_goes_on(folder: Path) -> None:
+    stop = {"pyro_sri.data.writing:_append": ("signal", signal.SIGTERM)}
+    line = run_command(*MAKE, cwd=folder, instead=stop).refused(status=143)
+    assert line == "pyro-sri: terminated: the same command goes on with new.h5"
+    outcome = run_command(*MAKE, cwd=folder)
+    ends_well(outcome)
+    assert "1 pieces were there already" in outcome.err
