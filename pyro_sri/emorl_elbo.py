@@ -12,6 +12,7 @@ from torch.distributions import kl_divergence
 
 from pyro_sri.elbo import Terms, TermsELBO, run_against
 from pyro_sri.geco import EmorlGECO
+from pyro_sri.processes import num_processes
 
 
 class Iteration(NamedTuple):
@@ -149,7 +150,8 @@ class EMORL_ELBO(TermsELBO):
             last = Iteration(guide_trace, model_trace, posterior, None, _nll(model_trace), layer_kls.sum(0))
             iterations = [last]
             for step in range(1, steps + 1):
-                gradients = torch.autograd.grad(self._loss(last.nll, last.kl), last.posterior, retain_graph=learning)
+                loss = self._loss(last.nll, last.kl) / num_processes()  # a share of that of the whole batch
+                gradients = torch.autograd.grad(loss, last.posterior, retain_graph=learning)
                 guide_trace, posterior, memory = _refine(guide.refinement, step, last, gradients, refined_layer)
                 model_trace = run_against(model, guide_trace, images, decoded_layer=refined_layer, **kwargs)
                 kl = _kl(guide_trace, priors, refined_layer)

@@ -259,7 +259,7 @@ def fill_optimizer(optimizer: torch.optim.Adam, state: Any, path: Path) -> None:
         UserError: If it is not that of the same parameters and settings.
     """
     parameters = dict(enumerate(parameter for group in optimizer.param_groups for parameter in group["params"]))
-    groups, scalar = optimizer.state_dict()["param_groups"], torch.zeros(())
+    groups, scalar = optimizer.state_dict()["param_groups"], torch.zeros((), dtype=torch.float32)
     try:
         if not isinstance(state, dict):
             raise TypeError("no state")

@@ -222,16 +222,13 @@ class _State:
     best: float = math.inf
     totals: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # what the next log line has so far
 
-    def restore(self, run: runs.Run, module: ELBOModule, optimizer: torch.optim.Optimizer) -> None:
+    def restore(self, run: runs.Run, module: ELBOModule, optimizer: torch.optim.Adam) -> None:
         path = run.checkpoint("last")
         checkpoint = runs.load_checkpoint(path)
         runs.fill(module, checkpoint["objective"], path)
-        try:
-            optimizer.load_state_dict(checkpoint["optimizer"])
-            self.step, self.best = int(checkpoint["step"]), float(checkpoint["best"])
-            self.totals = dict(checkpoint.get("totals", {}))
-        except (KeyError, ValueError, TypeError) as error:
-            raise UserError(f"{path} does not fit {runs.CONFIG} beside it: its optimiser state is another's") from error
+        runs.fill_optimizer(optimizer, checkpoint.get("optimizer"), path)
+        self.step, self.best = checkpoint["step"], float(checkpoint.get("best", math.inf))
+        self.totals = dict(checkpoint.get("totals", {}))
 
 
 class _Trainer:

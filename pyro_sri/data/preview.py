@@ -1,5 +1,6 @@
 """A dataset file at a glance: a contact sheet, and a summary in numbers."""
 
+import contextlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pyro_sri.data.format import SCENES_PER_READ, DatasetFile
+from pyro_sri.data.format import DatasetFile, pieces
 from pyro_sri.errors import UserError
 
 # Pixels of the sheet.
@@ -71,12 +72,14 @@ def contact_sheet(path: Path | str, out: Path | str, num: int = 32, split: str =
             f"{_origin(file)}  |  {split}, {len(images)} of {file.num_images(split)}  |  {file.image_size} px{shown}"
         )
     sheet = _arrange(tiles, title)
+    temporary = out.with_name(f".{out.name}.unfinished")  # overwritten by the next attempt where a kill left one
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = out.with_name(f".{out.name}.unfinished")  # overwritten by the next attempt where a kill left one
         sheet.save(temporary, "PNG")
         temporary.rename(out)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UserError(f"cannot write {out} ({error.strerror}); check the folder and the free space") from None
 
 
@@ -144,8 +147,8 @@ def _object_info(file: DatasetFile, split: str) -> dict[str, Any]:
     objects = [entity for entity in range(masks.shape[1]) if entity not in file.background_entities]
     counts: Counter[int] = Counter()
     covered = 0
-    for start in range(0, len(masks), SCENES_PER_READ):
-        piece = file.read(masks, slice(start, start + SCENES_PER_READ))[:, objects]
+    for items in pieces(masks):
+        piece = file.read(masks, items)[:, objects]
         counts.update(piece.any((2, 3, 4)).sum(1).tolist())
         covered += int(np.count_nonzero(piece.any(1)))
     share = 1 - covered / (len(masks) * file.image_size**2)

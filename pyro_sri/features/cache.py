@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.data.format import SCENES_PER_READ, DatasetFile
+from pyro_sri.data.format import DatasetFile, pieces
 from pyro_sri.errors import UserError
 from pyro_sri.features.extraction import FeatureExtractor
 from pyro_sri.runs import write_atomically
@@ -53,8 +53,8 @@ def images_hash(path: Path | str, split: str, num_images: int | None = None) -> 
         images = file.images(split)
         stop = len(images) if num_images is None else min(num_images, len(images))
         digest.update(f"{stop} {images.shape[1:]}\n".encode())
-        for start in range(0, stop, SCENES_PER_READ):
-            digest.update(file.read(images, slice(start, min(start + SCENES_PER_READ, stop))).tobytes())
+        for piece in pieces(images, stop):
+            digest.update(file.read(images, piece).tobytes())
     return digest.hexdigest()
 
 
