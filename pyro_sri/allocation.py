@@ -3,10 +3,12 @@
 import contextlib
 import ctypes
 import os
+from pathlib import Path
 
 # Parameters of mallopt(3), by their numbers in glibc's malloc.h.
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
 GROWTH = 64 * 1024**2  # bytes that the heap grows by at least
+MUCH = 8 * 1024**3  # bytes that a process keeps from step to step without giving what is free of them back
 
 
 def keep_freed_memory() -> None:
@@ -21,3 +23,16 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         for parameter, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, -1), (TOP_PAD, GROWTH)):
             mallopt(parameter, value)
+
+
+def limit_kept_memory() -> None:
+    """Gives freed memory back to the system if this process holds much (8 GiB); call it between training steps.
+
+    The gaps between tensors of a gigabyte seldom fit the next one: at 128x128, where a step needs 14 GiB, a process
+    that keeps all it frees holds 19 after two steps, 21 after three, and more later. Where the C library is not glibc
+    it changes nothing.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        if pages * os.sysconf("SC_PAGE_SIZE") > MUCH:
+            ctypes.CDLL(None).malloc_trim(0)

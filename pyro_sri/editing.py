@@ -18,10 +18,9 @@ from torch import Tensor
 
 from pyro_sri.distributions import diagonal_normal
 from pyro_sri.errors import UserError
-from pyro_sri.inference import Scenes
+from pyro_sri.inference import Scenes, decode_scenes, join_scenes
 
 CANDIDATES = 256  # per imagined scene; they are cheap, since only the chosen one is decoded
-SCENES_AT_ONCE = 16  # scenes decoded together: bounds the memory
 
 
 @torch.no_grad()
@@ -49,7 +48,6 @@ def infer_slots(guide: Any, images: Tensor) -> Tensor:
     return torch.stack([sites[name]["value"] for name in names], 1)
 
 
-@torch.no_grad()
 def decode(model: Any, slots: Tensor) -> Scenes:
     """What slots look like: the model, conditioned on all of them.
 
@@ -57,12 +55,8 @@ def decode(model: Any, slots: Tensor) -> Scenes:
         model: A model with sites `slot_0`, `slot_1`, ..
         slots: [B, K, D], with any K of at least 1.
     """
-    parts = []
-    for some in slots.split(SCENES_AT_ONCE):
-        conditioned = poutine.condition(model, data=_by_site(some, range(some.shape[1])))
-        sites = poutine.trace(conditioned).get_trace(num_scenes=len(some), num_slots=some.shape[1]).nodes
-        parts.append([sites[name]["value"] for name in ("reconstruction", "slot_rgb", "slot_masks")])
-    return Scenes(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+    num_slots = slots.shape[1]
+    return join_scenes(decode_scenes(model, _by_site(slots, range(num_slots)), num_slots=num_slots))
 
 
 class Imagined(NamedTuple):

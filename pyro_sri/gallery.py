@@ -247,4 +247,4 @@ def _traversals(module: ELBOModule, images: Images, seed: int) -> Iterator[Exhib
 
 def _sample(model: Any, num: int, seed: int) -> Scenes:
     pyro.set_rng_seed(seed)
-    return sample_scenes(model, num, chunk=viz.SCENES_AT_ONCE)
+    return sample_scenes(model, num)

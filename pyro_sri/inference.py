@@ -1,6 +1,7 @@
 """What a model and its guide say about images, as plain tensors: for metrics, pictures and users."""
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ from pyro_sri.matching import permute_slots
 
 # Sites of one slot each, which together are the slots' codes.
 CODE_SITE = re.compile(r"(slot|component_slot)_\d+")
+
+SCENES_AT_ONCE = 16  # scenes decoded together: bounds the memory, 9 slots of 64x64 need about half a GB
 
 
 class Codes(NamedTuple):
@@ -136,9 +139,13 @@ class Scenes(NamedTuple):
     slot_masks: Tensor
 
 
-@torch.no_grad()
 def sample_scenes(
-    model: Any, num_scenes: int, *, num_slots: int | None = None, temperature: float = 1.0, chunk: int = 64
+    model: Any,
+    num_scenes: int,
+    *,
+    num_slots: int | None = None,
+    temperature: float = 1.0,
+    chunk: int = SCENES_AT_ONCE,
 ) -> Scenes:
     """Draws scenes from the prior, a chunk at a time so that memory stays bounded.
 
@@ -149,9 +156,45 @@ def sample_scenes(
         temperature: Factor on every prior standard deviation.
         chunk: Scenes decoded at once.
     """
-    parts = []
+    return join_scenes(draw_scenes(model, num_scenes, num_slots=num_slots, temperature=temperature, chunk=chunk))
+
+
+@torch.no_grad()
+def draw_scenes(
+    model: Any,
+    num_scenes: int,
+    *,
+    num_slots: int | None = None,
+    temperature: float = 1.0,
+    chunk: int = SCENES_AT_ONCE,
+) -> Iterator[Scenes]:
+    """The same scenes, a chunk after the other."""
     for start in range(0, num_scenes, chunk):
         count = min(chunk, num_scenes - start)
-        trace = poutine.trace(model).get_trace(num_scenes=count, num_slots=num_slots, temperature=temperature)
-        parts.append([trace.nodes[name]["value"] for name in ("reconstruction", "slot_rgb", "slot_masks")])
-    return Scenes(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        yield _run_model(model, num_scenes=count, num_slots=num_slots, temperature=temperature)
+
+
+@torch.no_grad()
+def decode_scenes(model: Any, latents: dict[str, Tensor], *, num_slots: int | None = None) -> Iterator[Scenes]:
+    """What latent variables look like: the model, conditioned on them, a few scenes at a time.
+
+    Args:
+        model: A scene model.
+        latents: Values of its sites, each [N, ..]; it draws those that are not given.
+        num_slots: Slots per scene; the model's own number if None.
+    """
+    count = len(next(iter(latents.values())))
+    for start in range(0, count, SCENES_AT_ONCE):
+        given = {name: value[start : start + SCENES_AT_ONCE] for name, value in latents.items()}
+        conditioned = poutine.condition(model, data=given)
+        yield _run_model(conditioned, num_scenes=min(SCENES_AT_ONCE, count - start), num_slots=num_slots)
+
+
+def join_scenes(pieces: Iterable[Scenes]) -> Scenes:
+    """Pieces, one after the other; at least one."""
+    return Scenes(*(torch.cat(tensors) for tensors in zip(*pieces, strict=True)))
+
+
+def _run_model(model: Any, **options: Any) -> Scenes:
+    sites = poutine.trace(model).get_trace(**options).nodes
+    return Scenes(*(sites[name]["value"] for name in ("reconstruction", "slot_rgb", "slot_masks")))

@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from pyro.infer.elbo import ELBOModule
 from torch import Tensor
 
+from pyro_sri.allocation import limit_kept_memory
 from pyro_sri.capture import Captured, records
 from pyro_sri.config import RunConfig
 from pyro_sri.data.loading import to_images
@@ -101,6 +102,8 @@ class Stepper:
             self._work(images)
         else:
             self.work(images, self.module.elbo.phase)
+        if self.fabric.device.type == "cpu":
+            limit_kept_memory()
 
     def _work(self, images: Tensor) -> None:
         self.wrapped_optimizer.zero_grad()

@@ -18,10 +18,9 @@ from pyro_sri.errors import UserError, printable
 from pyro_sri.evaluation import MEANINGS, METRICS, Metrics, evaluate
 from pyro_sri.execution import set_precision
 from pyro_sri.features import FeatureExtractor, InceptionFeatures, ScatteringFeatures, find_inception
-from pyro_sri.presets import PRESETS
 from pyro_sri.runs import Run
 from pyro_sri.scripts.cli import check_memory, note, parse, progress_bar
-from pyro_sri.scripts.train import own_data
+from pyro_sri.scripts.own_data import own_data_of
 from pyro_sri.seeds import check_seed
 from pyro_sri.summary import group_runs, summarise, why_not_summarised
 from pyro_sri.training import pick_device
@@ -89,7 +88,7 @@ def evaluate_runs(
     if checkpoint not in ("best", "last"):
         raise UserError(f"--checkpoint is '{checkpoint}': it must be best or last")
     found = [runs.find_run(name) for name in given]
-    paths = [data or data_of(run) for run in found]
+    paths = [data or own_data_of(run) or run.config.data_file for run in found]
     for run, path in zip(found, paths, strict=True):
         check_image_size(path, run.config.image_size)
     place = pick_device(device)
@@ -144,14 +143,6 @@ def _extractor(inception: Path | None, download: bool) -> FeatureExtractor:
     if file is None:
         note("the Inception file could not be downloaded: comparing by wavelet features instead, which give no FID")
     return ScatteringFeatures() if file is None else InceptionFeatures(file)
-
-
-def data_of(run: Run) -> Path:
-    """The run's data file; made, if its preset makes its own and the run names none (as those that ship)."""
-    preset = PRESETS.get(run.config.preset)
-    if run.config.data is None and preset is not None and preset.makes_data is not None:
-        return own_data(preset)
-    return run.config.data_file
 
 
 def check_image_size(data: Path, image_size: int) -> None:

@@ -106,7 +106,8 @@ def performance(
     """Run the standard set of benchmarks and write the measured part of docs/performance.md.
 
     Every benchmark runs in a process of its own on the CPU, in turn with U, a fixed piece of work. The whole takes
-    most of an hour and 20 GiB of memory on two cores. The page is written at the very end, or not at all.
+    most of an hour and 20 GiB of memory on two cores. Tables are printed as they are done; the page is written at the
+    very end, or not at all.
 
     For example:
 
@@ -115,7 +116,7 @@ def performance(
     python -m pyro_sri.scripts.performance --only small --rounds 1
 
     Args:
-        only: A part of the set, whose tables are then printed and not written: small (what takes seconds), large
+        only: A part of the set, whose tables are then not written: small (what takes seconds), large
             (128x128 images, 20 GiB), presets (a step of every preset).
         rounds: How often each benchmark runs; 5 times if small, once otherwise, if not given.
         page: The page to write.
@@ -125,12 +126,16 @@ def performance(
     """
     if rounds is not None and rounds < 1:
         raise UserError(f"--rounds is {rounds}: it must be at least 1")
+    if only is None:
+        fill(page, "")  # refuses a page without a place now, not in an hour
+    texts = [describe_machine()]
+    for name, part in PARTS.items():
+        if only in (None, name):
+            texts.append(_measure(part, rounds))
+            print(texts[-1], end="\n\n", flush=True)
     if only is not None:
-        print(_measure(PARTS[only], rounds))
         return
-    fill(page, "")  # refuses a page without a place now, not in an hour
-    text = "\n\n".join([describe_machine(), *(_measure(part, rounds) for part in PARTS.values())])
-    written = fill(page, text)
+    written = fill(page, "\n\n".join(texts))
     write_atomically(page, lambda file: file.write(written.encode()))
     note(f"written to {page}")
 

@@ -18,12 +18,11 @@ from pyro_sri.data.generators import GENERATORS
 from pyro_sri.errors import UserError
 from pyro_sri.evaluation import MEANINGS, METRICS
 from pyro_sri.gallery import ACTIVENESS_IMAGES, Exhibit, Images, gallery, load_images, missing_data
-from pyro_sri.presets import PRESETS
 from pyro_sri.runs import Run, find_run, write_atomically
 from pyro_sri.scripts.cli import parse
 from pyro_sri.scripts.evaluate import CONFUSION, evaluate_runs
+from pyro_sri.scripts.own_data import own_data_of
 from pyro_sri.scripts.sample import check_new_file
-from pyro_sri.scripts.train import own_data
 from pyro_sri.seeds import check_seed
 from pyro_sri.summary import CONDITIONS, Spread, differing_conditions, group_runs, summarise, why_not_summarised
 from pyro_sri.viz.page import Cell, Html, animation, element, facts, hint, join, matrix, page, picture, table
@@ -160,16 +159,10 @@ def short_names(given: Sequence[str]) -> list[str]:
 
 def _subject(run: Run, given: str, name: str, data: Path | None, seed: int) -> Subject:
     module, metrics = run.load_module(), run.metrics()
-    images = load_images(run, None, ACTIVENESS_IMAGES, data or _made_data(run))
+    images = load_images(run, None, ACTIVENESS_IMAGES, data or own_data_of(run))
     exhibits = gallery(run, images, num=NUM_SCENES, seed=seed, module=module)
     figures = {(exhibit.name, len(exhibit.frames) > 1): _figure(exhibit, name) for exhibit in exhibits}
     return Subject(given, name, run, _facts(run, module, images, metrics), figures, metrics)
-
-
-def _made_data(run: Run) -> Path | None:
-    """The data of a run that names none (as those that ship), if its preset makes its own; made if it is not there."""
-    preset = PRESETS.get(run.config.preset)
-    return own_data(preset) if run.config.data is None and preset is not None and preset.makes_data else None
 
 
 def _figure(exhibit: Exhibit, name: str) -> Figure:

@@ -20,13 +20,12 @@ from pyro_sri.data.readers.pictures import read_rgb
 from pyro_sri.editing import CANDIDATES, decode, imagine_rest, infer_slots, remove
 from pyro_sri.errors import UserError
 from pyro_sri.guides.sri import SRIGuide
-from pyro_sri.inference import Scenes, sample_scenes
+from pyro_sri.inference import SCENES_AT_ONCE, Scenes, draw_scenes
 from pyro_sri.runs import WEIGHTS, Run, find_run, write_atomically
 from pyro_sri.scripts.cli import check_memory, note, parse
 from pyro_sri.seeds import check_seed
 from pyro_sri.viz import Header, Picture, enlarge, grid, png, sheet, slot_pictures, to_uint8
 
-SCENES_AT_ONCE = 16  # scenes decoded together: bounds the memory
 MOST_SLOTS = 256  # far more than there are objects in any scene
 COLDEST = 1e-6  # below, scales underflow
 HOTTEST = 1000.0  # far beyond what makes sense; networks overflow in the end
@@ -101,7 +100,7 @@ def sample(
     check_memory(f"{num} scenes in one file", bytes_per_pixel * found.config.image_size**2 * num)
     pyro.set_rng_seed(seed)
     if image is None:
-        drawn = Drawn(num, draw_pieces(model, num, num_slots=slots, temperature=temperature), grid, {}, "")
+        drawn = Drawn(num, draw_scenes(model, num, num_slots=slots, temperature=temperature), grid, {}, "")
     else:
         inferred = infer_slots(guide, image)
         edit = plan_edit(inferred.shape[1], keep_slots, remove_slots, slots)
@@ -131,12 +130,6 @@ class Drawn(NamedTuple):
     lay_out: Callable[[NDArray[np.uint8]], Picture]
     arrays: dict[str, NDArray[Any]]
     remark: str
-
-
-def draw_pieces(model: Any, num: int, **options: Any) -> Iterator[Scenes]:
-    """Samples `num` scenes, a few at a time, so that memory stays bounded."""
-    for start in range(0, num, SCENES_AT_ONCE):
-        yield sample_scenes(model, min(SCENES_AT_ONCE, num - start), **options)
 
 
 class Edit(NamedTuple):

@@ -14,14 +14,13 @@ from pyro_sri import runs
 from pyro_sri.config import RunConfig
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.generators import GENERATORS
-from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.errors import UserError
 from pyro_sri.presets import PRESETS, Preset, find_preset
 from pyro_sri.processes import is_first
 from pyro_sri.scripts.cli import note, parse
+from pyro_sri.scripts.own_data import own_data
 from pyro_sri.training import check_same, train
 
-DATASETS = Path("datasets")
 PROG = "pyro-sri train"
 
 _HELP = """Train a preset, or continue a run.
@@ -138,15 +137,6 @@ def _make_command(dataset: str, size: int) -> str:
     if dataset in GENERATORS:
         return f"make one with 'pyro-sri data make {dataset} --size {size} --out {dataset}.h5'"
     return "bring one in the format of docs/data.md, or convert a published set with 'pyro-sri data convert'"
-
-
-def own_data(preset: Preset) -> Path:
-    """The file of a preset that makes its own data; made if it is not there."""
-    path = DATASETS / f"{preset.data_name or preset.config.preset}.h5"
-    if not path.exists():
-        note(f"making {path}: generated {preset.config.dataset}")
-        make_dataset(preset.config.dataset, path, **(preset.makes_data or {}))
-    return path
 
 
 def _announce(config: RunConfig, out: Path) -> None:

@@ -25,7 +25,7 @@ from pyro_sri.evaluation.measures import Bound, Counting, TrueStructure, Truth
 from pyro_sri.evaluation.objects import CodeQuality, Order
 from pyro_sri.evaluation.samples import evaluate_samples
 from pyro_sri.features import ScatteringFeatures, cache_folder
-from pyro_sri.inference import Codes, explain, sample_scenes
+from pyro_sri.inference import Codes, draw_scenes, explain, join_scenes, sample_scenes
 from pyro_sri.metrics.likelihood import effective_sample_size, importance_bound, importance_log_weights
 from pyro_sri.summary import CONDITIONS
 
@@ -158,6 +158,15 @@ def test_sample_scenes(num_slots: int | None) -> None:
     assert scenes.images.shape == (5, 3, 32, 32)
     assert scenes.slot_rgb.shape == (5, num_slots or 3, 3, 32, 32)
     torch.testing.assert_close((scenes.slot_rgb * scenes.slot_masks).sum(1), scenes.images)
+
+
+def test_scenes_come_a_few_at_a_time() -> None:
+    model, _ = build_sri()
+    pyro.set_rng_seed(0)
+    pieces = list(draw_scenes(model, 5, chunk=2))
+    pyro.set_rng_seed(0)
+    assert [len(piece.images) for piece in pieces] == [2, 2, 1]
+    torch.testing.assert_close(join_scenes(pieces).images, sample_scenes(model, 5, chunk=2).images, rtol=0, atol=0)
 
 
 def counted(there: list[int], found: list[int]) -> dict[str, Any]:

@@ -11,11 +11,10 @@ from pyro_sri.data.loading import evaluation_batches, to_images
 from pyro_sri.errors import UserError
 from pyro_sri.evaluation.measures import NO_RULE, Metrics, as_arrays, missing
 from pyro_sri.features import FeatureExtractor, cached_features, extract, images_hash
-from pyro_sri.inference import sample_scenes
+from pyro_sri.inference import SCENES_AT_ONCE, draw_scenes
 from pyro_sri.metrics import check_structure, density_coverage, frechet_distance, precision_recall
 from pyro_sri.metrics.structure import Rule
 
-SCENES_AT_ONCE = 16  # scenes decoded together: bounds the memory
 COMPARED = ("frechet", "precision", "recall", "density", "coverage")
 FEWEST = 6  # images of either kind, for the five nearest neighbours of one
 
@@ -55,15 +54,15 @@ def evaluate_samples(
     """
     if num_generated == 0:
         return missing("left out as asked", *COMPARED, "frechet_features", "structure_accuracy")
-    features, stands = [], []
-    for start in range(0, num_generated, SCENES_AT_ONCE):
-        scenes = sample_scenes(model, min(SCENES_AT_ONCE, num_generated - start))
+    features, stands, done = [], [], 0
+    for scenes in draw_scenes(model, num_generated):
         if not torch.isfinite(scenes.images).all():
             raise UserError("the model draws images that are not finite: it diverged")
         features.append(extract(extractor, [scenes.images]))
         if rule is not None:
             stands += [verdict.stands for verdict in check_structure(as_arrays(scenes.slot_masks), rule=rule)]
-        progress("generated scenes", start + len(scenes.images), num_generated)
+        done += len(scenes.images)
+        progress("generated scenes", done, num_generated)
 
     result: Metrics = {"num_samples": num_generated, "frechet_images": num_real, "frechet_features": extractor.name}
     if rule is None:

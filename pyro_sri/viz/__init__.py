@@ -10,7 +10,6 @@ from pyro_sri.viz.latents import SlotPosterior, has_scene, has_slots, infer_slot
 from pyro_sri.viz.logs import curves
 from pyro_sri.viz.masks import canvases, mask_pictures, mask_tiles, slot_pictures, to_uint8
 from pyro_sri.viz.scenes import (
-    SCENES_AT_ONCE,
     imaginations,
     reconstructions,
     samples_by_slot,
@@ -26,7 +25,6 @@ from pyro_sri.viz.walks import scene_walk
 __all__ = [
     "FRAME_MILLISECONDS",
     "PALETTE",
-    "SCENES_AT_ONCE",
     "FilmError",
     "Header",
     "Picture",

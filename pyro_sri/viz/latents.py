@@ -2,7 +2,6 @@
 
 import itertools
 import re
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +9,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_sri.inference import Scenes
-from pyro_sri.viz.scenes import SCENES_AT_ONCE
+from pyro_sri.inference import SCENES_AT_ONCE
 
 SYSTEMS = (("slot",), ("mask_slot", "component_slot"), ("z_where", "z_what"))  # slot k has the sites KIND_k
 LAYER = re.compile(r"layer_(\d+)_slots")  # EMORL: all slots in one site; the image shows the last layer
@@ -125,17 +123,6 @@ def infer_slots(guide: Any, images: Tensor) -> SlotPosterior:
         torch.cat([torch.cat(moment, -1) for moment in scales]),
         torch.cat(present),
     )
-
-
-@torch.no_grad()
-def decode(model: Any, values: dict[str, Tensor]) -> Iterator[Scenes]:
-    """Scenes with latent variables given, each [N, ..]; a few at a time, so that memory stays bounded."""
-    count = len(next(iter(values.values())))
-    for start in range(0, count, SCENES_AT_ONCE):
-        given = {name: value[start : start + SCENES_AT_ONCE] for name, value in values.items()}
-        with poutine.trace() as recorder, poutine.condition(data=given):
-            model(num_scenes=min(SCENES_AT_ONCE, count - start))
-        yield Scenes(*(recorder.trace.nodes[name]["value"] for name in ("reconstruction", "slot_rgb", "slot_masks")))
 
 
 def _numbered(trace: Trace, kind: str) -> list[str]:

@@ -15,8 +15,6 @@ from pyro_sri.viz.sheets import PAPER, Header, Picture, enlarge, grid, sheet
 
 TEMPERATURES = (0.5, 0.7, 0.85, 1.0)
 
-SCENES_AT_ONCE = 16  # scenes decoded together: bounds the memory, 9 slots of 64x64 need about half a GB
-
 
 def reconstructions(explanation: Explanation, *, labels: Sequence[str] = (), caption: str = "") -> Picture:
     """A row per image: input, reconstruction, imagination, masks as colours, then slot by slot in order.
@@ -175,7 +173,7 @@ def tensorboard_images(
         `decoder_masks`, `samples`, `samples_slots`.
     """
     explanation = explain(model, guide, images, elbo)
-    scenes = sample_scenes(model, num_samples, chunk=SCENES_AT_ONCE)
+    scenes = sample_scenes(model, num_samples)
     triples = [explanation.images, explanation.reconstruction, explanation.imagination]
     shown = [to_uint8(pictures) for pictures in triples if pictures is not None]
     tiles = [[enlarge(picture) for picture in pictures] for pictures in shown]

@@ -7,8 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyro_sri.inference import decode_scenes
 from pyro_sri.metrics.disentanglement import activeness
-from pyro_sri.viz.latents import SlotPosterior, decode
+from pyro_sri.viz.latents import SlotPosterior
 from pyro_sri.viz.masks import slot_pictures, to_uint8
 from pyro_sri.viz.sheets import Header, Picture, enlarge, sheet
 
@@ -63,10 +64,10 @@ def traverse(model: Any, posterior: SlotPosterior, *, num: int = 10, steps: int 
     for row, slot in enumerate(slots):
         for column, dimension in enumerate(dimensions):
             moved[row, column, :, slot, dimension] += away * spreads[row][dimension]
-    pieces = decode(model, posterior.values(moved.flatten(0, 2), image))
+    pieces = decode_scenes(model, posterior.values(moved.flatten(0, 2), image))
     flat = np.concatenate([to_uint8(piece.images) for piece in pieces])
     pictures = flat.reshape(*moved.shape[:3], *flat.shape[1:])
-    (still,) = decode(model, posterior.values(mean[None], image))
+    (still,) = decode_scenes(model, posterior.values(mean[None], image))
     middle = np.broadcast_to(to_uint8(still.images), (*pictures.shape[:2], 1, *pictures.shape[3:]))
     return Traversals(
         slots=slots,

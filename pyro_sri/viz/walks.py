@@ -9,7 +9,8 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_sri.viz.latents import decode, prior_trace, slot_parts
+from pyro_sri.inference import decode_scenes
+from pyro_sri.viz.latents import prior_trace, slot_parts
 from pyro_sri.viz.masks import mask_pictures, to_uint8
 from pyro_sri.viz.sheets import Picture, enlarge, sheet
 
@@ -56,7 +57,7 @@ def scene_walk(model: Any, *, num: int = 6, frames: int = 48, seed: int = 0) -> 
     rows = []
     for walk in range(num):
         with _Noise({site: values[walk] for site, values in noise.items()}):
-            pieces = list(decode(model, {"scene": walks[walk]}))
+            pieces = list(decode_scenes(model, {"scene": walks[walk]}))
         images = np.concatenate([to_uint8(piece.images) for piece in pieces])
         masks = np.concatenate([mask_pictures(piece.slot_masks) for piece in pieces])
         rows.append((images, masks))

@@ -113,7 +113,9 @@ def test_a_second_run_replaces_the_first(page: Path, made_up: MadeUp) -> None:
     assert page.read_text() == once
 
 
-def test_a_failure_half_way_leaves_the_page(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_half_way_leaves_the_page_and_prints_what_there_is(
+    page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     processes = MadeUp(failing="emorl-clevr6")
     monkeypatch.setattr(performance, "_last_line", processes)
     with pytest.raises(UserError, match="it failed"):
@@ -121,6 +123,8 @@ def test_a_failure_half_way_leaves_the_page(page: Path, monkeypatch: pytest.Monk
     assert len(processes.asked) > 40
     assert page.read_text() == PROSE
     assert list(page.parent.iterdir()) == [page]
+    assert "### Large images" in (printed := capsys.readouterr().out)
+    assert "### Every preset" not in printed
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from pyro_sri import runs, viz
 from pyro_sri.config import SRIConfig
 from pyro_sri.errors import UserError
 from pyro_sri.gallery import Exhibit, load_images
-from pyro_sri.inference import Scenes
 from pyro_sri.scripts import sample as sample_script
 from pyro_sri.scripts import visualize as visualize_script
 from pyro_sri.scripts.sample import sample
@@ -230,10 +229,3 @@ def test_the_graph_is_drawn_where_graphviz_is(run: runs.Run, monkeypatch: pytest
     monkeypatch.setattr("graphviz.Digraph.pipe", lambda self, format: f"a {format}".encode())
     model, _ = run.load()
     assert dict(visualize_script._graph(model, 32))["model.png"] == b"a png"
-
-
-def test_pieces_are_the_whole(run: runs.Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, _ = run.load()
-    monkeypatch.setattr(sample_script, "SCENES_AT_ONCE", 2)
-    pieces: list[Scenes] = list(sample_script.draw_pieces(model, 5))
-    assert [len(scenes.images) for scenes in pieces] == [2, 2, 1]

@@ -220,7 +220,7 @@ def test_images_from_elsewhere(tmp_path: Path, tetrominoes: Path, quick: None, m
     page = Reader(tmp_path / "page.html")
     assert "tetrominoes (generated, seed 3), split test" in page.text
     assert f"pyro-sri report {run.path} --data {tetrominoes} --out" in page.text
-    monkeypatch.setattr(report_script, "own_data", lambda preset: tetrominoes)
+    monkeypatch.setattr(report_script, "own_data_of", lambda run: tetrominoes)
     report(("sri-quick",), tmp_path / "shipped.html")  # names no data file, but its preset makes one
     assert "tetrominoes (generated, seed 3), split test" in Reader(tmp_path / "shipped.html").text
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from pyro_sri.guides.air import AIRGuide
 from pyro_sri.guides.emorl import EMORLGuide
 from pyro_sri.guides.genesis import GenesisGuide
+from pyro_sri.inference import SCENES_AT_ONCE
 from pyro_sri.models.air import AIRModel
 from pyro_sri.models.emorl import EMORLModel
 from pyro_sri.models.genesis import GenesisModel
 from pyro_sri.models.slot_attention import SlotAttentionModel
 from pyro_sri.viz import enlarge, has_slots, infer_slots, to_uint8, traversal_frames, traversal_sheet, traverse
-from pyro_sri.viz.latents import SCENES_AT_ONCE
 from pyro_sri.viz.sheets import TILE_SIDE
 
 SIDE = 4

@@ -1,0 +1,25 @@
+"""The data that presets make for themselves."""
+
+from pathlib import Path
+
+from pyro_sri.data.generators.making import make_dataset
+from pyro_sri.presets import PRESETS, Preset
+from pyro_sri.runs import Run
+from pyro_sri.scripts.cli import note
+
+DATASETS = Path("datasets")
+
+
+def own_data(preset: Preset) -> Path:
+    """The file of a preset that makes its own data; made if it is not there."""
+    path = DATASETS / f"{preset.data_name or preset.config.preset}.h5"
+    if not path.exists():
+        note(f"making {path}: generated {preset.config.dataset}")
+        make_dataset(preset.config.dataset, path, **(preset.makes_data or {}))
+    return path
+
+
+def own_data_of(run: Run) -> Path | None:
+    """The same for a run that names no data, as those that ship; None if it names some or its preset makes none."""
+    preset = PRESETS.get(run.config.preset)
+    return own_data(preset) if run.config.data is None and preset is not None and preset.makes_data else None
