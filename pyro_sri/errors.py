@@ -37,3 +37,9 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 def printable(text: str) -> str:
     """A text with all escaped that ends a line, or that a terminal would obey or cannot show."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def one_line(message: object) -> str:
+    """The words of a message, of which a damaged file may have made a long or unprintable one."""
+    line = "".join(letter if letter.isprintable() else " " for letter in str(message))
+    return " ".join(line.split())[:300]

@@ -29,6 +29,7 @@ from pyro_sri.errors import UserError
 from pyro_sri.processes import mean_over_processes, plain_connection_errors, total_over_processes
 from pyro_sri.schedule import learning_rate
 from pyro_sri.seeds import seed_step
+from pyro_sri.signals import ENDING, handling
 from pyro_sri.stepping import Stepper, TrainingStep, new_optimizer
 from pyro_sri.viz import tensorboard_images
 
@@ -439,22 +440,14 @@ class _Trainer:
         """Makes Ctrl-C and SIGTERM end the run after the current step, with a checkpoint; a second Ctrl-C, at once."""
         interrupted = False
 
-        def stop(number: int, frame: Any) -> None:
+        def stop(number: int, _: object) -> None:
             nonlocal interrupted
             if number == signal.SIGINT and interrupted:
                 raise KeyboardInterrupt
             self.stopped, interrupted = True, interrupted or number == signal.SIGINT
 
-        try:
-            before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not in the main thread: the caller handles signals
+        with handling(stop, *ENDING):
             yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def controller_state(objective: Any) -> dict[str, float]:

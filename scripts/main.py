@@ -8,11 +8,12 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from pyro_sri import __version__
 from pyro_sri.allocation import keep_freed_memory
 from pyro_sri.errors import UserError, is_out_of_memory, printable
+from pyro_sri.signals import handling
 
 
 class Command(NamedTuple):
@@ -134,7 +135,7 @@ def main() -> None:
 def _attempt(args: Sequence[str]) -> tuple[int, str]:
     """Runs one command line; returns the exit status, and what is to be said if it failed."""
     try:
-        with _termination():
+        with handling(_terminate, signal.SIGTERM):
             run(args)
             with _plain_failures(""):
                 print(end="", flush=True)  # here, where it can be told that the disk is full or the reader has left
@@ -162,19 +163,5 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")  # for paths that the terminal cannot show
 
 
-@contextlib.contextmanager
-def _termination() -> Iterator[None]:
-    """Raises Terminated on SIGTERM."""
-
-    def terminate(number: int, frame: Any) -> NoReturn:
-        raise Terminated
-
-    try:
-        before = signal.signal(signal.SIGTERM, terminate)
-    except ValueError:  # not in the main thread: the caller handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _terminate(*_: object) -> NoReturn:
+    raise Terminated

@@ -15,7 +15,7 @@ from pyro_sri.config.recurrent import RecurrentConfig
 from pyro_sri.config.run import LARGEST_NUMBER, RunConfig, nearest
 from pyro_sri.config.slot_attention import SlotAttentionConfig
 from pyro_sri.config.sri import SRIConfig
-from pyro_sri.errors import UserError
+from pyro_sri.errors import UserError, one_line
 
 SYSTEMS: dict[str, type[RunConfig]] = {
     config.system: config
@@ -102,7 +102,7 @@ def _fields(text: str, source: str) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:  # the library fails in many ways on what is no date, no number, or nested too deep
-        raise UserError(f"{source} is not YAML: {_one_line(error)}") from error
+        raise UserError(f"{source} is not YAML: {one_line(error)}") from error
     return fields
 
 
@@ -135,8 +135,3 @@ def _shown(value: object) -> str:
         return "a huge number"
     text = ascii(value) if not str(value).isprintable() else repr(value)
     return text if len(text) <= 80 else f"{text[:76]}...'"
-
-
-def _one_line(error: Exception) -> str:
-    line = "".join(letter if letter.isprintable() else " " for letter in str(error))
-    return " ".join(line.split())[:300]

@@ -24,7 +24,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.errors import UserError
+from pyro_sri.errors import UserError, one_line
 
 SPLITS = ("train", "val", "test")
 ARRAYS = ("imgs", "masks", "factors")
@@ -88,7 +88,7 @@ class DatasetFile:
             raise
         except HDF5_ERRORS as error:
             self.close()
-            raise UserError(f"{self.path} is damaged ({_one_line(error)}); make or download it again") from None
+            raise UserError(f"{self.path} is damaged ({one_line(error)}); make or download it again") from None
 
     def _check_layout(self) -> None:
         where = str(self.path)
@@ -217,7 +217,7 @@ class DatasetFile:
             return np.stack([array[item] for item in items])  # ten times as fast as h5py's own list of indices
         except HDF5_ERRORS as error:
             raise UserError(
-                f"{self.path}: {array.name[1:]} cannot be read ({_one_line(error)}); "
+                f"{self.path}: {array.name[1:]} cannot be read ({one_line(error)}); "
                 "`pyro-sri data check` says which item is damaged"
             ) from None
 
@@ -326,7 +326,7 @@ def _open(path: Path) -> h5py.File:
         raise UserError(f"{path} may not be read; change its permissions") from None
     except OSError as error:
         raise UserError(
-            f"{path} is not an HDF5 file, or is cut short ({_one_line(error)}); make or download it again"
+            f"{path} is not an HDF5 file, or is cut short ({one_line(error)}); make or download it again"
         ) from None
 
 
@@ -404,7 +404,7 @@ def _check_split(group: Any, where: str) -> None:
 
 
 def _kind(item: Any) -> str:
-    return _one_line(f"{item.dtype} {item.shape}") if isinstance(item, h5py.Dataset) else "no array"
+    return one_line(f"{item.dtype} {item.shape}") if isinstance(item, h5py.Dataset) else "no array"
 
 
 def _plain(value: Any) -> Any:
@@ -417,9 +417,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return _plain(value.item())
     return value if isinstance(value, bool | int | float | complex | tuple) else None
-
-
-def _one_line(error: object) -> str:
-    """The words of a message, of which a damaged file may have made a long or unprintable one."""
-    line = "".join(letter if letter.isprintable() else " " for letter in str(error))
-    return " ".join(line.split())[:300]

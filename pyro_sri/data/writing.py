@@ -4,7 +4,6 @@ import errno
 import io
 import os
 import signal
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import h5py
 
 from pyro_sri.data.format import ARRAYS, IMAGES_PER_BLOCK, DatasetFile, Scenes
 from pyro_sri.errors import UserError
+from pyro_sri.signals import ENDING, handling
 
 # From HDF5 1.10 on the layout itself is checksummed too; every h5py in use reads it.
 LAYOUT_VERSION = ("v110", "v110")
@@ -22,9 +22,6 @@ LAYOUT_VERSION = ("v110", "v110")
 OPEN_FILES = Path("/proc/self/fd")
 # What systems say that cannot make a file without a name.
 NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
-
-# Signals that may raise an exception in Python.
-HELD_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def write_dataset(path: Path | str, splits: Mapping[str, Iterable[Scenes]], attributes: Mapping[str, object]) -> None:
@@ -151,16 +148,11 @@ class _Output(io.FileIO):
 @contextmanager
 def _signals_held() -> Iterator[None]:
     """Hold interrupts back: an exception out of a handler while HDF5 calls `_Output` would be a write that got lost."""
-    if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread only
-        yield
-        return
     received: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in HELD_SIGNALS}
     try:
-        yield
+        with handling(lambda number, _: received.append(number), *ENDING):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         for held in received:
             signal.raise_signal(held)
 
