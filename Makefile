@@ -77,6 +77,7 @@ versions-%: INTERPRETER = $*
 versions-%: CONSTRAINTS = -c constraints.txt
 versions-oldest: CONSTRAINTS = -c constraints-oldest.txt
 versions-oldest: WARNINGS = -W default  # old libraries warn of what newer ones below them will drop
+versions-oldest: export PYTHONWARNINGS = ignore
 versions-newest: CONSTRAINTS =
 versions-oldest versions-newest: INTERPRETER = $(firstword $(PYTHONS))
 

@@ -17,4 +17,4 @@ def seed_step(seed: int, rank: int, step: int) -> None:
     """Seeds every device's generator for one step of one process."""
     import torch  # here, because the processes that make data only check seeds and start in half the time without it
 
-    torch.manual_seed(int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0] >> 1))
+    torch.manual_seed(int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0]) >> 1)

@@ -252,6 +252,7 @@ STOPPED = {
     "report": "report trained --out report.html",
     "visualize": "visualize trained --out pictures",
 }
+OUTPUTS = ("rooms.h5", "scenes.npz", "report.html")
 
 
 @pytest.mark.slow
@@ -262,9 +263,9 @@ def test_a_command_asked_to_stop_says_so_in_plain_words(
 ) -> None:
     """At three seeded moments of its life; the signal goes to all its processes, as a terminal's does."""
     words = STOPPED[name].split()
-    folder = tmp_path / "whole"
-    shutil.copytree(stopped_runs, folder)
-    seconds = complete(words, folder).seconds
+    whole = tmp_path / "whole"
+    shutil.copytree(stopped_runs, whole)
+    seconds = complete(words, whole).seconds
     rng = random.Random(f"0 {name} {number}")
     for place in (0.02, 0.3, 0.6):
         folder = tmp_path / str(place)
@@ -285,6 +286,9 @@ def test_a_command_asked_to_stop_says_so_in_plain_words(
             assert leftovers(folder) == []
         if ended.status or name == "train":
             shutil.rmtree(folder / "pictures", ignore_errors=True)  # a folder that holds pictures is refused
+            for written in filter(Path.exists, map(folder.joinpath, OUTPUTS)):  # when its work was done already
+                assert written.read_bytes() == (whole / written.name).read_bytes()
+                written.unlink()
             complete(words, folder)
 
 

@@ -86,7 +86,7 @@ class _Server:
     """The process that imports, seen from the tests."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-W", "error", __file__]
+        command = [sys.executable, "-W", os.environ.get("PYTHONWARNINGS", "error"), __file__]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._process = subprocess.Popen(command, env=environment, **pipes)
