@@ -15,6 +15,7 @@ import pyro
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.strategies import DDPStrategy
 from pyro.infer.elbo import ELBOModule
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -119,8 +120,8 @@ def _fabric(config: RunConfig) -> Fabric:
     if accelerator == "cuda" and config.devices > torch.cuda.device_count():
         raise UserError(f"--devices {config.devices} asks for more GPUs than the {torch.cuda.device_count()} here")
     _check_launcher(config)
-    strategy = "ddp_find_unused_parameters_true" if _leaves_parameters_out(config) else "ddp"
-    strategy = strategy if config.num_processes > 1 else "auto"
+    alone = config.num_processes == 1
+    strategy = "auto" if alone else DDPStrategy(find_unused_parameters=_leaves_parameters_out(config))
     try:
         fabric = Fabric(accelerator=accelerator, devices=config.devices, num_nodes=config.nodes, strategy=strategy)
         fabric.launch()
