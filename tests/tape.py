@@ -11,7 +11,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-OURS = tuple(str(Path(__file__).parents[1] / folder) for folder in ("pyro_sri", "models", "guides"))
+import pyro_sri.guides
+import pyro_sri.models
+
+OURS = (*pyro_sri.__path__, *pyro_sri.models.__path__, *pyro_sri.guides.__path__)
 
 FROM_THE_HOST = {"aten::lift_fresh"}  # what torch.tensor, torch.from_numpy and lists as indices come to
 WITH_MASKS = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}

@@ -33,7 +33,7 @@ MAKE = (
 COMMANDS = {
     "train": ((*TRAIN, "--steps", "1"), "pyro_sri.stepping:Stepper._work", ("--batch-size", "--recompute-decoder")),
     "evaluate": (("evaluate", RUN, *LITTLE), "pyro_sri.evaluation.evaluate:explain", ("--batch-size", "--num-samples")),
-    "sample": (("sample", RUN, "--num", "2"), "pyro_sri.scripts.sample:sample_scenes", ("--num", "--slots")),
+    "sample": (("sample", RUN, "--num", "2"), "pyro_sri.scripts.sample:draw_scenes", ("--num", "--slots")),
     "visualize": (("visualize", RUN, "--out", "new"), "pyro_sri.gallery:explain", ("--num",)),
     "report": (("report", RUN), "pyro_sri.gallery:explain", ("fewer runs",)),
     "bench": (

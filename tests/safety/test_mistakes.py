@@ -246,7 +246,7 @@ SIGNALLED = {
     "presets": (("presets",), "pyro_sri.scripts.presets:Console.print"),
     "evaluate": (("evaluate", RUN, *LITTLE), "pyro_sri.evaluation.evaluate:explain"),
     "evaluate writing": (("evaluate", RUN, *LITTLE), "os:fsync"),
-    "sample": (("sample", RUN, "--num", "1"), "pyro_sri.scripts.sample:sample_scenes"),
+    "sample": (("sample", RUN, "--num", "1"), "pyro_sri.scripts.sample:draw_scenes"),
     "sample writing": (("sample", RUN, "--num", "1", "--out", "new.npz"), "os:fsync"),
     "visualize": (("visualize", RUN, "--out", "new"), "pyro_sri.gallery:explain"),
     "report": (("report", RUN), "pyro_sri.gallery:explain"),
