@@ -70,6 +70,7 @@ def _judge_reader(kind: Kind, name: str, expected: Numbers, folder: Path) -> Out
     try:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
+            warnings.simplefilter("ignore", DeprecationWarning)  # of old libraries about new ones; no user sees them
             try:
                 numbers = kind.readers[name](folder)
             except UserError as error:
