@@ -6,9 +6,9 @@ from pyro.distributions import Delta, Uniform
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_sri.distributions import diagonal_normal, genesis_posterior_scale
+from pyro_sri.distributions import diagonal_normal, genesis_posterior_raw, genesis_posterior_scale
 from pyro_sri.guides.segregation import Segregation, auxiliary
-from pyro_sri.nn import Clustering, ConvBlock, Kernel, SlotHead, StickBreaking, UNet, stop_early
+from pyro_sri.nn import Clustering, ConvBlock, InstanceColours, SlotHead, StickBreaking, UNet, stop_early
 
 MIN_MASK_MASS = 20.0  # pixels; the authors stop their clustering at a mask that is lighter
 
@@ -28,9 +28,7 @@ class GenesisV2Guide(PyroModule):
         image_size: Image side, one of 32, 64, 96, 128.
         num_slots: K.
         slot_size: D and the features of the UNet, a multiple of 8, at most 64.
-        kernel: Kernel of the clustering.
-        semiconv: Semi-convolutional pixel embeddings.
-        gate_init: Start of the embeddings' gate.
+        colours: How pixel embeddings start, and their kernel.
         coordinates: Show the slot head where each pixel is; the published networks do not.
         name: Root of the parameters' names in Pyro's store.
     """
@@ -42,9 +40,7 @@ class GenesisV2Guide(PyroModule):
         image_size: int,
         num_slots: int,
         slot_size: int = 64,
-        kernel: Kernel = "gaussian",
-        semiconv: bool = True,
-        gate_init: float = 0.0,
+        colours: InstanceColours = InstanceColours(),
         coordinates: bool = False,
         name: str = "genesis_v2_guide",
     ) -> None:
@@ -52,14 +48,22 @@ class GenesisV2Guide(PyroModule):
         self.num_slots = num_slots
         self.encoder = UNet(image_size, slot_size)
         self.segmentation_head = ConvBlock(slot_size, slot_size)
-        self.stick_breaking = StickBreaking(slot_size, image_size, num_slots, kernel, semiconv, gate_init)
+        self.stick_breaking = StickBreaking(slot_size, image_size, num_slots, colours)
         self.slot_head = SlotHead(slot_size, slot_size, image_size, coordinates)
 
-    def cluster(self, features: Tensor, seeds: Tensor, num_slots: int | None = None) -> Clustering:
-        """Clusters pixels by the UNet's features [B, F, H, W] and the scores [B, H, W] that pick the seeds."""
-        return self.stick_breaking(
-            self.segmentation_head(features), seeds, self.num_slots if num_slots is None else num_slots
-        )
+    def start_scales_at(self, std: float) -> None:
+        """Shifts the bias behind the slot posteriors' scales so that the untrained ones are about `std`.
+
+        The default start of about 0.9 drowns the untrained means in noise; decoders then learn from the means sooner.
+        """
+        *_, last = self.slot_head.slot_mlp
+        with torch.no_grad():
+            last.bias[last.out_features // 2 :] = genesis_posterior_raw(std)
+
+    def cluster(self, features: Tensor, images: Tensor, seeds: Tensor, num_slots: int | None = None) -> Clustering:
+        """Clusters pixels by the UNet's features [B, F, H, W] of the images; scores [B, H, W] pick the seeds."""
+        num_slots = self.num_slots if num_slots is None else num_slots
+        return self.stick_breaking(self.segmentation_head(features), images, seeds, num_slots)
 
     def infer_moments(self, images: Tensor, num_slots: int | None = None) -> tuple[Tensor, Tensor]:
         """Means and standard deviations of the slots, each [B, K, D]; draws the masks, inside the caller's plate.
@@ -72,7 +76,7 @@ class GenesisV2Guide(PyroModule):
         with auxiliary():
             scores = Uniform(images.new_zeros(()), images.new_ones(())).expand(images[:, 0].shape).to_event(2)
             seeds = pyro.sample("segregation_seeds", scores)  # [B, H, W]
-            log_masks = self.cluster(features, seeds, num_slots).log_masks
+            log_masks = self.cluster(features, images, seeds, num_slots).log_masks
             masks = pyro.sample("attention_masks", Delta(log_masks.exp(), event_dim=4))  # [B, K, 1, H, W]
         means, raw_scales = self.slot_head(features, masks)
         return means, genesis_posterior_scale(raw_scales)
@@ -103,7 +107,7 @@ class GenesisV2Guide(PyroModule):
         Returns:
             Integers [B] from 1 to K.
         """
-        return stop_early(self.cluster(self.encoder(images), seeds), min_mass)[1]
+        return stop_early(self.cluster(self.encoder(images), images, seeds), min_mass)[1]
 
     def forward(
         self, images: Tensor, num_scenes: int | None = None, *, num_slots: int | None = None, temperature: float = 1.0

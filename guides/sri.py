@@ -6,7 +6,7 @@ from pyro.distributions import Delta, Independent
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_sri.distributions import diagonal_normal, genesis_posterior_raw, sri_raw, sri_scale
+from pyro_sri.distributions import diagonal_normal, sri_raw, sri_scale
 from pyro_sri.guides.segregation import Segregation, SegregationPair, auxiliary
 from pyro_sri.matching import MATCHINGS, Matching, MatchOn, permute_slots, slot_distances
 from pyro_sri.models.scene import SceneModel
@@ -79,8 +79,7 @@ class SRIGuide(PyroModule):
         The default start of about 0.9 drowns the untrained means in noise; decoders then learn from the means sooner.
         """
         with torch.no_grad():
-            *_, last = self.segregation.guide.slot_head.slot_mlp
-            last.bias[last.out_features // 2 :] = genesis_posterior_raw(std)
+            self.segregation.guide.start_scales_at(std)
             if self.slot_scales is not None:
                 self.slot_scales.raw_scale.bias.fill_(sri_raw(std))
 

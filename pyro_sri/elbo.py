@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from pyro_sri.geco import GECO
+from pyro_sri.mask_kl import MaskKL, check_mask_kl, read_mask_kl
 
 Terms = dict[str, Tensor]
 
@@ -119,16 +120,18 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
 
     Attributes:
         bound: Names of the terms whose sum, of those that there are, is the negative ELBO in nats: `nll` and KLs.
+        mask_kl: Which KL between attention masks and decoded masks is part of the loss.
         step: The training step, which a trainer sets before every step; schedules follow it in training mode.
     """
 
     bound: ClassVar[tuple[str, ...]]
     step: int
 
-    def __init__(self) -> None:
+    def __init__(self, mask_kl: MaskKL = "none") -> None:
         nn.Module.__init__(self)  # first: a plain super().__init__() never reaches it
         Trace_ELBO.__init__(self)
         self.step = 0
+        self.mask_kl = check_mask_kl(mask_kl)
 
     @property
     def phase(self) -> Hashable:
@@ -169,14 +172,18 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         """-ELBO, [B] in nats."""
         return terms["nll"] + self.kl(terms)
 
-    def weigh(self, geco: GECO | None, nll: Tensor, kl: Tensor) -> Tensor:
-        """NLL and KL as their controller weighs them; moves it when training. Without one, their sum."""
-        if geco is None:
-            return nll + kl
-        loss = geco(nll, kl)
-        if self.training and torch.is_grad_enabled():
+    def weigh(self, geco: GECO | None, nll: Tensor, kl: Tensor, mask_kl: Tensor | float = 0.0) -> Tensor:
+        """NLL and KL as their controller weighs them; moves it when training. Without one, their sum.
+
+        The mask KL is weighed as the KL (Engelcke et al. 2021); by 1 where it moves the decoder alone, which should
+        follow the attention from the start, when the KL weighs little.
+        """
+        followed = self.mask_kl == "decoder"
+        kl = kl if followed else kl + mask_kl
+        loss = nll + kl if geco is None else geco(nll, kl)
+        if geco is not None and self.training and torch.is_grad_enabled():
             geco.update(nll)
-        return loss
+        return loss + mask_kl if followed else loss
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The loss as a scalar tensor, in nats per image: what an `ELBOModule` returns."""
@@ -219,6 +226,13 @@ class SRI_ELBO(TermsELBO):
         segregation_geco: Controller of L_seg; None weighs both terms by 1.
         segregation_steps: Training steps at the start that compute L_seg alone, at half the cost.
         cross: Whether KL_cross is part of the loss (table 3c leaves it out); it is read either way.
+        mask_kl: Adds KL(`attention_masks` of the guide || `slot_masks` of the segregation's model) to the segregation's
+            KL; where L_SRI trains the segregation, to the KLs of L_SRI. It is not part of the bound; its gradient goes
+            to both ("attached"), to the attention masks alone ("detached"), or to the decoder alone ("decoder": at
+            weight 1, whatever the KLs weigh).
+
+    Raises:
+        ValueError: On another mask KL.
     """
 
     bound = ("nll", "kl_scene", "kl_slots")
@@ -230,8 +244,9 @@ class SRI_ELBO(TermsELBO):
         segregation_geco: GECO | None = None,
         segregation_steps: int = 0,
         cross: bool = True,
+        mask_kl: MaskKL = "none",
     ) -> None:
-        super().__init__()
+        super().__init__(mask_kl)
         self.geco = geco
         self.segregation_geco = segregation_geco
         self.segregation_steps = segregation_steps
@@ -253,15 +268,22 @@ class SRI_ELBO(TermsELBO):
     def read(self, traces: SRITraces) -> Terms:
         """`segregation_nll`, `segregation_kl`, `nll`, `kl_scene`, `kl_slots`, `kl_cross`: each [B], in nats.
 
-        The first two alone while the segregation trains alone.
+        The first two alone while the segregation trains alone; `segregation_mask_kl` (`mask_kl` where the segregation
+        has no model of its own) if asked.
         """
-        return read_terms(traces)
+        terms = read_terms(traces)
+        if self.mask_kl == "none":
+            return terms
+        if traces.segregation is not None:
+            return terms | {"segregation_mask_kl": read_mask_kl(self.mask_kl, traces.guide, traces.segregation)}
+        return terms | {"mask_kl": read_mask_kl(self.mask_kl, traces.guide, traces.model)}
 
     def objective(self, terms: Terms) -> Tensor:
         """Weighs the terms' batch means into one loss (nats per image) and, when training, moves GECO."""
         mean = {name: term.mean() for name, term in terms.items()}
-        loss = self.weigh(self.segregation_geco, mean["segregation_nll"], mean["segregation_kl"])
+        segregation_mask_kl = mean.get("segregation_mask_kl", 0.0)
+        loss = self.weigh(self.segregation_geco, mean["segregation_nll"], mean["segregation_kl"], segregation_mask_kl)
         if "nll" in mean:
             kl = mean["kl_scene"] + mean["kl_slots"] + (mean["kl_cross"] if self.cross else 0)
-            loss = loss + self.weigh(self.geco, mean["nll"], kl)
+            loss = loss + self.weigh(self.geco, mean["nll"], kl, mean.get("mask_kl", 0.0))
         return loss

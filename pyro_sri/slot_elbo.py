@@ -1,6 +1,6 @@
 """The objective of GENESIS, GENESIS-v2 and every other pair of a slot model and its guide."""
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
@@ -11,28 +11,10 @@ from torch.distributions import kl_divergence
 
 from pyro_sri.elbo import Terms, TermsELBO, latent_sites, run_against
 from pyro_sri.geco import GECO
-
-MaskKL = Literal["none", "attached", "detached"]
-
-MASK_FLOOR = 1e-5  # no pixel is surely in or out of a mask: the logarithms stay finite
+from pyro_sri.mask_kl import MaskKL, read_mask_kl
 
 # Latent sites without their number, and the term that their KL belongs to.
 KL_TERMS = {"scene": "kl_scene", "slot": "kl_slots", "mask_slot": "kl_masks", "component_slot": "kl_components"}
-
-
-def mask_divergence(attention_masks: Tensor, slot_masks: Tensor) -> Tensor:
-    """KL(attention masks || decoded masks), summed over pixels (Engelcke et al. 2021).
-
-    Args:
-        attention_masks: Probabilities [B, K, 1, H, W].
-        slot_masks: Probabilities [B, K, 1, H, W].
-
-    Returns:
-        Nats per image [B].
-    """
-    attention, decoded = (masks.clamp(min=MASK_FLOOR) for masks in (attention_masks, slot_masks))
-    attention, decoded = (masks / masks.sum(1, keepdim=True) for masks in (attention, decoded))
-    return (attention * (attention.log() - decoded.log())).sum((1, 2, 3, 4))
 
 
 class SlotTraces(NamedTuple):
@@ -62,7 +44,8 @@ class SlotELBO(TermsELBO):
     Args:
         geco: Controller; None weighs every term by 1.
         mask_kl: Adds `mask_kl`, KL(`attention_masks` of the guide || `slot_masks` of the model), which is not part of
-            the bound; "detached" sends its gradient to the attention masks alone, "attached" to both.
+            the bound; its gradient goes to both ("attached"), to the attention masks alone ("detached"), or to the
+            decoder alone ("decoder").
         analytic: KLs in closed form instead of Monte Carlo: the same expectation with less noise, as long as no
             latent's prior depends on what the guide draws from that latent.
 
@@ -73,11 +56,8 @@ class SlotELBO(TermsELBO):
     bound = ("nll", *KL_TERMS.values())
 
     def __init__(self, *, geco: GECO | None = None, mask_kl: MaskKL = "none", analytic: bool = False) -> None:
-        super().__init__()
-        if mask_kl not in get_args(MaskKL):
-            raise ValueError(f"no mask KL '{mask_kl}': it must be one of {', '.join(get_args(MaskKL))}")
+        super().__init__(mask_kl)
         self.geco = geco
-        self.mask_kl = mask_kl
         self.analytic = analytic
 
     def trace(self, model: Any, guide: Any, images: Tensor, **kwargs: Any) -> SlotTraces:
@@ -108,17 +88,11 @@ class SlotELBO(TermsELBO):
                 kl = posterior["fn"].log_prob(posterior["value"]) - prior["fn"].log_prob(posterior["value"])
             terms[KL_TERMS[kind]] = terms.get(KL_TERMS[kind], 0) + kl
         if self.mask_kl != "none":
-            terms["mask_kl"] = self._read_mask_kl(traces)
+            terms["mask_kl"] = read_mask_kl(self.mask_kl, traces.guide, traces.model)
         return terms
-
-    def _read_mask_kl(self, traces: SlotTraces) -> Tensor:
-        if "attention_masks" not in traces.guide:
-            raise ValueError(f"mask_kl='{self.mask_kl}' needs a guide with a site 'attention_masks'")
-        decoded = traces.model.nodes["slot_masks"]["value"]
-        decoded = decoded.detach() if self.mask_kl == "detached" else decoded
-        return mask_divergence(traces.guide.nodes["attention_masks"]["value"], decoded)
 
     def objective(self, terms: Terms) -> Tensor:
         """Weighs the terms' batch means into one loss (nats per image) and, when training, moves GECO."""
-        kls = torch.stack([term.mean() for name, term in terms.items() if name != "nll"])
-        return self.weigh(self.geco, terms["nll"].mean(), kls.sum())
+        mean = {name: term.mean() for name, term in terms.items()}
+        kls = torch.stack([term for name, term in mean.items() if name not in ("nll", "mask_kl")])
+        return self.weigh(self.geco, mean["nll"], kls.sum(), mean.get("mask_kl", 0.0))

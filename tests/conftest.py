@@ -17,6 +17,7 @@ from pyro_sri.guides.segregation import SegregationPair
 from pyro_sri.guides.sri import SRIGuide
 from pyro_sri.models.genesis_v2 import IndependentSlotModel
 from pyro_sri.models.scene import SceneModel
+from pyro_sri.nn import InstanceColours
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -79,10 +80,8 @@ def build_sri(**fields: Any) -> tuple[SceneModel, SRIGuide]:
     model = SceneModel(**shape, scene_size=fields.pop("scene_size", 12))
     likelihood = shape.pop("likelihood", None)
     model_shape = shape | ({} if likelihood is None else {"likelihood": likelihood})
-    segregation_fields = {name: fields.pop(name) for name in ("kernel", "semiconv", "gate_init") if name in fields}
-    segregation = SegregationPair(
-        IndependentSlotModel(**model_shape), GenesisV2Guide(**shape, **{"gate_init": 0.5} | segregation_fields)
-    )
+    colours = InstanceColours(gate=0.5, kernel=fields.pop("kernel", "gaussian"), start=fields.pop("start", "position"))
+    segregation = SegregationPair(IndependentSlotModel(**model_shape), GenesisV2Guide(**shape, colours=colours))
     return model, SRIGuide(model, segregation, **{"num_layers": 2} | fields)
 
 

@@ -125,6 +125,14 @@ def test_fields_that_a_run_was_made_without_have_their_defaults() -> None:
     assert from_yaml(text, "config.yaml") == QUICK
 
 
+@pytest.mark.parametrize(("old", "new"), [("true", "position"), ("false", "none")])
+def test_fields_under_their_old_names(old: str, new: str) -> None:
+    text = to_yaml(QUICK).replace(f"colour_start: {QUICK.colour_start}\n", f"semiconv: {old}\n")
+    assert from_yaml(text, "config.yaml") == dataclasses.replace(QUICK, colour_start=new)
+    with pytest.raises(UserError, match="semiconv"):
+        from_yaml(f"{text}colour_start: none\n", "config.yaml")
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_survives_its_file(name: str) -> None:
     config = PRESETS[name].config

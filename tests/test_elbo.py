@@ -16,6 +16,7 @@ from pyro.infer.elbo import ELBOModule
 from pyro_sri.elbo import SRI_ELBO, TERMS, trace_sri
 from pyro_sri.geco import EmorlGECO, GenesisGECO
 from pyro_sri.guides.sri import SRIGuide
+from pyro_sri.mask_kl import MaskKL
 from pyro_sri.models.scene import SceneModel
 
 SRI = tuple[SceneModel, SRIGuide]
@@ -161,6 +162,40 @@ def test_geco_weighs_each_half(sri: SRI, images: torch.Tensor) -> None:
     expected = mean["segregation_nll"] + 0.5 * mean["segregation_kl"] + mean["nll"]
     expected += 3.0 * (mean["kl_scene"] + mean["kl_slots"] + mean["kl_cross"])
     assert elbo.objective(terms).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("mask_kl", ["attached", "decoder"])
+@pytest.mark.parametrize("end_to_end", [False, True])
+def test_mask_kl_is_weighed_as_the_kl_of_what_trains_the_segregation(
+    images: torch.Tensor, end_to_end: bool, mask_kl: MaskKL
+) -> None:
+    model, guide = build_sri(end_to_end=end_to_end)
+    if end_to_end:
+        guide.segregation.model = None
+    controllers = {name: GenesisGECO(target=0.0, image_size=32) for name in ("geco", "segregation_geco")}
+    controllers["geco"].beta.fill_(0.25)
+    controllers["segregation_geco"].beta.fill_(0.5)
+    elbo = SRI_ELBO(**controllers, mask_kl=mask_kl).eval()
+    terms = elbo.terms(model, guide, images)
+    divergence = terms["mask_kl" if end_to_end else "segregation_mask_kl"].mean()
+    assert divergence > 0
+    weight = 1.0 if mask_kl == "decoder" else 0.25 if end_to_end else 0.5
+    without = SRI_ELBO(**controllers).eval().objective({name: terms[name] for name in TERMS})
+    torch.testing.assert_close(elbo.objective(terms), without + weight * divergence)
+
+
+def test_mask_kl_compares_the_masks_in_the_order_of_the_slots(images: torch.Tensor) -> None:
+    """Attention masks that are the decoder's, in segregated order, are no distance from those of the scene model."""
+    model, guide = build_sri(end_to_end=True)
+    guide.segregation.model = None
+    elbo = SRI_ELBO(mask_kl="decoder")
+    traces = trace_sri(model, guide, images)
+    order = traces.guide.nodes["order"]["value"]
+    assert (order != torch.arange(3)).any()
+    decoded = traces.model.nodes["slot_masks"]["value"]
+    segregated = torch.stack([decoded[b][order[b].argsort()] for b in range(len(images))])
+    traces.guide.nodes["attention_masks"]["value"] = segregated
+    torch.testing.assert_close(elbo.read(traces)["mask_kl"], torch.zeros(len(images)), atol=1e-3, rtol=0)
 
 
 def test_terms_of_latents_fixed_by_an_enclosing_handler(sri: SRI, images: torch.Tensor) -> None:

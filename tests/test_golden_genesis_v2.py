@@ -10,10 +10,11 @@ from pyro import poutine
 from test_golden_sri import RecordedNoise, mean, slots_first, std, value
 
 from pyro_sri.guides.genesis_v2 import GenesisV2SlotGuide
+from pyro_sri.mask_kl import mask_divergence
 from pyro_sri.models.genesis_v2 import AutoregressiveSlotModel
 from pyro_sri.nn import StickBreaking, break_stick, stop_early
 from pyro_sri.official import genesis_v2_parameter_name, load_genesis_v2
-from pyro_sri.slot_elbo import SlotELBO, SlotTraces, mask_divergence
+from pyro_sri.slot_elbo import SlotELBO, SlotTraces
 
 VARIANTS = {"": "none", "_klm_detached": "detached", "_klm_attached": "attached"}
 
@@ -52,8 +53,8 @@ def test_clustering() -> None:
     clustering = guide.stick_breaking
     with torch.no_grad():
         features = guide.encoder(golden["in/x"])
-        colours = clustering.colour_head(guide.segmentation_head(features))
-        clusters = guide.cluster(features, golden["noise/rand_pixel"][:, 0])
+        colours = clustering.colour_head(guide.segmentation_head(features), golden["in/x"])
+        clusters = guide.cluster(features, golden["in/x"], golden["noise/rand_pixel"][:, 0])
     assert_relative(colours, golden["out/colour"])
     assert_relative(colours[:, -2:] - clustering.colour_head.coordinates.grid, golden["out/delta"])
     assert torch.equal(clusters.seed_index.T, golden["out/seed_index"])
@@ -127,7 +128,9 @@ def test_early_stop() -> None:
     clustering = StickBreaking(4, 16, golden.config("sbp_K")).double()
     clustering.load_state_dict({name.replace("gate.gate", "gate"): t for name, t in golden.state("sbp.").items()})
     with torch.no_grad():
-        clusters = clustering(golden["in/sbp_features"], golden["noise/sbp_rand_pixel"][:, 0], golden.config("sbp_K"))
+        features = golden["in/sbp_features"]
+        images = torch.zeros_like(features[:, :3])
+        clusters = clustering(features, images, golden["noise/sbp_rand_pixel"][:, 0], golden.config("sbp_K"))
     log_masks, num_masks = stop_early(clusters, golden.config("sbp_min_mask_mass"))
     stopped = golden["out/sbp_n_masks"].item()
     assert num_masks.tolist() == [stopped]

@@ -126,8 +126,8 @@ def test_segregate(name: str) -> None:
         assert_relative(features.mean((2, 3)), golden["out/enc_feat_mean"])
         assert_relative(segmentation.mean((2, 3)), golden["out/seg_feat_mean"])
         assert_relative(segregation.slot_head.feature_head(features).mean((2, 3)), golden["out/feat_head_mean"])
-        colours = segregation.stick_breaking.colour_head(segmentation)
-        clusters = segregation.stick_breaking(segmentation, golden["noise/rand_pixel"][:, 0], golden.config("K"))
+        colours = segregation.stick_breaking.colour_head(segmentation, x)
+        clusters = segregation.stick_breaking(segmentation, x, golden["noise/rand_pixel"][:, 0], golden.config("K"))
     assert_relative(*strided(golden, "out/colour", colours))
     if golden.config("semiconv"):
         grid = segregation.stick_breaking.colour_head.coordinates.grid

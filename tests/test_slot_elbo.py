@@ -17,8 +17,10 @@ from pyro_sri.geco import GenesisGECO
 from pyro_sri.guides.genesis import GenesisGuide
 from pyro_sri.guides.genesis_v2 import GenesisV2SlotGuide
 from pyro_sri.guides.recurrent import RecurrentGuide
+from pyro_sri.mask_kl import MaskKL, read_mask_kl
 from pyro_sri.models.genesis import GenesisModel
 from pyro_sri.models.genesis_v2 import AutoregressiveSlotModel
+from pyro_sri.nn import InstanceColours
 from pyro_sri.slot_elbo import SlotELBO
 
 TERMS = {
@@ -34,7 +36,7 @@ def build_pair(system: str) -> tuple[PyroModule, PyroModule]:
     """A small model and its guide."""
     if system == "genesis_v2":
         shape = SHAPE | {"slot_size": 16}
-        return AutoregressiveSlotModel(**shape), GenesisV2SlotGuide(**shape, gate_init=0.5)
+        return AutoregressiveSlotModel(**shape), GenesisV2SlotGuide(**shape, colours=InstanceColours(gate=0.5))
     if system == "genesis":
         model = GenesisModel(**SHAPE, mask_slot_size=6, component_slot_size=5, decoder_channels=8)
         return model, GenesisGuide(model, encoder_channels=8)
@@ -174,7 +176,7 @@ def test_masks_are_decoded_once(objective: Any, images: torch.Tensor) -> None:
 def test_mask_kl(images: torch.Tensor) -> None:
     model, guide = build_pair("genesis_v2")
     grads = {}
-    for mask_kl in ("attached", "detached"):
+    for mask_kl in ("attached", "detached", "decoder"):
         elbo = SlotELBO(mask_kl=mask_kl)
         pyro.set_rng_seed(1)
         terms = elbo.terms(model, guide, images)
@@ -187,12 +189,24 @@ def test_mask_kl(images: torch.Tensor) -> None:
     assert grads["detached"][0] is None
     assert grads["attached"][0].abs().max() > 0
     assert grads["detached"][1].abs() > 0
+    assert grads["decoder"][0].abs().max() > 0
+
+
+@pytest.mark.parametrize(("mask_kl", "reached"), [("attached", True), ("detached", True), ("decoder", False)])
+def test_where_the_mask_kl_sends_its_gradient(images: torch.Tensor, mask_kl: MaskKL, reached: bool) -> None:
+    """To the attention masks themselves; what the decoder sees of them through the slots is another matter."""
+    traces = SlotELBO().trace(*build_pair("genesis_v2"), images)
+    site = traces.guide.nodes["attention_masks"]
+    site["value"] = site["value"].detach().requires_grad_()
+    divergence = read_mask_kl(mask_kl, traces.guide, traces.model).sum()
+    (gradient,) = torch.autograd.grad(divergence, [site["value"]], allow_unused=True)
+    assert (gradient is not None) == reached
 
 
 def test_mask_kl_needs_attention_masks(images: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="attention_masks"):
         SlotELBO(mask_kl="detached").terms(*build_pair("genesis"), images)
-    with pytest.raises(ValueError, match="none, attached, detached"):
+    with pytest.raises(ValueError, match="none, attached, detached, decoder"):
         SlotELBO(mask_kl="foo")
 
 

@@ -31,6 +31,9 @@ SYSTEMS: dict[str, type[RunConfig]] = {
 }
 
 
+# Fields that have another name today: the new name, and what the old values are called.
+RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {"semiconv": ("colour_start", {True: "position", False: "none"})}
+
 LONGEST_TEXT = 100_000  # characters of a configuration; those that are written here have about 1,000
 LONGEST_VALUE = 4096  # characters, as long as a path can be
 
@@ -63,6 +66,12 @@ def from_yaml(text: str, source: str) -> RunConfig:
     config = SYSTEMS[system]
     known = {field.name: field for field in dataclasses.fields(config)}
     types = get_type_hints(config)
+    for old in RENAMED.keys() & fields.keys():
+        name, values = RENAMED[old]
+        if name in fields:
+            raise UserError(f"{source} has the field '{name}' twice, once as '{old}': remove one of them")
+        value = fields.pop(old)
+        fields[name] = values.get(value, _NO_VALUE) if isinstance(value, bool) else _NO_VALUE
     for name, value in fields.items():
         if name not in known:
             raise UserError(f"{source} has an unknown field {_shown(name)}: {nearest(_shown(name), known)}")

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pyro_sri.config.run import RunConfig
-from pyro_sri.config.shared import GECOFields, LikelihoodFields
+from pyro_sri.config.shared import GECOFields, LikelihoodFields, SegregationFields
 from pyro_sri.guides.genesis_v2 import GenesisV2SlotGuide
 from pyro_sri.models.genesis_v2 import AutoregressiveSlotModel
-from pyro_sri.nn import IMAGE_SIZES, Initialisation, Kernel, initialise
-from pyro_sri.slot_elbo import MaskKL, SlotELBO
+from pyro_sri.nn import IMAGE_SIZES, Initialisation, initialise
+from pyro_sri.slot_elbo import SlotELBO
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenesisV2Config(GECOFields, LikelihoodFields, RunConfig):
+class GenesisV2Config(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
     """GENESIS-v2 (Engelcke et al. 2021): instance colouring, autoregressive slots."""
 
     system: ClassVar[str] = "genesis_v2"
@@ -23,17 +23,9 @@ class GenesisV2Config(GECOFields, LikelihoodFields, RunConfig):
     """K, background included."""
     slot_size: int = 64
     """D, a multiple of 8 up to 64; also the width of the networks."""
-    kernel: Kernel = "gaussian"
-    """Kernel of the instance colouring."""
-    semiconv: bool = True
-    """Semi-convolutional instance colours."""
-    gate_init: float = 0.0
-    """Start of the instance colours' gate; 0: the first masks are circles."""
     init: Initialisation = "pytorch"
     """Initial weights: as SRI's published code, as its paper reads, or PyTorch's."""
 
-    mask_kl: MaskKL = "none"
-    """Whether the decoder's masks are held to the attention's, with gradients to both (attached) or not (detached)."""
     analytic: bool = False
     """KLs in closed form instead of Monte Carlo."""
 
@@ -41,6 +33,7 @@ class GenesisV2Config(GECOFields, LikelihoodFields, RunConfig):
         super().__post_init__()
         self.check_likelihood()
         self.check_geco()
+        self.check_segregation()
         self.require(["num_slots", "slot_size"], lambda value: value > 0, "positive")
         self.require(["slot_size"], lambda value: value % 8 == 0 and value <= 64, "a multiple of 8 up to 64")
         self.require(["image_size"], lambda value: value in IMAGE_SIZES, "one of 32, 64, 96, 128")
@@ -54,8 +47,10 @@ class GenesisV2Config(GECOFields, LikelihoodFields, RunConfig):
         """A new model, its guide, and the objective."""
         shape = {"image_size": self.image_size, "num_slots": self.num_slots, "slot_size": self.slot_size}
         model = AutoregressiveSlotModel(**shape, likelihood=self.image_likelihood())
-        guide = GenesisV2SlotGuide(**shape, kernel=self.kernel, semiconv=self.semiconv, gate_init=self.gate_init)
+        guide = GenesisV2SlotGuide(**shape, colours=self.instance_colours(), coordinates=self.coordinates)
         for module in (model, guide):
             initialise(module, self.init)
+        if self.posterior_scale_init:
+            guide.start_scales_at(self.posterior_scale_init)
         elbo = SlotELBO(geco=self.new_geco(self.image_size), mask_kl=self.mask_kl, analytic=self.analytic)
         return model, guide, elbo

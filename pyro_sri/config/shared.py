@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from pyro_sri.distributions import ImageLikelihood
 from pyro_sri.geco import GECO, EmorlGECO, GenesisGECO
+from pyro_sri.mask_kl import MaskKL
+from pyro_sri.nn import ColourStart, InstanceColours, Kernel
 
 # Image sizes of networks that take any, and of those that double a broadcast four times.
 SMALL_SIZES = tuple(range(32, 129))
@@ -33,6 +35,49 @@ class LikelihoodFields:
     def check_likelihood(self: Any) -> None:
         """Raises UserError for values out of range."""
         self.require(["pixel_std"], lambda value: value >= 1e-6, "0.000001 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegregationFields:
+    """How GENESIS-v2 segregates an image into slots, as SRI's first stage and on its own."""
+
+    kernel: Kernel = "gaussian"
+    """Kernel of the instance colouring."""
+    colour_start: ColourStart = "position"
+    """Where instance colours start: nowhere (none), at each pixel's position (as published), or at its colour and
+    position (picture): then the first masks are compact pieces of one colour."""
+    gate_init: float = 0.0
+    """Start of the gate in front of the network's part of the instance colours; 0: the first masks are circles."""
+    colour_scale_init: float = 1.0
+    """Factor on the initial weights of the instance colours; smaller: the first masks are larger."""
+    colour_weight: float = 2.0
+    """How much a pixel's colour weighs where instance colours start at the picture."""
+    position_weight: float = 0.2
+    """How much its position weighs there."""
+    coordinates: bool = False
+    """Show the slot head where each pixel is (CoordConv); the published networks do not."""
+    posterior_scale_init: float = 0.0
+    """Start of the slot posteriors' standard deviations; 0 leaves it to the networks' defaults (about 0.9)."""
+    mask_kl: MaskKL = "none"
+    """KL from attention masks to decoded masks, beside that of the slots: its gradient goes to both (attached), to the
+    attention masks alone (detached), or to the decoder alone (decoder), which then keeps the background in one slot."""
+
+    def instance_colours(self) -> InstanceColours:
+        """Start and kernel of the instance colours."""
+        return InstanceColours(
+            start=self.colour_start,
+            gate=self.gate_init,
+            weight_init=self.colour_scale_init,
+            colour_weight=self.colour_weight,
+            position_weight=self.position_weight,
+            kernel=self.kernel,
+        )
+
+    def check_segregation(self: Any) -> None:
+        """Raises UserError for values out of range."""
+        self.require(["colour_scale_init"], lambda value: value > 0, "positive")
+        self.require(["colour_weight", "position_weight"], lambda value: value >= 0, "0 or more")
+        self.require(["posterior_scale_init"], lambda value: value == 0 or 1e-3 <= value <= 10, "0 or 0.001 to 10")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
 from pyro.nn import PyroModule
 
 from pyro_sri.config.run import RunConfig
-from pyro_sri.config.shared import GECOFields, LikelihoodFields
+from pyro_sri.config.shared import GECOFields, LikelihoodFields, SegregationFields
 from pyro_sri.distributions import ImageLikelihood
 from pyro_sri.elbo import SRI_ELBO
 from pyro_sri.errors import UserError
@@ -21,13 +20,13 @@ from pyro_sri.matching import Matching, MatchOn
 from pyro_sri.models.emorl import EMORLModel
 from pyro_sri.models.genesis_v2 import IndependentSlotModel
 from pyro_sri.models.scene import SceneModel
-from pyro_sri.nn import IMAGE_SIZES, Initialisation, Kernel, PositionDecoderKind, initialise
+from pyro_sri.nn import IMAGE_SIZES, Initialisation, PositionDecoderKind, initialise
 
 SegregationKind = Literal["genesis_v2", "emorl", "slot_attention"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SRIConfig(GECOFields, LikelihoodFields, RunConfig):
+class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
     """SRI (Emami et al. 2023): segregate, relate, imagine."""
 
     system: ClassVar[str] = "sri"
@@ -57,18 +56,6 @@ class SRIConfig(GECOFields, LikelihoodFields, RunConfig):
     """How imagined slots are matched to segregated ones."""
     match_on: MatchOn = "means"
     """Whether means or samples of them are compared."""
-    kernel: Kernel = "gaussian"
-    """Kernel of the instance colouring."""
-    semiconv: bool = True
-    """Semi-convolutional instance colours."""
-    gate_init: float = 0.0
-    """Start of the instance colours' gate; 0: the first masks are circles."""
-    colour_scale_init: float = 1.0
-    """Factor on the initial weights of the instance colours; smaller: the first masks are larger."""
-    coordinates: bool = False
-    """Show the slot head where each pixel is (CoordConv); the published networks do not."""
-    posterior_scale_init: float = 0.0
-    """Start of the slot posteriors' standard deviations; 0 leaves it to the networks' defaults (about 0.9)."""
     share_decoder: bool = False
     """One decoder for the scene model and the segregation, instead of two."""
     init: Initialisation = "official"
@@ -81,9 +68,10 @@ class SRIConfig(GECOFields, LikelihoodFields, RunConfig):
         super().__post_init__()
         self.check_likelihood()
         self.check_geco()
-        positive = ["num_slots", "slot_size", "segregation_layers", "colour_scale_init"]
+        self.check_segregation()
+        positive = ["num_slots", "slot_size", "segregation_layers"]
         self.require(positive, lambda value: value > 0, "positive")
-        not_negative = ["scene_size", "attention_layers", "posterior_scale_init", "segregation_steps"]
+        not_negative = ["scene_size", "attention_layers", "segregation_steps"]
         self.require(not_negative, lambda value: value >= 0, "0 or more")
         if self.segregation != "genesis_v2":
             alone = ["share_decoder", "posterior_scale_init", "coordinates"]
@@ -91,7 +79,6 @@ class SRIConfig(GECOFields, LikelihoodFields, RunConfig):
         if self._trains_segregation:
             alone = ["segregation_steps", "share_decoder"]
             self.require(alone, lambda value: not value, "left out: this segregation has no objective of its own")
-        self.require(["posterior_scale_init"], lambda value: value == 0 or 1e-3 <= value <= 10, "0 or 0.001 to 10")
         if self.capture and self.matching == "hungarian":
             raise UserError(
                 "--matching hungarian runs on the host, where --capture cannot record: leave one of them out"
@@ -133,6 +120,7 @@ class SRIConfig(GECOFields, LikelihoodFields, RunConfig):
             segregation_geco=None if self._trains_segregation else self.new_geco(self.image_size),
             segregation_steps=self.segregation_steps,
             cross=self.kl_cross,
+            mask_kl=self.mask_kl,
         )
         return model, guide, elbo
 
@@ -143,21 +131,13 @@ class SRIConfig(GECOFields, LikelihoodFields, RunConfig):
             return self._pair(emorl, EMORLGuide(emorl, refinement_steps=0))
         if self.segregation == "slot_attention":
             return self._pair(None, SlotAttentionGuide(**shape, learnt_slots=True))
-        guide = GenesisV2Guide(
-            **shape,
-            kernel=self.kernel,
-            semiconv=self.semiconv,
-            gate_init=self.gate_init,
-            coordinates=self.coordinates,
-        )
+        guide = GenesisV2Guide(**shape, colours=self.instance_colours(), coordinates=self.coordinates)
         return self._pair(IndependentSlotModel(**shape, likelihood=likelihood), guide)
 
     def _pair(self, model: PyroModule | None, guide: PyroModule) -> SegregationPair:
         return SegregationPair(None if self._trains_segregation else model, guide)
 
     def _start_genesis_v2(self, model: SceneModel, guide: SRIGuide) -> None:
-        with torch.no_grad():
-            guide.segregation.guide.stick_breaking.colour_head.conv.weight.mul_(self.colour_scale_init)
         if self.posterior_scale_init:
             guide.start_scales_at(self.posterior_scale_init)
         if self.share_decoder and guide.segregation.model is not None:

@@ -1,6 +1,7 @@
 """Stick-breaking: attention masks from a clustering of pixel embeddings (Engelcke et al. 2021), or from logits."""
 
 import math
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -22,28 +23,65 @@ def straight_through_clamp(x: Tensor, low: float, high: float) -> Tensor:
     return x + (x.clamp(low, high) - x).detach()
 
 
-class ColourHead(nn.Module):
-    """Pixel embeddings ("instance colours"), semi-convolutional (Novotny et al. 2018) if asked.
+ColourStart = Literal["none", "position", "picture"]
 
-    A semi-convolutional embedding adds the pixel's coordinates to the last two channels; the learned gate in front of
-    the convolution starts at `gate_init` (0: the first masks are circles around their seeds).
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceColours:
+    """How the pixel embeddings start, and by which kernel their distances are judged.
+
+    The embedding of a pixel is
+
+        none:      conv(features)
+        position:  gate conv(features) + [0, .., 0, y, x]                            (semi-convolutional, as published)
+        picture:   gate conv(features) + [a r, a g, a b, 0, 0, 0, b y, b x]
+
+    with a learned gate and y, x in [-1, 1]. The first masks are then blobs of an untrained map, circles around their
+    seeds, or compact pieces of one colour: semi-convolution (Novotny et al. 2018) in colour as well as in position. A
+    gate above zero lets the network leave that start from the first step on.
+
+    Attributes:
+        start: Which of the three.
+        gate: Start of the gate.
+        weight_init: Factor on the initial weights of the convolution; smaller: the first masks are larger.
+        colour_weight: a.
+        position_weight: b.
+        kernel: exp(-d^2/s), exp(-d/s) or max(0, 1 - d^2/s), s = exp(log_sigma) learned.
     """
 
-    def __init__(self, features: int, image_size: int, semiconv: bool = True, gate_init: float = 0.0) -> None:
+    start: ColourStart = "position"
+    gate: float = 0.0
+    weight_init: float = 1.0
+    colour_weight: float = 2.0
+    position_weight: float = 0.2
+    kernel: Kernel = "gaussian"
+
+
+class ColourHead(nn.Module):
+    """Pixel embeddings ("instance colours"): a convolution of the features, and where it starts."""
+
+    def __init__(self, features: int, image_size: int, colours: InstanceColours = InstanceColours()) -> None:
         super().__init__()
+        self.colours = colours
         self.conv = nn.Conv2d(features, COLOUR_DIM, 1)
-        self.semiconv = semiconv
-        if semiconv:
-            self.gate = nn.Parameter(torch.tensor(float(gate_init)))
+        with torch.no_grad():
+            self.conv.weight.mul_(colours.weight_init)
+        if colours.start != "none":
+            self.gate = nn.Parameter(torch.tensor(float(colours.gate)))
             self.coordinates = PixelCoordinates(image_size)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Features [B, F, H, W] -> colours [B, 8, H, W]."""
-        colours = self.conv(features)
-        if not self.semiconv:
-            return colours
-        offset = torch.cat([torch.zeros_like(colours[:1, :-2]), self.coordinates.grid[None]], dim=1)  # [1, 8, H, W]
-        return self.gate * colours + offset
+    def forward(self, features: Tensor, images: Tensor) -> Tensor:
+        """Features [B, F, H, W] of images [B, 3, H, W] in [0, 1] -> embeddings [B, 8, H, W]."""
+        embeddings = self.conv(features)
+        if self.colours.start == "none":
+            return embeddings
+        grid = self.coordinates.grid.expand(len(images), -1, -1, -1)  # [B, 2, H, W]
+        if self.colours.start == "position":
+            start = F.pad(grid, (0, 0, 0, 0, COLOUR_DIM - 2, 0))
+        else:
+            colour = F.pad(self.colours.colour_weight * images, (0, 0, 0, 0, 0, COLOUR_DIM - 5))  # [B, 6, H, W]
+            start = torch.cat([colour, self.colours.position_weight * grid], dim=1)
+        return self.gate * embeddings + start
 
 
 class Clustering(NamedTuple):
@@ -75,28 +113,20 @@ class StickBreaking(nn.Module):
         image_size: Image side.
         num_slots: K for which the kernel's initial width is chosen, so that a pixel at unit distance goes to the
             first mask with probability 1/K or so.
-        kernel: exp(-d^2/s), exp(-d/s) or max(0, 1 - d^2/s), s = exp(log_sigma) learned.
-        semiconv: Semi-convolutional colours.
-        gate_init: Start of the colour head's gate.
+        colours: The pixel embeddings' start and kernel.
     """
 
     def __init__(
-        self,
-        features: int,
-        image_size: int,
-        num_slots: int,
-        kernel: Kernel = "gaussian",
-        semiconv: bool = True,
-        gate_init: float = 0.0,
+        self, features: int, image_size: int, num_slots: int, colours: InstanceColours = InstanceColours()
     ) -> None:
         super().__init__()
-        self.kernel = kernel
-        self.colour_head = ColourHead(features, image_size, semiconv, gate_init)
+        self.kernel = colours.kernel
+        self.colour_head = ColourHead(features, image_size, colours)
         width = {
             "gaussian": 1 / (num_slots * math.log(2)),
             "laplacian": 1 / (math.sqrt(num_slots) * math.log(2)),
             "epanechnikov": 2 / num_slots,
-        }[kernel]
+        }[self.kernel]
         self.log_sigma = nn.Parameter(torch.tensor(width).log())
 
     def alpha(self, colours: Tensor, seed: Tensor) -> Tensor:
@@ -109,15 +139,16 @@ class StickBreaking(nn.Module):
             return torch.exp(-straight_through_clamp(squared_distance, *DISTANCE_RANGE).sqrt() / sigma)
         return torch.relu(1 - squared_distance / sigma)
 
-    def forward(self, features: Tensor, uniforms: Tensor, num_slots: int) -> Clustering:
+    def forward(self, features: Tensor, images: Tensor, uniforms: Tensor, num_slots: int) -> Clustering:
         """Clusters the pixels.
 
         Args:
             features: [B, F, H, W].
+            images: What they are features of [B, 3, H, W] in [0, 1].
             uniforms: The scores that pick the seeds [B, H, W] in [0, 1), shared by all steps.
             num_slots: K, at least 1.
         """
-        colours = self.colour_head(features).flatten(2)  # [B, 8, P]
+        colours = self.colour_head(features, images).flatten(2)  # [B, 8, P]
         scores = uniforms.flatten(1)  # [B, P]
         log_scope = torch.zeros_like(colours[:, 0])  # [B, P]
         log_masks, log_scopes, seeds, seed_index = [], [log_scope], [], []

@@ -6,7 +6,7 @@ from pyro_sri.distributions import ImageLikelihood
 from pyro_sri.errors import UserError
 from pyro_sri.guides.genesis_v2 import GenesisV2SlotGuide
 from pyro_sri.models.genesis_v2 import AutoregressiveSlotModel
-from pyro_sri.nn import IMAGE_SIZES, Kernel
+from pyro_sri.nn import IMAGE_SIZES, InstanceColours, Kernel
 from pyro_sri.official.weights import StateDict, check_scene, check_weights, fill, lstm_cell, rename, size_of
 
 # Prefixes of the authors' names and of ours, in this order; the first that fits is taken.
@@ -35,6 +35,11 @@ def genesis_v2_parameter_name(official_name: str) -> str:
         UserError: If the authors' networks have no such parameter.
     """
     return rename(official_name, _GENESIS_V2, "GENESIS-v2")
+
+
+def published_colours(kernel: Kernel, semiconv: bool) -> InstanceColours:
+    """The instance colours of published weights."""
+    return InstanceColours(start="position" if semiconv else "none", kernel=kernel)
 
 
 def load_genesis_v2(
@@ -76,7 +81,7 @@ def load_genesis_v2(
     try:
         image_likelihood = ImageLikelihood(kind=likelihood, pixel_std=pixel_std, normalised=likelihood == "mog")
         model = AutoregressiveSlotModel(**shape, likelihood=image_likelihood)
-        guide = GenesisV2SlotGuide(**shape, kernel=kernel, semiconv=semiconv)
+        guide = GenesisV2SlotGuide(**shape, colours=published_colours(kernel, semiconv))
     except ValueError as error:
         raise UserError(f"cannot build GENESIS-v2 for these weights: {error}") from error
     fill({"model": model, "guide": guide}, renamed)

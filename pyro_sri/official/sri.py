@@ -10,7 +10,7 @@ from pyro_sri.guides.sri import SRIGuide
 from pyro_sri.models.genesis_v2 import IndependentSlotModel
 from pyro_sri.models.scene import SceneModel
 from pyro_sri.nn import IMAGE_SIZES, Kernel
-from pyro_sri.official.genesis_v2 import GENESIS_V2_GUIDE
+from pyro_sri.official.genesis_v2 import GENESIS_V2_GUIDE, published_colours
 from pyro_sri.official.weights import StateDict, check_weights, fill, lstm_cell, rename, size_of
 
 # Prefixes of the authors' names and of ours, in this order; the first that fits is taken.
@@ -98,7 +98,7 @@ def load_sri(
         model = SceneModel(**shape, scene_size=scene_size, likelihood=image_likelihood)
         segregation = SegregationPair(
             IndependentSlotModel(**shape, likelihood=image_likelihood),
-            GenesisV2Guide(**shape, kernel=kernel, semiconv=semiconv),
+            GenesisV2Guide(**shape, colours=published_colours(kernel, semiconv)),
         )
     except ValueError as error:
         raise UserError(f"cannot build SRI for these weights: {error}") from error

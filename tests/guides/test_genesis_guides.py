@@ -121,7 +121,7 @@ def test_early_stop(images: torch.Tensor) -> None:
     guide = build_pair("genesis_v2")[1].eval()
     seeds = torch.rand(4, 32, 32)
     with torch.no_grad():
-        clusters = guide.cluster(guide.encoder(images), seeds)
+        clusters = guide.cluster(guide.encoder(images), images, seeds)
         masses = clusters.log_masks[:, 1].exp().sum((1, 2, 3))
         min_mass = masses.mean().item()  # some images stop at the second mask
         stopped, expected = stop_early(clusters, min_mass)

@@ -6,6 +6,8 @@ from conftest import Golden, assert_relative
 
 from pyro_sri.nn import (
     IMAGE_SIZES,
+    ColourHead,
+    InstanceColours,
     RelationalAttention,
     SceneEncoder,
     SlotDecoder,
@@ -47,7 +49,7 @@ def test_recorded_kernels(kernel: str) -> None:
     golden = Golden("elementary")
     colours = golden["in/kernel_colour"].requires_grad_(True)
     row, column = golden.config("kernel_seed_row"), golden.config("kernel_seed_col")
-    clustering = StickBreaking(4, 32, 5, kernel).double()
+    clustering = StickBreaking(4, 32, 5, InstanceColours(kernel=kernel)).double()
     with torch.no_grad():
         clustering.log_sigma.fill_(golden.config("kernel_log_sigma"))
     seed = colours[:, :, row, column, None]
@@ -82,7 +84,9 @@ def test_recorded_stick_breaking() -> None:
         {name.replace("gate.gate", "gate"): tensor for name, tensor in golden.state("sbp.").items()}
     )
     with torch.no_grad():
-        clusters = clustering(golden["in/sbp_features"], golden["noise/sbp_rand_pixel"][:, 0], golden.config("sbp_K"))
+        features = golden["in/sbp_features"]
+        images = torch.zeros_like(features[:, :3])
+        clusters = clustering(features, images, golden["noise/sbp_rand_pixel"][:, 0], golden.config("sbp_K"))
     masks = clusters.log_masks[0].exp()
     assert_relative(masks.sum((1, 2, 3)), golden["out/sbp_mass_without_stop"])
     stopped = golden["out/sbp_n_masks"].item() - 1
@@ -92,15 +96,18 @@ def test_recorded_stick_breaking() -> None:
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "laplacian", "epanechnikov"])
-@pytest.mark.parametrize("semiconv", [True, False])
-def test_stick_breaking_equals_a_loop_over_images(kernel: str, semiconv: bool) -> None:
+@pytest.mark.parametrize("start", ["none", "position", "picture"])
+def test_stick_breaking_equals_a_loop_over_images(kernel: str, start: str) -> None:
     torch.manual_seed(1)
-    clustering = StickBreaking(6, 32, 5, kernel, semiconv, gate_init=0.7).double()
+    clustering = StickBreaking(6, 32, 5, InstanceColours(start=start, kernel=kernel, gate=0.7)).double()
     features = torch.randn(3, 6, 32, 32, dtype=torch.float64)
+    images = torch.rand(3, 3, 32, 32, dtype=torch.float64)
     uniforms = torch.rand(3, 32, 32, dtype=torch.float64)
-    together = clustering(features, uniforms, 5)
+    together = clustering(features, images, uniforms, 5)
     for image in range(3):
-        colours = clustering.colour_head(features[image : image + 1])[0].permute(1, 2, 0)  # [H, W, 8]
+        colours = clustering.colour_head(features[image : image + 1], images[image : image + 1])[0].permute(
+            1, 2, 0
+        )  # [H, W, 8]
         scope = torch.ones(32, 32, dtype=torch.float64)
         for k in range(4):
             index = (uniforms[image] * scope).argmax().item()
@@ -120,7 +127,7 @@ def test_stick_breaking_equals_a_loop_over_images(kernel: str, semiconv: bool) -
 
 
 def test_one_slot_takes_everything() -> None:
-    clusters = StickBreaking(4, 32, 1)(torch.randn(2, 4, 32, 32), torch.rand(2, 32, 32), 1)
+    clusters = StickBreaking(4, 32, 1)(torch.randn(2, 4, 32, 32), torch.rand(2, 3, 32, 32), torch.rand(2, 32, 32), 1)
     assert torch.equal(clusters.log_masks, torch.zeros(2, 1, 1, 32, 32))
     assert clusters.seeds.shape == (2, 0, 8)
 
@@ -199,3 +206,13 @@ def test_initialisation(init: str, gain: float) -> None:
     before = layer.weight.clone()
     initialise(layer, "pytorch")
     assert torch.equal(layer.weight, before)
+
+
+def test_picture_start_is_colour_and_position() -> None:
+    """With the gate closed two pixels are as far apart as their colours and their places say."""
+    colours = InstanceColours(start="picture", gate=0.0, colour_weight=2.0, position_weight=0.2)
+    images = torch.rand(2, 3, 32, 32)
+    embeddings = ColourHead(4, 32, colours)(torch.randn(2, 4, 32, 32), images)
+    first, second = embeddings[:, :, 3, 4], embeddings[:, :, 20, 31]
+    expected = 4 * (images[:, :, 3, 4] - images[:, :, 20, 31]).square().sum(1) + 0.04 * (17**2 + 27**2) * (2 / 31) ** 2
+    torch.testing.assert_close((first - second).square().sum(1), expected)

@@ -19,10 +19,10 @@ from pyro_sri.distributions import (
     sri_scale,
 )
 from pyro_sri.geco import EMORL_FLOOR, EmorlGECO, GenesisGECO
+from pyro_sri.mask_kl import mask_divergence
 from pyro_sri.matching import greedy_matching, hungarian_matching, slot_distances
-from pyro_sri.nn import SlotAttention, StickBreaking
+from pyro_sri.nn import InstanceColours, SlotAttention, StickBreaking
 from pyro_sri.nn.stick_breaking import break_stick
-from pyro_sri.slot_elbo import mask_divergence
 from pyro_sri.stepping import TrainingStep
 
 RAW = (0.0, 1.0, -1.0, 80.0, -80.0, 104.0, -104.0, 1e3, -1e3, 1e4, -1e4)
@@ -93,10 +93,12 @@ def test_a_broken_stick_of_huge_logits(dtype: torch.dtype) -> None:
 def test_clusters_of_extreme_colours(kernel: str, dtype: torch.dtype) -> None:
     """Colours that are all the same, or 10,000 apart; kernels so wide that all is one, or so narrow that nothing is."""
     for factor, log_sigma in itertools.product((0.0, 1.0, 1e4), (-20.0, 0.0, 20.0)):
-        clusters = StickBreaking(8, 4, 3, kernel, semiconv=False).to(dtype)
+        clusters = StickBreaking(8, 4, 3, InstanceColours(start="none", kernel=kernel)).to(dtype)
         clusters.log_sigma.data.fill_(log_sigma)
         features = (factor * torch.randn(2, 8, 4, 4, dtype=dtype)).requires_grad_()
-        log_masks = clusters(features, torch.rand(2, 4, 4, dtype=dtype), 3).log_masks
+        log_masks = clusters(
+            features, torch.rand(2, 3, 4, 4, dtype=dtype), torch.rand(2, 4, 4, dtype=dtype), 3
+        ).log_masks
         torch.testing.assert_close(log_masks.exp().sum(1), torch.ones(2, 1, 4, 4, dtype=dtype))
         log_masks[:, 0].sum().backward()
         assert_finite(log_masks, features.grad, *(parameter.grad for parameter in clusters.parameters()))

@@ -1,0 +1,64 @@
+"""KL from attention masks to decoded masks: what holds the two together (Engelcke et al. 2021)."""
+
+from typing import Literal, get_args
+
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyro_sri.matching import permute_slots
+
+MaskKL = Literal["none", "attached", "detached", "decoder"]
+
+MASK_FLOOR = 1e-5  # no pixel is surely in or out of a mask: the logarithms stay finite
+
+
+def check_mask_kl(kind: MaskKL) -> MaskKL:
+    """Returns the kind.
+
+    Raises:
+        ValueError: If there is no such kind.
+    """
+    if kind not in get_args(MaskKL):
+        raise ValueError(f"no mask KL '{kind}': it must be one of {', '.join(get_args(MaskKL))}")
+    return kind
+
+
+def mask_divergence(attention_masks: Tensor, slot_masks: Tensor) -> Tensor:
+    """KL(attention masks || decoded masks), summed over pixels (Engelcke et al. 2021).
+
+    Args:
+        attention_masks: Probabilities [B, K, 1, H, W].
+        slot_masks: Probabilities [B, K, 1, H, W].
+
+    Returns:
+        Nats per image [B].
+    """
+    attention, decoded = (masks.clamp(min=MASK_FLOOR) for masks in (attention_masks, slot_masks))
+    attention, decoded = (masks / masks.sum(1, keepdim=True) for masks in (attention, decoded))
+    return (attention * (attention.log() - decoded.log())).sum((1, 2, 3, 4))
+
+
+def read_mask_kl(kind: MaskKL, guide: Trace, model: Trace) -> Tensor:
+    """The KL between the guide's `attention_masks`, in the order of the model's slots, and the model's `slot_masks`.
+
+    Args:
+        kind: Where the gradient goes: to both ("attached"), to the attention masks alone ("detached"), or to the
+            decoder alone ("decoder").
+        guide: A run of the guide.
+        model: A run of the model against it.
+
+    Returns:
+        Nats per image [B].
+
+    Raises:
+        ValueError: If the guide has no attention masks.
+    """
+    if "attention_masks" not in guide:
+        raise ValueError(f"mask_kl='{kind}' needs a guide with a site 'attention_masks'")
+    attention = guide.nodes["attention_masks"]["value"]
+    if "order" in guide and "segregated_slots" not in model:
+        attention = permute_slots(attention.flatten(2), guide.nodes["order"]["value"]).view_as(attention)
+    decoded = model.nodes["slot_masks"]["value"]
+    return mask_divergence(
+        attention.detach() if kind == "decoder" else attention, decoded.detach() if kind == "detached" else decoded
+    )
