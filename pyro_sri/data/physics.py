@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_sri.data.format import DatasetFile, Report
+from pyro_sri.data.generators.block_towers import SHAPES, Block, Tower
 from pyro_sri.data.generators.stacks import FACTOR_NAMES
-from pyro_sri.data.generators.towers import SHAPES, Block, Tower
 from pyro_sri.errors import UserError
 
 FAMILIES = ("stacks", "stacks_broken")

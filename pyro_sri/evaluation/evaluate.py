@@ -22,7 +22,7 @@ from pyro_sri.inference import Explanation, explain
 from pyro_sri.metrics.structure import Rule
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("stacks", "stacks_broken", "shapestacks"), "tower"),
+    **dict.fromkeys(("towers", "towers_broken", "stacks", "stacks_broken", "shapestacks"), "tower"),
     **dict.fromkeys(("rooms", "objects_room"), "room"),
     **dict.fromkeys(("clevr", "clevr6", "clevr_with_masks"), "table"),
 }

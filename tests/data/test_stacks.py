@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pyro_sri.data.generators import GENERATORS
+from pyro_sri.data.generators.block_towers import KINDS, SEPARATED, SHAPES, Block, judge
 from pyro_sri.data.generators.stacks import (
     CAMERAS,
     FACTOR_NAMES,
@@ -17,7 +18,6 @@ from pyro_sri.data.generators.stacks import (
     StackScene,
     solid,
 )
-from pyro_sri.data.generators.towers import KINDS, SEPARATED, SHAPES, Block, judge
 from pyro_sri.data.rendering.camera import Camera, look_at
 from pyro_sri.data.rendering.casting import cast
 from pyro_sri.errors import UserError

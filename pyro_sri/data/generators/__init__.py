@@ -12,11 +12,23 @@ from pyro_sri.data.generators.multi_dsprites import MULTI_DSPRITES
 from pyro_sri.data.generators.rooms import ROOMS
 from pyro_sri.data.generators.stacks import STACKS, STACKS_BROKEN
 from pyro_sri.data.generators.tetrominoes import TETROMINOES
+from pyro_sri.data.generators.towers import TOWERS, TOWERS_BROKEN
 from pyro_sri.errors import UserError
 
 GENERATORS: dict[str, Generator] = {
     family.name: family
-    for family in (TETROMINOES, MULTI_DSPRITES, MULTI_DIGITS, ROOMS, CLEVR6, CLEVR, STACKS, STACKS_BROKEN)
+    for family in (
+        TETROMINOES,
+        MULTI_DSPRITES,
+        MULTI_DIGITS,
+        TOWERS,
+        TOWERS_BROKEN,
+        ROOMS,
+        CLEVR6,
+        CLEVR,
+        STACKS,
+        STACKS_BROKEN,
+    )
 }
 
 

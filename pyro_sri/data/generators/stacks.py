@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 
+from pyro_sri.data.generators.block_towers import KINDS, SEPARATED, SHAPES, Block, Kind, Tower, break_tower, draw_tower
 from pyro_sri.data.generators.family import Drawn, Generator
-from pyro_sri.data.generators.towers import KINDS, SEPARATED, SHAPES, Block, Kind, Tower, break_tower, draw_tower
 from pyro_sri.data.rendering import textures
 from pyro_sri.data.rendering.camera import Camera, look_at, square_window
 from pyro_sri.data.rendering.casting import Hits, cast, lit, render

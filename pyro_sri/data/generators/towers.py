@@ -1,263 +1,284 @@
-"""Towers of blocks: drawn so that they stand, broken in known ways, and judged by exact statics."""
+"""Towers: flat blocks on each other, on a floor under a sky; and towers_broken, which do not stand.
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import product
-from typing import Literal, NamedTuple
+Measures are in units, of which a picture is 32 wide: at the published size they are pixels. Heights start at the floor.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pyro_sri.data.rendering.solids import Vector
+from pyro_sri.data.generators.family import Drawn, Generator, choose, draw_until
+from pyro_sri.errors import UserError
 
-Shape = Literal["cuboid", "cylinder", "sphere", "lying_cylinder"]
-Kind = Literal["gap", "air", "beside", "unsupported", "round", "sunk"]
+Shape = Literal["box", "dome", "wedge", "barrel"]
+Kind = Literal["gap", "air", "beside", "unsupported"]
+Floats = NDArray[np.float64]
+Places = NDArray[np.intp]
+Flags = NDArray[np.bool_]
 
-SHAPES: tuple[Shape, ...] = ("cuboid", "cylinder", "sphere", "lying_cylinder")
-KINDS: tuple[Kind, ...] = ("gap", "air", "beside", "unsupported", "round", "sunk")
-# The kinds in which parts of a tower have come apart.
-SEPARATED: tuple[Kind, ...] = ("gap", "air", "beside")
+SHAPES: tuple[Shape, ...] = get_args(Shape)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
-SMALLEST, LARGEST = 0.5, 1.0  # every measure of a block, in units; the hall is 20 units wide
-BALL_ROOM = 0.2  # how far a ball on top lies from the edge below it, so that a small push does not roll it off
-OVERHANG = 0.05  # how far the weight lies outside its support in an unsupported tower
-TOUCHING = 1e-6
-# How much of the cuboid around it a block fills.
-FULLNESS: dict[Shape, float] = {
-    "cuboid": 1,
-    "cylinder": math.pi / 4,
-    "sphere": math.pi / 6,
-    "lying_cylinder": math.pi / 4,
-}
+PUBLISHED_SIZE = 32
+SAMPLES = 4  # of a pixel along each side
+SKY, FLOOR, FIRST_BLOCK = range(3)
+SKY_COLOUR, FLOOR_COLOUR = (150, 180, 210), (110, 100, 90)
+COLOURS = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255)])
+
+FLOOR_HEIGHT = 4.0
+MARGIN = 1.0  # between blocks and the border of the picture: a block that touches it may be taken for background
+WIDEST = PUBLISHED_SIZE - 2 * MARGIN  # of a tower
+TALLEST = PUBLISHED_SIZE - FLOOR_HEIGHT - MARGIN
+WIDTHS, HEIGHTS = (6.0, 11.0), (4.5, 6.5)
+SHIFT = 0.3  # at most, of the width of the block below
+MIN_BLOCKS, MAX_BLOCKS = 2, 6
+
+GAP = (3.0, 5.0)  # two rows of pixels of sky at least, since a part of a pixel may lie on both sides
+APART = (2.0, 4.0)
+OVERLAP = (0.12, 0.25)  # of the narrower block
+OFF_BALANCE = 1.5  # at least, so that it is to be seen
+
+# Half the width of each shape at a share of its height, as a share of half its width.
+PROFILES: tuple[Callable[[Floats], Floats], ...] = (
+    np.ones_like,
+    lambda height: np.sqrt(1 - height**2),
+    lambda height: 1 - height,
+    lambda height: 1 - (2 * height - 1) ** 2 / 4,
+)
+FULLNESS = np.array([1, np.pi / 4, 1 / 2, 11 / 12])  # area, as a share of the rectangle around it
+FACE = np.array([1, 1, 1, 3 / 4])  # width of the foot, and of the top where it is flat, as a share of the width
+FLAT: tuple[Shape, ...] = ("box", "barrel")  # those that can carry a block
+
+FACTOR_NAMES = ("visible", "place", "shape", "red", "green", "blue", "x", "y", "width", "height")
 
 
 @dataclass(frozen=True)
-class Block:
-    """A block of a tower.
+class TowersOptions:
+    """How many blocks (uniform between the two, 2 to 6), and their shapes.
 
-    Attributes:
-        shape: A lying cylinder has its axis along its own x axis.
-        size: Its measures along its own axes, in units: all equal for a sphere.
-        position: Its middle.
-        yaw: By how much its axes are turned about z, in radians.
+    The shape of the top block is drawn uniformly from all of them, those of the others from boxes and barrels.
     """
 
-    shape: Shape
-    size: Vector
-    position: Vector
-    yaw: float
+    min_objects: int = MIN_BLOCKS
+    max_objects: int = 4
+    shapes: tuple[Shape, ...] = ("box", "dome")
 
-    @property
-    def volume(self) -> float:
-        """In cubic units; the weight of a block, all being of the same stuff."""
-        x, y, z = self.size
-        return x * y * z * FULLNESS[self.shape]
-
-    @property
-    def bottom(self) -> float:
-        """The height of its lowest point."""
-        return self.position[2] - self.size[2] / 2
-
-    @property
-    def top(self) -> float:
-        """The height of its highest point."""
-        return self.position[2] + self.size[2] / 2
-
-    @property
-    def is_round(self) -> bool:
-        """Whether it touches what is above and below it in a point or a line only."""
-        return self.shape in ("sphere", "lying_cylinder")
-
-    @property
-    def reach(self) -> float:
-        """The radius of an upright tube around its middle that holds it."""
-        x, y, _ = self.size
-        return math.hypot(x, y) / 2 if self.shape in ("cuboid", "lying_cylinder") else x / 2
-
-    def margin(self, x: float, y: float) -> float:
-        """How far inside its flat faces a point lies, seen from above, in units; negative outside."""
-        dx, dy = x - self.position[0], y - self.position[1]
-        if self.shape == "cylinder":
-            return self.size[0] / 2 - math.hypot(dx, dy)
-        c, s = math.cos(self.yaw), math.sin(self.yaw)
-        return min(self.size[0] / 2 - abs(c * dx + s * dy), self.size[1] / 2 - abs(c * dy - s * dx))
-
-    def corners(self) -> list[Vector]:
-        """The eight corners of the cuboid around it that is turned like it."""
-        x, y, z = self.position
-        c, s = math.cos(self.yaw), math.sin(self.yaw)
-        halves = product(*((-size / 2, size / 2) for size in self.size))
-        return [(x + c * a - s * b, y + s * a + c * b, z + h) for a, b, h in halves]
-
-    def moved(self, by: Vector) -> "Block":
-        """The same block elsewhere."""
-        x, y, z = (p + d for p, d in zip(self.position, by, strict=True))
-        return replace(self, position=(x, y, z))
+    def __post_init__(self) -> None:
+        if not MIN_BLOCKS <= self.min_objects <= self.max_objects <= MAX_BLOCKS:
+            raise UserError(
+                f"a tower cannot have {self.min_objects} to {self.max_objects} blocks; "
+                f"use min_objects and max_objects from {MIN_BLOCKS} to {MAX_BLOCKS}, in order"
+            )
+        if any(shape not in SHAPES for shape in self.shapes):
+            raise UserError(f"no shapes {', '.join(self.shapes)}; use some of {', '.join(SHAPES)}")
+        if not any(shape in FLAT for shape in self.shapes):
+            raise UserError(f"shapes {', '.join(self.shapes)} carry no block; add {' or '.join(FLAT)}")
 
 
-Tower = tuple[Block, ...]  # from the floor upwards
+@dataclass(frozen=True)
+class BrokenTowersOptions(TowersOptions):
+    """As for towers; and what is wrong with them, drawn uniformly.
 
-
-class Verdict(NamedTuple):
-    """What statics says of a tower.
-
-    Attributes:
-        stands: Whether it stands.
-        margin: The smallest distance of a weight from the border of the faces it rests on; negative outside.
-        touches: Whether every block starts at the height where the one below ends, and the first on the floor.
-        round_inside: Whether a block below the top is round, which counts as not standing.
+    gap: a part hovers above the rest. air: a part hovers beside the rest. beside: the top block stands on the floor
+    beside the rest. unsupported: a part rests on the block below with its middle beyond the edge.
     """
 
-    stands: bool
-    margin: float
-    touches: bool
-    round_inside: bool
+    kinds: tuple[Kind, ...] = KINDS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.kinds or any(kind not in KINDS for kind in self.kinds):
+            raise UserError(f"no kinds {', '.join(self.kinds)}; use some of {', '.join(KINDS)}")
 
 
-def judge(tower: Tower) -> Verdict:
-    """Exact statics of a column with horizontal contacts.
+class Plan(NamedTuple):
+    """What is drawn once for each of m scenes."""
 
-    It stands if and only if at every contact the centre of the weight above lies inside both faces that touch. (From
-    inside, the distance to the border of an intersection is the smaller of the two distances.)
-    """
-    below = [0.0, *(block.top for block in tower[:-1])]
-    touches = all(abs(block.bottom - height) < TOUCHING for block, height in zip(tower, below, strict=True))
-    round_inside = any(block.is_round for block in tower[:-1])
-    margins = []
-    for level, block in enumerate(tower):
-        x, y = _centre_of_weight(tower[level:])
-        if not block.is_round:  # a round top stands on a point, which the face below must hold
-            margins.append(block.margin(x, y))
-        if level:
-            margins.append(tower[level - 1].margin(x, y))
-    margin = min(margins, default=math.inf)
-    return Verdict(touches and not round_inside and margin > 0, margin, touches, round_inside)
+    counts: Places  # [m], of blocks
+    kinds: Places  # [m], 0 stands, otherwise 1 + the place in KINDS
 
 
-def _centre_of_weight(blocks: Sequence[Block]) -> tuple[float, float]:
-    total = sum(block.volume for block in blocks)
-    x, y = (sum(block.volume * block.position[axis] for block in blocks) / total for axis in range(2))
-    return x, y
+class Blocks(NamedTuple):
+    """The blocks of m scenes, M places in each; those of which there are none have no height. All [m, M]."""
+
+    exists: Flags
+    shapes: Places  # places in SHAPES
+    middles: Floats  # from the left border
+    widths: Floats
+    bottoms: Floats
+    tops: Floats
 
 
-def draw_tower(rng: np.random.Generator, count: int) -> Tower:
-    """Draw a tower that stands, its lowest block on the origin.
+def make(rngs: Sequence[np.random.Generator], size: int, options: TowersOptions, split: str) -> Drawn:
+    """Draw towers: number, shapes, sizes, shifts, colours and place uniform, drawn again until they stand.
 
-    Every measure is uniform in [0.5, 1]; the top block is a cuboid, a cylinder or a sphere, the others one of the
-    first two. From the top down, each block is put so that the centre of the weight above it lies within half of its
-    half measures from its middle (ShapeStacks, Groth et al. 2018); a ball lies at least 0.2 units from the edge too.
+    A tower stands by exact statics: above every contact lies the middle of all that it carries, weighted by area. The
+    heights of towers that are too high for the picture shrink. In broken towers the kind is drawn once; they are drawn
+    again until the rest of them stands and they fit the picture.
 
     Args:
-        rng: Draws it.
-        count: How many blocks.
-    """
-    shapes = [SHAPES[rng.integers(2)] for _ in range(count - 1)] + [SHAPES[rng.integers(3)]]
-    return _build(rng, [_draw_block(rng, shape) for shape in shapes])
-
-
-def break_tower(rng: np.random.Generator, count: int, kind: Kind) -> tuple[Tower, int]:
-    """Draw blocks that are not a tower that stands.
-
-    Args:
-        rng: Draws it.
-        count: How many blocks, at least 2.
-        kind: What is wrong with it: `gap`: a part of it hovers above the rest; `air`: a part of it hovers beside the
-            rest; `beside`: its top block stands on the floor beside the rest; `unsupported`: the weight of a part
-            lies 0.05 units outside the block below it; `round`: a block below the top is a sphere or a lying
-            cylinder; `sunk`: a part of it has sunk into the block below.
+        rngs: n random generators, one per scene.
+        size: Side of the images.
+        options: Those of either family.
+        split: Of no matter here.
 
     Returns:
-        The tower, and the number of the first block of the part that is separated or wrong.
+        Images [n, size, size, 3], of which each pixel is the mean of 16 samples; entities [n, size, size], the one with
+        most samples, the first on ties; factors [n, 2 + most blocks, 10 or 11] as in FACTOR_NAMES: place 1 is the
+        lowest block (before it was broken), shape 0 is none, otherwise 1 + the place in SHAPES, x and y the middle,
+        width and height, all in [0, 1] of the picture. Broken towers have the column `kind` too: 1 + the place in
+        KINDS, the same for all blocks.
     """
-    tower = draw_tower(rng, count)
-    first = int(rng.integers(1, count))
-    lower, upper = tower[first - 1], tower[first]
-    if kind == "gap":
-        return _shift(tower, first, (0, 0, rng.uniform(0.25, 1.2))), first
-    if kind == "sunk":
-        return _shift(tower, first, (0, 0, -rng.uniform(0.4, 0.7) * min(lower.size[2], upper.size[2]))), first
-    if kind == "air":
-        x, y = _beside(rng, tower[:first], lower, upper.reach + rng.uniform(0.05, 0.4))
-        return _shift(tower, first, (x - upper.position[0], y - upper.position[1], 0)), first
-    if kind == "beside":
-        top = tower[-1]
-        x, y = _beside(rng, tower[:-1], tower[0], top.reach + rng.uniform(0.25, 1.2))
-        return (*tower[:-1], replace(top, position=(x, y, top.size[2] / 2))), count - 1
-    blocks = list(tower)
-    if kind == "round":
-        shape: Shape = ("sphere", "lying_cylinder")[rng.integers(2)]
-        blocks[first - 1] = _draw_block(rng, shape)
-        return _build(rng, blocks), first
-    return _build(rng, blocks, unsupported=first), first
+    most, num_scenes = options.max_objects, len(rngs)
+    once = np.array([rng.random(2) for rng in rngs])
+    kinds = np.zeros(num_scenes, dtype=np.intp)
+    if isinstance(options, BrokenTowersOptions):
+        kinds = np.array([1 + KINDS.index(kind) for kind in options.kinds])[choose(once[:, 1], len(options.kinds))]
+    plan = Plan(options.min_objects + choose(once[:, 0], most - options.min_objects + 1), kinds)
+
+    def good(draws: Floats, scenes: Places) -> Flags:
+        return build(draws, Plan(*(once[scenes] for once in plan)), options)[1]
+
+    draws = draw_until(rngs, (1 + MAX_BLOCKS, 5), good)
+    blocks, _ = build(draws, plan, options)
+    palette = np.zeros((num_scenes, FIRST_BLOCK + most, 3), dtype=np.float32)
+    palette[:, [SKY, FLOOR]] = SKY_COLOUR, FLOOR_COLOUR
+    palette[:, FIRST_BLOCK:] = COLOURS[draws[:, 1:, 4].argsort(1)[:, :most]]
+    covered = coverage(blocks, size)
+    pixels = covered.reshape(num_scenes, -1, size**2).transpose(0, 2, 1).astype(np.float32)
+    images = np.round(pixels @ palette / SAMPLES**2).reshape(num_scenes, size, size, 3)
+
+    factors = np.zeros((num_scenes, FIRST_BLOCK + most, len(FACTOR_NAMES)), dtype=np.float32)
+    factors[..., 0] = 1
+    factors[:, FIRST_BLOCK:, 1] = 1 + np.arange(most)
+    factors[:, FIRST_BLOCK:, 2] = 1 + blocks.shapes
+    factors[..., 3:6] = palette / 255
+    factors[:, FIRST_BLOCK:, 6] = blocks.middles / PUBLISHED_SIZE
+    factors[:, FIRST_BLOCK:, 7] = 1 - (FLOOR_HEIGHT + (blocks.bottoms + blocks.tops) / 2) / PUBLISHED_SIZE
+    factors[:, FIRST_BLOCK:, 8] = blocks.widths / PUBLISHED_SIZE
+    factors[:, FIRST_BLOCK:, 9] = (blocks.tops - blocks.bottoms) / PUBLISHED_SIZE
+    if isinstance(options, BrokenTowersOptions):
+        factors = np.concatenate([factors, np.zeros_like(factors[..., :1])], axis=-1)
+        factors[:, FIRST_BLOCK:, -1] = kinds[:, None]
+    factors[:, FIRST_BLOCK:][~blocks.exists] = 0
+    return Drawn(images.astype(np.uint8), covered.argmax(1).astype(np.uint8), factors)
 
 
-def _draw_block(rng: np.random.Generator, shape: Shape) -> Block:
-    a, b, c = (float(value) for value in rng.uniform(SMALLEST, LARGEST, 3))
-    size = {"cuboid": (a, b, c), "cylinder": (a, a, c), "sphere": (a, a, a), "lying_cylinder": (c, a, a)}[shape]
-    return Block(shape, size, (0.0, 0.0, 0.0), math.radians(int(rng.integers(360))))
+def build(draws: Floats, plan: Plan, options: TowersOptions) -> tuple[Blocks, Flags]:
+    """Towers from uniform draws [m, 7, 5], and which of them, [m], are as they should be: see make."""
+    levels, counts = np.arange(options.max_objects), plan.counts[:, None]
+    exists = levels < counts
+    where, which, side, amount = (draws[:, :1, column] for column in range(4))  # [m, 1]
+    wide, high, shift, shape = draws[:, 1 : 1 + options.max_objects, :4].transpose(2, 0, 1)  # [m, M]
+    gap, air, beside, unsupported = (plan.kinds[:, None] == 1 + place for place in range(len(KINDS)))
+    first = np.where(beside, counts - 1, 1 + choose(which, counts - 1))  # of the blocks that are moved
+    side = np.where(side < 0.5, -1, 1)
+
+    any_shape = np.array([SHAPES.index(shape) for shape in options.shapes])
+    flat = np.array([SHAPES.index(shape) for shape in options.shapes if shape in FLAT])
+    at_top = any_shape[choose(shape, len(any_shape))]
+    shapes = np.where(levels == counts - 1, at_top, flat[choose(shape, len(flat))])
+    widths, faces = _between(WIDTHS, wide), _between(WIDTHS, wide) * FACE[shapes]
+    lift = gap * _between(GAP, amount)
+    heights = exists * _between(HEIGHTS, high)
+    heights *= np.minimum(1, (TALLEST - lift) / heights.sum(1, keepdims=True))
+    tops = heights.cumsum(1)
+    bottoms = np.pad(tops[:, :-1], ((0, 0), (1, 0)))
+
+    steps = np.pad(SHIFT * (2 * shift[:, 1:] - 1) * widths[:, :-1], ((0, 0), (1, 0)))  # from the middle below
+    lower = np.roll(faces, 1, axis=1)
+    hanging = side * ((faces + lower) / 2 - _between(OVERLAP, amount) * np.minimum(faces, lower))
+    wrong = unsupported & (levels == first)
+    middles = np.where(wrong, hanging, steps).cumsum(1)
+    balance = _balance(middles, faces, widths * heights * FULLNESS[shapes])
+    good = np.where(wrong, balance < -OFF_BALANCE, balance > 0) | ~exists
+
+    moved = levels >= first
+    rest, part = _ends(middles, widths, exists & ~moved), _ends(middles, widths, exists & moved)
+    away = np.where(side > 0, rest[1] - part[0], rest[0] - part[1]) + side * _between(APART, amount)
+    middles += moved * (air | beside) * away
+    rise = moved * (lift - beside * bottoms)
+    start, end = _ends(middles, widths, exists)
+    middles += MARGIN + where * (WIDEST - (end - start)) - start
+    blocks = Blocks(exists, shapes, middles, widths, bottoms + rise, tops + rise)
+    return blocks, good.all(1) & (end - start <= WIDEST)[:, 0]
 
 
-def _build(rng: np.random.Generator, blocks: Sequence[Block], unsupported: int | None = None) -> Tower:
-    """Put blocks on each other, from the top down; the weight from block `unsupported` on misses the one below it."""
-    placed = [blocks[-1]]
-    for level in range(len(blocks) - 2, -1, -1):
-        block = blocks[level]
-        x, y = _centre_of_weight(placed)
-        if level + 1 == unsupported:
-            dx, dy = _draw_outside(rng, block)
-        else:
-            ball_on_top = len(placed) == 1 and placed[0].shape == "sphere"
-            dx, dy = _draw_inside(rng, block, BALL_ROOM if ball_on_top else 0)
-        c, s = math.cos(block.yaw), math.sin(block.yaw)
-        placed.insert(0, replace(block, position=(x - (c * dx - s * dy), y - (s * dx + c * dy), 0.0)))
-    base_x, base_y, _ = placed[0].position
-    tower, height = [], 0.0
-    for block in placed:
-        x, y, _ = block.position
-        tower.append(replace(block, position=(x - base_x, y - base_y, height + block.size[2] / 2)))
-        height += block.size[2]
-    return tuple(tower)
+def _between(limits: tuple[float, float], draws: Floats) -> Floats:
+    return limits[0] + draws * (limits[1] - limits[0])
 
 
-def _draw_inside(rng: np.random.Generator, block: Block, room: float = 0) -> tuple[float, float]:
-    """A place within half of a block's half measures from its middle, at least `room` from the edge of its face."""
-    if block.shape == "sphere":
-        return 0.0, 0.0
-    while True:
-        u, v = (float(value) for value in rng.uniform(-0.5, 0.5, 2))
-        if block.shape == "lying_cylinder":
-            return u * block.size[0] / 2, 0.0
-        x, y = u * block.size[0] / 2, v * block.size[1] / 2
-        if block.shape == "cylinder":
-            fits = math.hypot(u, v) <= 0.5 and block.size[0] / 2 - math.hypot(x, y) >= room
-        else:
-            fits = min(block.size[0] / 2 - abs(x), block.size[1] / 2 - abs(y)) >= room
-        if fits:
-            return x, y
+def _ends(middles: Floats, widths: Floats, among: Flags) -> tuple[Floats, Floats]:
+    """Where some blocks of each scene start and end, [m, 1] both."""
+    start = np.where(among, middles - widths / 2, np.inf).min(1, keepdims=True)
+    return start, np.where(among, middles + widths / 2, -np.inf).max(1, keepdims=True)
 
 
-def _draw_outside(rng: np.random.Generator, block: Block) -> tuple[float, float]:
-    dx, dy = _draw_inside(rng, block)
-    if block.shape == "cylinder":
-        angle = float(rng.uniform(0, 2 * math.pi))
-        away = block.size[0] / 2 + OVERHANG
-        return away * math.cos(angle), away * math.sin(angle)
-    sign_x, sign_y = (float(2 * value - 1) for value in rng.integers(2, size=2))
-    sides = int(rng.integers(3))  # beyond x, beyond y, beyond both
-    if sides != 1:
-        dx = sign_x * (block.size[0] / 2 + OVERHANG)
-    if sides != 0:
-        dy = sign_y * (block.size[1] / 2 + OVERHANG)
-    return dx, dy
+def _balance(middles: Floats, faces: Floats, areas: Floats) -> Floats:
+    """How far inside its contact with what is below the middle of a block and all above it lies; all [m, M]."""
+    carried, moments = (values[:, ::-1].cumsum(1)[:, ::-1] for values in (areas, areas * middles))
+    weight = moments / np.where(carried > 0, carried, 1)
+    inside = faces / 2 - np.abs(weight - middles)
+    inside[:, 1:] = np.minimum(inside[:, 1:], faces[:, :-1] / 2 - np.abs(weight[:, 1:] - middles[:, :-1]))
+    return inside
 
 
-def _beside(rng: np.random.Generator, blocks: Tower, around: Block, away: float) -> tuple[float, float]:
-    """A place so far outside the upright tube around the middle of a block that holds some blocks."""
-    x, y, _ = around.position
-    away += max(math.dist((x, y), block.position[:2]) + block.reach for block in blocks)
-    angle = float(rng.uniform(0, 2 * math.pi))
-    return x + away * math.cos(angle), y + away * math.sin(angle)
+def coverage(blocks: Blocks, size: int) -> NDArray[np.uint8]:
+    """How many of the 16 samples of each pixel an entity covers.
+
+    Args:
+        blocks: The M blocks of n scenes.
+        size: Side of the pictures.
+
+    Returns:
+        uint8 [n, 2 + M, size, size], for sky, floor and blocks; their sum is 16.
+    """
+    per_unit = SAMPLES * size / PUBLISHED_SIZE
+    heights = PUBLISHED_SIZE - FLOOR_HEIGHT - (np.arange(SAMPLES * size) + 0.5) / per_unit  # of each row of samples
+    bottoms, tops = blocks.bottoms[..., None], blocks.tops[..., None]
+    inside = (bottoms <= heights) & (heights < tops)  # [n, M, SAMPLES * size]
+    share = np.where(inside, heights - bottoms, 0) / np.where(inside, tops - bottoms, 1)
+    half = blocks.widths[..., None] / 2 * np.choose(blocks.shapes[..., None], [profile(share) for profile in PROFILES])
+    ends = np.stack([blocks.middles[..., None] - half, blocks.middles[..., None] + half])
+    # A sample lies between two ends if its number is not below the first of these and below the second.
+    ends = np.where(inside, np.ceil(ends * per_unit - 0.5), 0).astype(np.int16)
+    covered = np.zeros((len(bottoms), FIRST_BLOCK + bottoms.shape[1], size, size), dtype=np.uint8)
+    first_samples = SAMPLES * np.arange(size, dtype=np.int16)
+    for row in range(SAMPLES):
+        start, end = np.clip(ends[:, :, :, row::SAMPLES, None] - first_samples, 0, SAMPLES).astype(np.uint8)
+        covered[:, FIRST_BLOCK:] += end - start
+    covered[:, FLOOR] = SAMPLES * (heights < 0).reshape(size, SAMPLES).sum(1, dtype=np.uint8)[:, None]
+    covered[:, SKY] = SAMPLES**2 - covered[:, FLOOR:].sum(1, dtype=np.uint8)
+    return covered
 
 
-def _shift(tower: Tower, first: int, by: Vector) -> Tower:
-    return tower[:first] + tuple(block.moved(by) for block in tower[first:])
+TOWERS = Generator(
+    name="towers",
+    description="flat towers of two to four blocks that stand, on a floor under a sky",
+    version=1,
+    default_size=PUBLISHED_SIZE,
+    sizes=(32, 128),
+    max_entities=FIRST_BLOCK + TowersOptions.max_objects,
+    factor_names=FACTOR_NAMES,
+    options=TowersOptions,
+    make=make,
+    background_entities=(SKY, FLOOR),
+    scenes_per_task=128,
+)
+
+TOWERS_BROKEN = Generator(
+    name="towers_broken",
+    description="blocks like those of towers that do not stand: hovering, side by side or off balance",
+    version=1,
+    default_size=PUBLISHED_SIZE,
+    sizes=(32, 128),
+    max_entities=FIRST_BLOCK + TowersOptions.max_objects,
+    factor_names=(*FACTOR_NAMES, "kind"),
+    options=BrokenTowersOptions,
+    make=make,
+    background_entities=(SKY, FLOOR),
+    scenes_per_task=128,
+)

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pyro_sri.data.generators.towers import KINDS, SEPARATED, Block, break_tower, draw_tower, judge
+from pyro_sri.data.generators.block_towers import KINDS, SEPARATED, Block, break_tower, draw_tower, judge
 
 QUARTER = math.pi / 2
 
