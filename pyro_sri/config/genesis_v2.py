@@ -30,7 +30,7 @@ class GenesisV2Config(GECOFields, LikelihoodFields, RunConfig):
     gate_init: float = 0.0
     """Start of the instance colours' gate; 0: the first masks are circles."""
     init: Initialisation = "pytorch"
-    """Initial weights: as SRI's published code, as its paper reads, or PyTorch's."""
+    """Initial weights: as the published code, which leaves them to PyTorch; as SRI's paper reads; or PyTorch's."""
 
     mask_kl: MaskKL = "none"
     """Whether the decoder's masks are held to the attention's, with gradients to both (attached) or not (detached)."""
