@@ -95,6 +95,11 @@ class EMORLGuide(PyroModule):
         ValueError: On a negative number of refinement steps.
     """
 
+    starts_small = (
+        *("features", "attention", "loc_mlp", "raw_scale_mlp"),
+        *("refinement.network.loc", "refinement.network.raw_scale"),
+    )
+
     @pyro.settings.context(module_local_params=True)
     def __init__(
         self, model: EMORLModel, *, dual_gru: bool = True, refinement_steps: int = 3, name: str = "emorl_guide"

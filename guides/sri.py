@@ -42,6 +42,8 @@ class SRIGuide(PyroModule):
         name: Root of the parameters' names in Pyro's store.
     """
 
+    starts_small = ("scene_encoder", "slot_scales")
+
     @pyro.settings.context(module_local_params=True)
     def __init__(
         self,

@@ -99,6 +99,8 @@ class EMORLModel(PyroModule):
         ValueError: On an unknown prior or decoder, no layer, or an image size that the decoder does not take.
     """
 
+    starts_small = ("prior.network.loc", "prior.network.raw_scale", "decoder")
+
     @pyro.settings.context(module_local_params=True)
     def __init__(
         self,

@@ -34,6 +34,8 @@ class SceneModel(PyroModule):
         name: Root of the parameters' names in Pyro's store.
     """
 
+    starts_small = ("slot_prior",)
+
     scene_loc: Tensor
     scene_scale: Tensor
 

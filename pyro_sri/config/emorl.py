@@ -10,7 +10,7 @@ from pyro_sri.emorl_elbo import EMORL_ELBO
 from pyro_sri.geco import EmorlGECO
 from pyro_sri.guides.emorl import EMORLGuide
 from pyro_sri.models.emorl import EMORLModel, HierarchicalPriorKind
-from pyro_sri.nn import PositionDecoderKind
+from pyro_sri.nn import Initialisation, PositionDecoderKind, initialise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,8 @@ class EMORLConfig(LikelihoodFields, RunConfig):
     """Separate GRU cells for means and scales, as published."""
     decoder: PositionDecoderKind = "iodine"
     """Which published decoder; big takes multiples of 16."""
+    init: Initialisation = "official"
+    """Initial weights: as the published code, Xavier with gain 1, or PyTorch's."""
     refinement_steps: int = 3
     """I, refinement steps at the start of training; there are none in evaluation."""
     later_refinement_steps: int = 3
@@ -75,6 +77,8 @@ class EMORLConfig(LikelihoodFields, RunConfig):
             decoder=self.decoder,
         )
         guide = EMORLGuide(model, dual_gru=self.dual_gru, refinement_steps=0)
+        for module in (model, guide):
+            initialise(module, self.init)
         geco = EmorlGECO(
             target=self.geco_target,
             image_size=self.image_size,

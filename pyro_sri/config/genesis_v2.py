@@ -24,7 +24,7 @@ class GenesisV2Config(GECOFields, SegregationFields, LikelihoodFields, RunConfig
     slot_size: int = 64
     """D, a multiple of 8 up to 64; also the width of the networks."""
     init: Initialisation = "pytorch"
-    """Initial weights: as SRI's published code, as its paper reads, or PyTorch's."""
+    """Initial weights: as the published code, which leaves them to PyTorch; as SRI's paper reads; or PyTorch's."""
 
     analytic: bool = False
     """KLs in closed form instead of Monte Carlo."""
@@ -50,7 +50,6 @@ class GenesisV2Config(GECOFields, SegregationFields, LikelihoodFields, RunConfig
         guide = GenesisV2SlotGuide(**shape, colours=self.instance_colours(), coordinates=self.coordinates)
         for module in (model, guide):
             initialise(module, self.init)
-        if self.posterior_scale_init:
-            guide.start_scales_at(self.posterior_scale_init)
+        self.start_slots(guide, guide)
         elbo = SlotELBO(geco=self.new_geco(self.image_size), mask_kl=self.mask_kl, analytic=self.analytic)
         return model, guide, elbo

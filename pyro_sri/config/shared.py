@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from pyro_sri.distributions import ImageLikelihood
 from pyro_sri.geco import GECO, EmorlGECO, GenesisGECO
+from pyro_sri.guides.genesis_v2 import GenesisV2Guide
+from pyro_sri.guides.sri import SRIGuide
 from pyro_sri.mask_kl import MaskKL
 from pyro_sri.nn import ColourStart, InstanceColours, Kernel
 
@@ -67,11 +71,22 @@ class SegregationFields:
         return InstanceColours(
             start=self.colour_start,
             gate=self.gate_init,
-            weight_init=self.colour_scale_init,
             colour_weight=self.colour_weight,
             position_weight=self.position_weight,
             kernel=self.kernel,
         )
+
+    def start_slots(self, guide: GenesisV2Guide, posteriors: GenesisV2Guide | SRIGuide) -> None:
+        """Moves new weights to where they start, after their initialisation.
+
+        Args:
+            guide: What segregates.
+            posteriors: What holds the slot posteriors' scales.
+        """
+        with torch.no_grad():
+            guide.stick_breaking.colour_head.conv.weight.mul_(self.colour_scale_init)
+        if self.posterior_scale_init:
+            posteriors.start_scales_at(self.posterior_scale_init)
 
     def check_segregation(self: Any) -> None:
         """Raises UserError for values out of range."""

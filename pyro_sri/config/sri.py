@@ -138,7 +138,6 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
         return SegregationPair(None if self._trains_segregation else model, guide)
 
     def _start_genesis_v2(self, model: SceneModel, guide: SRIGuide) -> None:
-        if self.posterior_scale_init:
-            guide.start_scales_at(self.posterior_scale_init)
+        self.start_slots(guide.segregation.guide, guide)
         if self.share_decoder and guide.segregation.model is not None:
             guide.segregation.model.decoder = model.decoder

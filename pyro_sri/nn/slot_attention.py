@@ -5,7 +5,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pyro_sri.distributions import sri_raw
 from pyro_sri.nn.position_code import PositionCode
 
 FEATURES = 64
@@ -38,6 +37,8 @@ class PixelFeatures(nn.Module):
 class InitialSlots(nn.Module):
     """The learnt distribution that slots start from: one for all, or one for each.
 
+    Raw scales start at 1, as in EMORL's published code: standard deviations of 1.146.
+
     Args:
         slot_size: D.
         num_slots: K gives every slot its own mean and scale; None has all slots share one.
@@ -46,7 +47,7 @@ class InitialSlots(nn.Module):
     def __init__(self, slot_size: int, num_slots: int | None = None) -> None:
         super().__init__()
         loc = torch.zeros(1, slot_size) if num_slots is None else torch.randn(num_slots, slot_size)
-        self.learnt = nn.Parameter(torch.cat([loc, torch.full_like(loc, sri_raw(1.0))], dim=1))
+        self.learnt = nn.Parameter(torch.cat([loc, torch.ones_like(loc)], dim=1))
 
     def forward(self, num_scenes: int, num_slots: int) -> tuple[Tensor, Tensor]:
         """Mean and raw scale, each [B, K, D].

@@ -43,7 +43,6 @@ class InstanceColours:
     Attributes:
         start: Which of the three.
         gate: Start of the gate.
-        weight_init: Factor on the initial weights of the convolution; smaller: the first masks are larger.
         colour_weight: a.
         position_weight: b.
         kernel: exp(-d^2/s), exp(-d/s) or max(0, 1 - d^2/s), s = exp(log_sigma) learned.
@@ -51,7 +50,6 @@ class InstanceColours:
 
     start: ColourStart = "position"
     gate: float = 0.0
-    weight_init: float = 1.0
     colour_weight: float = 2.0
     position_weight: float = 0.2
     kernel: Kernel = "gaussian"
@@ -64,8 +62,6 @@ class ColourHead(nn.Module):
         super().__init__()
         self.colours = colours
         self.conv = nn.Conv2d(features, COLOUR_DIM, 1)
-        with torch.no_grad():
-            self.conv.weight.mul_(colours.weight_init)
         if colours.start != "none":
             self.gate = nn.Parameter(torch.tensor(float(colours.gate)))
             self.coordinates = PixelCoordinates(image_size)

@@ -18,7 +18,6 @@ from pyro_sri.nn import (
     StickBreaking,
     UNet,
     coordinate_grid,
-    initialise,
     straight_through_clamp,
 )
 
@@ -194,18 +193,6 @@ def test_slot_prior_depends_on_scene_and_past() -> None:
     other, _, _ = prior.step(torch.ones(2, 8), state)
     assert (one != other).all()
     assert (loc[0] != loc[1]).any()
-
-
-@pytest.mark.parametrize(("init", "gain"), [("official", 0.02), ("xavier", 1.0)])
-def test_initialisation(init: str, gain: float) -> None:
-    layer = torch.nn.Linear(300, 500)
-    bias = layer.bias.clone()
-    initialise(layer, init)
-    assert layer.weight.std().item() == pytest.approx(gain * (2 / 800) ** 0.5, rel=0.02)
-    assert torch.equal(layer.bias, bias)
-    before = layer.weight.clone()
-    initialise(layer, "pytorch")
-    assert torch.equal(layer.weight, before)
 
 
 def test_picture_start_is_colour_and_position() -> None:
