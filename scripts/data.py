@@ -38,6 +38,7 @@ def make(
     cameras: tuple[int, ...] | None = None,
     zoom: float | None = None,
     kinds: tuple[str, ...] | None = None,
+    shapes: tuple[str, ...] | None = None,
 ) -> None:
     """Generate a data set with exact masks and factors, and write it to one HDF5 file.
 
@@ -48,6 +49,10 @@ def make(
     multi_dsprites (64): two to five flat shapes that may cover each other, on grey
 
     multi_digits (50): no, one or two real handwritten digits on black
+
+    towers (32): flat towers of two to four blocks that stand, on a floor under a sky
+
+    towers_broken (32): blocks like those of towers that do not stand
 
     rooms (64): one to three coloured objects in a coloured room, like Objects Room
 
@@ -81,14 +86,16 @@ def make(
         workers: Processes that share the work, at most one for each core; left out: one for each core.
         variant: multi_dsprites: colored_on_grayscale (default), binarized (2-3 white sprites on black) or
             colored_on_colored (1-4 sprites, all colours). rooms: train (default), empty_room, six_objects or
-            identical_color (4-6 objects of one colour).
+            identical_color (4-6 objects of one colour). towers: different_colours (default) or any_colours, in which
+            blocks may have the same colour.
         num_pieces: tetrominoes: pieces per scene, 1 to 5; left out: 3.
-        min_objects: Fewest objects per scene, of multi_dsprites, multi_digits, clevr or (blocks) stacks.
+        min_objects: Fewest objects per scene, of multi_dsprites, multi_digits, clevr or (blocks) towers and stacks.
         max_objects: Most objects per scene, likewise.
         cameras: stacks: numbers 1 to 16 of the cameras to draw from; left out: all, stacks_broken: 1 4 7 10.
         zoom: stacks: 1 is framed as published; up to 3 shows the tower larger, as far as it fits.
         kinds: stacks_broken: what is wrong with a tower: gap, air, beside (the default three), unsupported, round,
-            sunk.
+            sunk. towers_broken: gap, air, beside, unsupported (default: all four).
+        shapes: towers: shapes of blocks: box, dome (the default two), wedge, barrel. Domes and wedges come on top only.
 
     Raises:
         UserError: For an unknown family, a value out of range, or a file that exists or cannot be written.
@@ -101,6 +108,7 @@ def make(
         "cameras": cameras,
         "zoom": zoom,
         "kinds": kinds,
+        "shapes": shapes,
     }
     options = {option: value for option, value in given.items() if value is not None}
     _check_disk(out, max(0, train) + max(0, val) + max(0, test), find_generator(name).sizes[0])

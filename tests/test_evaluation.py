@@ -13,7 +13,7 @@ from conftest import build_sri
 from pyro.distributions import Normal
 from sklearn.metrics import adjusted_rand_score
 
-from pyro_sri.data.format import Scenes
+from pyro_sri.data.format import DatasetFile, Scenes
 from pyro_sri.data.loading import evaluation_batches, to_images
 from pyro_sri.data.writing import write_dataset
 from pyro_sri.distributions import ImageLikelihood
@@ -21,6 +21,7 @@ from pyro_sri.elbo import SRI_ELBO
 from pyro_sri.errors import UserError
 from pyro_sri.evaluation import MEANINGS, evaluate
 from pyro_sri.evaluation.draws import evaluate_draws
+from pyro_sri.evaluation.evaluate import structure_rule
 from pyro_sri.evaluation.measures import Bound, Counting, TrueStructure, Truth
 from pyro_sri.evaluation.objects import CodeQuality, Order
 from pyro_sri.evaluation.samples import evaluate_samples
@@ -53,6 +54,22 @@ def test_metrics_equal_a_plain_computation(tetrominoes: Path) -> None:
     assert {"ari", "ari_fg_attention", "iwae_bpd", "frechet", "structure_accuracy_reason"} <= metrics.keys()
     assert metrics["data"].startswith("generated")
     json.dumps(metrics, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "rule"),
+    [
+        ({"generator": "towers"}, "tower"),
+        ({"generator": "towers_broken"}, "tower"),
+        ({"generator": "tetrominoes"}, None),
+        ({"dataset": "objects_room"}, "room"),
+        ({}, None),
+    ],
+)
+def test_the_rule_is_that_of_the_family(tmp_path: Path, attributes: dict[str, str], rule: str | None) -> None:
+    write_dataset(tmp_path / "a.h5", {"test": [Scenes(np.zeros((1, 8, 8, 3), dtype=np.uint8))]}, attributes)
+    with DatasetFile(tmp_path / "a.h5") as file:
+        assert structure_rule(file) == rule
 
 
 def test_same_seed_same_metrics(tetrominoes: Path) -> None:

@@ -20,7 +20,7 @@ from pyro_sri.metrics.structure import Rule, check_structure
 Metrics = dict[str, float | int | str | None]
 
 NO_MASKS = "the data has no masks"
-NO_RULE = "there is a rule for stacks, rooms and CLEVR only"
+NO_RULE = "there is a rule for towers, stacks, rooms and CLEVR only"
 
 
 class Truth(NamedTuple):

@@ -492,6 +492,13 @@ def test_generated_towers_stand_and_broken_ones_do_not(stacks: np.ndarray) -> No
     assert structure_accuracy(generated("stacks_broken", 80, 32)) <= 0.1
 
 
+def test_generated_flat_towers_stand_and_broken_ones_do_not() -> None:
+    standing, broken = generated("towers", 150, 32), generated("towers_broken", 150, 32)
+    for background in (None, (0, 1)):
+        assert structure_accuracy(standing, background=background) >= 0.99
+        assert structure_accuracy(broken, background=background) <= 0.02
+
+
 @pytest.mark.parametrize(("name", "rule", "background"), [("rooms", "room", range(4)), ("clevr6", "table", [0])])
 def test_generated_objects_stand(name: str, rule: str, background: list[int]) -> None:
     scenes = generated(name, 30, 32)

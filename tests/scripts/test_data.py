@@ -105,6 +105,18 @@ def test_help_of_make_names_every_family_with_its_size():
         assert f" ({family.default_size}): " in line
 
 
+def test_make_with_options_of_towers(tmp_path, capsys):
+    out = tmp_path / "towers.h5"
+    words = ("--train", 6, "--val", 0, "--test", 0, "--max-objects", 3, "--shapes", "box", "wedge")
+    run("make", "towers", "--out", out, *words, "--variant", "any_colours")
+    with DatasetFile(out) as file:
+        assert file.attributes["shapes"] == ["box", "wedge"]
+        assert file.attributes["variant"] == "any_colours"
+        assert file.background_entities == (0, 1)
+        assert file.image_size == 32
+    assert "holds no stacks" in refused("audit", out)
+
+
 def test_make_with_options_of_stacks_and_audit(tmp_path, capsys):
     out = tmp_path / "broken.h5"
     words = ("--size", 32, "--train", 6, "--val", 0, "--test", 0, "--zoom", 1.5, "--max-objects", 3)

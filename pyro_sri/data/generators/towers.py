@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pyro_sri.data.generators.family import Drawn, Generator, choose, draw_until
 from pyro_sri.errors import UserError
 
+Variant = Literal["different_colours", "any_colours"]
 Shape = Literal["box", "dome", "wedge", "barrel"]
 Kind = Literal["gap", "air", "beside", "unsupported"]
 Floats = NDArray[np.float64]
@@ -46,10 +47,10 @@ PROFILES: tuple[Callable[[Floats], Floats], ...] = (
     np.ones_like,
     lambda height: np.sqrt(1 - height**2),
     lambda height: 1 - height,
-    lambda height: 1 - (2 * height - 1) ** 2 / 4,
+    lambda height: 1 - 0.15 * (2 * height - 1) ** 2,
 )
-FULLNESS = np.array([1, np.pi / 4, 1 / 2, 11 / 12])  # area, as a share of the rectangle around it
-FACE = np.array([1, 1, 1, 3 / 4])  # width of the foot, and of the top where it is flat, as a share of the width
+FULLNESS = np.array([1, np.pi / 4, 0.5, 0.95])  # area, as a share of the rectangle around it
+FACE = np.array([1, 1, 1, 0.85])  # width of the foot, and of the top where it is flat, as a share of the width
 FLAT: tuple[Shape, ...] = ("box", "barrel")  # those that can carry a block
 
 FACTOR_NAMES = ("visible", "place", "shape", "red", "green", "blue", "x", "y", "width", "height")
@@ -57,25 +58,29 @@ FACTOR_NAMES = ("visible", "place", "shape", "red", "green", "blue", "x", "y", "
 
 @dataclass(frozen=True)
 class TowersOptions:
-    """How many blocks (uniform between the two, 2 to 6), and their shapes.
+    """How many blocks (uniform between the two, 2 to 6), their shapes, and their colours.
 
-    The shape of the top block is drawn uniformly from all of them, those of the others from boxes and barrels.
+    The top block has any of the shapes, those below it one that is flat on top: box or barrel. The colours are
+    different, or drawn for each block anew (any_colours).
     """
 
+    variant: Variant = "different_colours"
     min_objects: int = MIN_BLOCKS
     max_objects: int = 4
     shapes: tuple[Shape, ...] = ("box", "dome")
 
     def __post_init__(self) -> None:
+        if self.variant not in get_args(Variant):
+            raise UserError(f"towers have no variant {self.variant!r}; use one of {', '.join(get_args(Variant))}")
         if not MIN_BLOCKS <= self.min_objects <= self.max_objects <= MAX_BLOCKS:
             raise UserError(
                 f"a tower cannot have {self.min_objects} to {self.max_objects} blocks; "
                 f"use min_objects and max_objects from {MIN_BLOCKS} to {MAX_BLOCKS}, in order"
             )
-        if any(shape not in SHAPES for shape in self.shapes):
+        if not self.shapes or any(shape not in SHAPES for shape in self.shapes):
             raise UserError(f"no shapes {', '.join(self.shapes)}; use some of {', '.join(SHAPES)}")
         if not any(shape in FLAT for shape in self.shapes):
-            raise UserError(f"shapes {', '.join(self.shapes)} carry no block; add {' or '.join(FLAT)}")
+            raise UserError(f"nothing rests on shapes {', '.join(self.shapes)}; add {' or '.join(FLAT)}")
 
 
 @dataclass(frozen=True)
@@ -140,30 +145,23 @@ def make(rngs: Sequence[np.random.Generator], size: int, options: TowersOptions,
     plan = Plan(options.min_objects + choose(once[:, 0], most - options.min_objects + 1), kinds)
 
     def good(draws: Floats, scenes: Places) -> Flags:
-        return build(draws, Plan(*(once[scenes] for once in plan)), options)[1]
+        return build(draws, Plan(*(values[scenes] for values in plan)), options)[1]
 
     draws = draw_until(rngs, (1 + MAX_BLOCKS, 5), good)
     blocks, _ = build(draws, plan, options)
     palette = np.zeros((num_scenes, FIRST_BLOCK + most, 3), dtype=np.float32)
     palette[:, [SKY, FLOOR]] = SKY_COLOUR, FLOOR_COLOUR
-    palette[:, FIRST_BLOCK:] = COLOURS[draws[:, 1:, 4].argsort(1)[:, :most]]
+    hues = draws[:, 1:, 4]  # [n, 6], so that their order is one of all six colours
+    colours = choose(hues, len(COLOURS)) if options.variant == "any_colours" else hues.argsort(1)
+    palette[:, FIRST_BLOCK:] = COLOURS[colours[:, :most]]
     covered = coverage(blocks, size)
     pixels = covered.reshape(num_scenes, -1, size**2).transpose(0, 2, 1).astype(np.float32)
     images = np.round(pixels @ palette / SAMPLES**2).reshape(num_scenes, size, size, 3)
 
-    factors = np.zeros((num_scenes, FIRST_BLOCK + most, len(FACTOR_NAMES)), dtype=np.float32)
-    factors[..., 0] = 1
-    factors[:, FIRST_BLOCK:, 1] = 1 + np.arange(most)
-    factors[:, FIRST_BLOCK:, 2] = 1 + blocks.shapes
-    factors[..., 3:6] = palette / 255
-    factors[:, FIRST_BLOCK:, 6] = blocks.middles / PUBLISHED_SIZE
-    factors[:, FIRST_BLOCK:, 7] = 1 - (FLOOR_HEIGHT + (blocks.bottoms + blocks.tops) / 2) / PUBLISHED_SIZE
-    factors[:, FIRST_BLOCK:, 8] = blocks.widths / PUBLISHED_SIZE
-    factors[:, FIRST_BLOCK:, 9] = (blocks.tops - blocks.bottoms) / PUBLISHED_SIZE
+    factors = _factors(blocks, palette)
     if isinstance(options, BrokenTowersOptions):
-        factors = np.concatenate([factors, np.zeros_like(factors[..., :1])], axis=-1)
-        factors[:, FIRST_BLOCK:, -1] = kinds[:, None]
-    factors[:, FIRST_BLOCK:][~blocks.exists] = 0
+        factors = np.concatenate([factors, factors[..., :1] * kinds[:, None, None]], axis=-1, dtype=np.float32)
+        factors[:, :FIRST_BLOCK, -1] = 0
     return Drawn(images.astype(np.uint8), covered.argmax(1).astype(np.uint8), factors)
 
 
@@ -171,7 +169,8 @@ def build(draws: Floats, plan: Plan, options: TowersOptions) -> tuple[Blocks, Fl
     """Towers from uniform draws [m, 7, 5], and which of them, [m], are as they should be: see make."""
     levels, counts = np.arange(options.max_objects), plan.counts[:, None]
     exists = levels < counts
-    where, which, side, amount = (draws[:, :1, column] for column in range(4))  # [m, 1]
+    # The first row of draws is the scene's, the others are those of blocks.
+    at, which, side, amount = (draws[:, :1, column] for column in range(4))  # [m, 1]
     wide, high, shift, shape = draws[:, 1 : 1 + options.max_objects, :4].transpose(2, 0, 1)  # [m, M]
     gap, air, beside, unsupported = (plan.kinds[:, None] == 1 + place for place in range(len(KINDS)))
     first = np.where(beside, counts - 1, 1 + choose(which, counts - 1))  # of the blocks that are moved
@@ -181,7 +180,8 @@ def build(draws: Floats, plan: Plan, options: TowersOptions) -> tuple[Blocks, Fl
     flat = np.array([SHAPES.index(shape) for shape in options.shapes if shape in FLAT])
     at_top = any_shape[choose(shape, len(any_shape))]
     shapes = np.where(levels == counts - 1, at_top, flat[choose(shape, len(flat))])
-    widths, faces = _between(WIDTHS, wide), _between(WIDTHS, wide) * FACE[shapes]
+    widths = _between(WIDTHS, wide)
+    faces = widths * FACE[shapes]
     lift = gap * _between(GAP, amount)
     heights = exists * _between(HEIGHTS, high)
     heights *= np.minimum(1, (TALLEST - lift) / heights.sum(1, keepdims=True))
@@ -202,7 +202,7 @@ def build(draws: Floats, plan: Plan, options: TowersOptions) -> tuple[Blocks, Fl
     middles += moved * (air | beside) * away
     rise = moved * (lift - beside * bottoms)
     start, end = _ends(middles, widths, exists)
-    middles += MARGIN + where * (WIDEST - (end - start)) - start
+    middles += MARGIN + at * (WIDEST - (end - start)) - start
     blocks = Blocks(exists, shapes, middles, widths, bottoms + rise, tops + rise)
     return blocks, good.all(1) & (end - start <= WIDEST)[:, 0]
 
@@ -253,6 +253,25 @@ def coverage(blocks: Blocks, size: int) -> NDArray[np.uint8]:
     covered[:, FLOOR] = SAMPLES * (heights < 0).reshape(size, SAMPLES).sum(1, dtype=np.uint8)[:, None]
     covered[:, SKY] = SAMPLES**2 - covered[:, FLOOR:].sum(1, dtype=np.uint8)
     return covered
+
+
+def _factors(blocks: Blocks, palette: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The columns FACTOR_NAMES of all entities, [n, 2 + M, 10]; their colours [n, 2 + M, 3] are in 0..255."""
+    exists = np.pad(blocks.exists, ((0, 0), (FIRST_BLOCK, 0)), constant_values=True)
+    columns = (
+        1 + np.broadcast_to(np.arange(blocks.exists.shape[1]), blocks.exists.shape),
+        1 + blocks.shapes,
+        blocks.middles / PUBLISHED_SIZE,
+        1 - (FLOOR_HEIGHT + (blocks.bottoms + blocks.tops) / 2) / PUBLISHED_SIZE,
+        blocks.widths / PUBLISHED_SIZE,
+        (blocks.tops - blocks.bottoms) / PUBLISHED_SIZE,
+    )
+    factors = np.zeros((*exists.shape, len(FACTOR_NAMES)), dtype=np.float32)
+    factors[..., 0] = 1
+    factors[..., 3:6] = palette / 255
+    factors[:, FIRST_BLOCK:, [1, 2, 6, 7, 8, 9]] = np.stack(columns, axis=-1)
+    factors[~exists] = 0
+    return factors
 
 
 TOWERS = Generator(
