@@ -34,6 +34,7 @@ class SRIGuide(PyroModule):
         model: The scene model; the guide uses its slot prior for the rollout, without owning it.
         segregation: The segregation pair.
         num_layers: Number of relational attention blocks.
+        scene_width: Their width; None: D, as published.
         matching: "greedy" (in rollout order, on the device), "hungarian" (optimal, on the host) or "identity" (slot k
             of the segregation is slot k of the sequence).
         match_on: Whether means or samples of imagined and segregated slots are compared.
@@ -51,6 +52,7 @@ class SRIGuide(PyroModule):
         segregation: SegregationPair,
         *,
         num_layers: int = 3,
+        scene_width: int | None = None,
         matching: Matching = "greedy",
         match_on: MatchOn = "means",
         align: bool = True,
@@ -67,8 +69,8 @@ class SRIGuide(PyroModule):
         self.has_scene = model.has_scene
         self._linked = (prior,)  # a tuple hides it from module registration: the model owns it
         self.segregation = segregation
-        self.scene_encoder = SceneEncoder(slot_size, scene_size, num_layers) if scene_size else None
-        self.slot_scales = SlotScales(slot_size, scene_size) if align else None
+        self.scene_encoder = SceneEncoder(slot_size, scene_size, num_layers, scene_width) if scene_size else None
+        self.slot_scales = SlotScales(slot_size, scene_size, prior.lstm.hidden_size) if align else None
 
     @property
     def slot_prior(self) -> SlotPrior:

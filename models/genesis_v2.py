@@ -86,6 +86,7 @@ class AutoregressiveSlotModel(PyroModule):
         num_slots: K.
         slot_size: D, a multiple of 8.
         likelihood: p(x | z).
+        lstm_units: Units of the slot prior; None: 4D, as published.
         name: Root of the parameters' names in Pyro's store.
     """
 
@@ -100,12 +101,13 @@ class AutoregressiveSlotModel(PyroModule):
         num_slots: int,
         slot_size: int = 64,
         likelihood: ImageLikelihood = ImageLikelihood(),
+        lstm_units: int | None = None,
         name: str = "autoregressive_slot_model",
     ) -> None:
         super().__init__(name)
         self.num_slots = num_slots
         self.likelihood = likelihood
-        self.slot_prior = GaussianLSTM(slot_size, HIDDEN_FACTOR * slot_size, slot_size)
+        self.slot_prior = GaussianLSTM(slot_size, lstm_units or HIDDEN_FACTOR * slot_size, slot_size)
         self.decoder = SlotDecoder(image_size, slot_size)
         self.register_buffer("slot_loc", torch.zeros(slot_size), persistent=False)
         self.register_buffer("slot_scale", torch.ones(slot_size), persistent=False)

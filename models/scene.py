@@ -31,6 +31,7 @@ class SceneModel(PyroModule):
         slot_size: D, a multiple of 8.
         scene_size: S; 0 leaves the scene variable out: then p(z_1) = N(0, I) (table 3a).
         likelihood: p(x | z).
+        lstm_units: Units of the slot prior; None: 4D, as published.
         name: Root of the parameters' names in Pyro's store.
     """
 
@@ -48,12 +49,13 @@ class SceneModel(PyroModule):
         slot_size: int = 64,
         scene_size: int = 128,
         likelihood: ImageLikelihood = ImageLikelihood(),
+        lstm_units: int | None = None,
         name: str = "scene_model",
     ) -> None:
         super().__init__(name)
         self.num_slots = num_slots
         self.likelihood = likelihood
-        self.slot_prior = SlotPrior(slot_size, scene_size)
+        self.slot_prior = SlotPrior(slot_size, scene_size, lstm_units)
         self.decoder = SlotDecoder(image_size, slot_size)
         self.has_scene = scene_size > 0
         self.register_buffer("scene_loc", torch.zeros(scene_size), persistent=False)

@@ -23,6 +23,8 @@ class GenesisV2Config(GECOFields, SegregationFields, LikelihoodFields, RunConfig
     """K, background included."""
     slot_size: int = 64
     """D, a multiple of 8 up to 64; also the width of the networks."""
+    lstm_units: int = 0
+    """Units of the slot prior's LSTM; 0: four for each slot dimension, as published."""
     init: Initialisation = "pytorch"
     """Initial weights: as the published code, which leaves them to PyTorch; as SRI's paper reads; or PyTorch's."""
 
@@ -35,6 +37,7 @@ class GenesisV2Config(GECOFields, SegregationFields, LikelihoodFields, RunConfig
         self.check_geco()
         self.check_segregation()
         self.require(["num_slots", "slot_size"], lambda value: value > 0, "positive")
+        self.require(["lstm_units"], lambda value: value >= 0, "0 or more")
         self.require(["slot_size"], lambda value: value % 8 == 0 and value <= 64, "a multiple of 8 up to 64")
         self.require(["image_size"], lambda value: value in IMAGE_SIZES, "one of 32, 64, 96, 128")
 
@@ -46,7 +49,7 @@ class GenesisV2Config(GECOFields, SegregationFields, LikelihoodFields, RunConfig
     def build(self) -> tuple[AutoregressiveSlotModel, GenesisV2SlotGuide, SlotELBO]:
         """A new model, its guide, and the objective."""
         shape = {"image_size": self.image_size, "num_slots": self.num_slots, "slot_size": self.slot_size}
-        model = AutoregressiveSlotModel(**shape, likelihood=self.image_likelihood())
+        model = AutoregressiveSlotModel(**shape, likelihood=self.image_likelihood(), lstm_units=self.lstm_units or None)
         guide = GenesisV2SlotGuide(**shape, colours=self.instance_colours(), coordinates=self.coordinates)
         for module in (model, guide):
             initialise(module, self.init)

@@ -32,7 +32,9 @@ RESUMABLE = frozenset(
 LARGEST: dict[str, int] = {
     **dict.fromkeys(("devices", "nodes", "num_workers", "channels"), 1024),
     **dict.fromkeys(("slot_size", "scene_size", "mask_slot_size", "component_slot_size", "window_size"), 4096),
-    **dict.fromkeys(("code_size", "hidden_size", "layer_size", "features", "hidden"), 4096),
+    **dict.fromkeys(
+        ("code_size", "hidden_size", "layer_size", "features", "hidden", "lstm_units", "scene_width"), 4096
+    ),
     **dict.fromkeys(("num_slots", "refinement_steps", "later_refinement_steps", "num_iterations"), 256),
     **dict.fromkeys(("attention_layers", "segregation_layers", "component_layers", "num_layers"), 64),
 }

@@ -52,6 +52,10 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
     """Train with KL_cross (table 3c leaves it out)."""
     attention_layers: int = 3
     """L, relational attention blocks in the scene encoder."""
+    scene_width: int = 0
+    """Width of those blocks; 0: the slot size, as published."""
+    lstm_units: int = 0
+    """Units of the LSTMs over slots; 0: four for each slot dimension, as published."""
     matching: Matching = "greedy"
     """How imagined slots are matched to segregated ones."""
     match_on: MatchOn = "means"
@@ -71,7 +75,7 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
         self.check_segregation()
         positive = ["num_slots", "slot_size", "segregation_layers"]
         self.require(positive, lambda value: value > 0, "positive")
-        not_negative = ["scene_size", "attention_layers", "segregation_steps"]
+        not_negative = ["scene_size", "scene_width", "lstm_units", "attention_layers", "segregation_steps"]
         self.require(not_negative, lambda value: value >= 0, "0 or more")
         if self.segregation != "genesis_v2":
             alone = ["share_decoder", "posterior_scale_init", "coordinates"]
@@ -100,12 +104,15 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
         """A new scene model, its SRI guide, and the objective."""
         likelihood = self.image_likelihood()
         shape = {"image_size": self.image_size, "num_slots": self.num_slots, "slot_size": self.slot_size}
-        model = SceneModel(**shape, scene_size=self.scene_size, likelihood=likelihood)
+        model = SceneModel(
+            **shape, scene_size=self.scene_size, likelihood=likelihood, lstm_units=self.lstm_units or None
+        )
         segregation = self._new_segregation(shape, likelihood)
         guide = SRIGuide(
             model,
             segregation,
             num_layers=self.attention_layers,
+            scene_width=self.scene_width or None,
             matching="identity" if self.segregation == "slot_attention" else self.matching,
             match_on=self.match_on,
             align=self.align,

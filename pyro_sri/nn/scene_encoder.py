@@ -34,16 +34,25 @@ class SceneEncoder(nn.Module):
     """Set embedding of the slots: relational attention, sum pooling (Zaheer et al. 2017), two heads.
 
     Permutation invariant.
+
+    Args:
+        slot_size: D.
+        scene_size: S.
+        num_layers: Attention blocks.
+        width: Width of the blocks and of the pooled sum; None: D, as published. What a small D pools says little of a
+            scene: a wider encoder first maps each slot to its width.
     """
 
-    def __init__(self, slot_size: int, scene_size: int, num_layers: int = 3) -> None:
+    def __init__(self, slot_size: int, scene_size: int, num_layers: int = 3, width: int | None = None) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(*(RelationalAttention(slot_size) for _ in range(num_layers)))
-        self.projection = nn.Sequential(nn.Linear(slot_size, scene_size), nn.GELU())
+        self.widen = nn.Linear(slot_size, width) if width else nn.Identity()
+        width = width or slot_size
+        self.blocks = nn.Sequential(*(RelationalAttention(width) for _ in range(num_layers)))
+        self.projection = nn.Sequential(nn.Linear(width, scene_size), nn.GELU())
         self.loc = nn.Linear(scene_size, scene_size)
         self.raw_scale = nn.Linear(scene_size, scene_size)
 
     def forward(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Slots [B, K, D] -> mean and raw scale of the scene variable, each [B, S]."""
-        scene = self.projection(self.blocks(slots).sum(1))
+        scene = self.projection(self.blocks(self.widen(slots)).sum(1))
         return self.loc(scene), self.raw_scale(scene)

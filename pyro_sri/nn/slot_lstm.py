@@ -22,11 +22,12 @@ class SlotPrior(nn.Module):
     Args:
         slot_size: D.
         scene_size: S; 0 without a scene variable: then p(z_0) = N(0, I), and the LSTM begins with z_0.
+        units: LSTM units; None: four for each slot dimension, as published.
     """
 
-    def __init__(self, slot_size: int, scene_size: int) -> None:
+    def __init__(self, slot_size: int, scene_size: int, units: int | None = None) -> None:
         super().__init__()
-        hidden = HIDDEN_FACTOR * slot_size
+        hidden = units or HIDDEN_FACTOR * slot_size
         self.first_input = nn.Sequential(nn.Linear(scene_size, slot_size), nn.GELU()) if scene_size else None
         self.lstm = nn.LSTMCell(slot_size, hidden)
         self.loc = nn.Linear(hidden, slot_size)
@@ -52,11 +53,12 @@ class SlotScales(nn.Module):
     Args:
         slot_size: D.
         scene_size: S; 0 without a scene variable: then the first input is zero.
+        units: LSTM units; None: four for each slot dimension, as published.
     """
 
-    def __init__(self, slot_size: int, scene_size: int) -> None:
+    def __init__(self, slot_size: int, scene_size: int, units: int | None = None) -> None:
         super().__init__()
-        hidden = HIDDEN_FACTOR * slot_size
+        hidden = units or HIDDEN_FACTOR * slot_size
         self.first_input = nn.Sequential(nn.Linear(scene_size, slot_size), nn.GELU()) if scene_size else None
         self.lstm = nn.LSTM(slot_size, hidden, batch_first=True)
         self.raw_scale = nn.Linear(hidden, slot_size)
