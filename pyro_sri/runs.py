@@ -215,7 +215,9 @@ class Run:
     def command(self) -> str:
         """The command that repeats the run."""
         preset = PRESETS.get(self.config.preset)
-        default = dataclasses.asdict(preset.config) if preset else {}
+        default: dict[str, Any] = {}
+        if preset is not None:  # whose schedule follows --steps
+            default = dataclasses.asdict(preset.config.stretched(self.config.steps)) | {"steps": preset.config.steps}
         words = ["pyro-sri", "train", self.config.preset]
         for name, value in dataclasses.asdict(self.config).items():
             if name == "preset" or (value == default.get(name) and name in default):

@@ -33,6 +33,7 @@ CONDITIONS = {
     "num_samples": "how many scenes are generated",
     "dci_images": "images whose objects' codes are scored",
     "structure_rule": "what generated scenes are checked for",
+    "untrained": "what no step trained: all metrics that need it are of random weights",
 }
 COMPARABLE = ("data", "split", "num_images")  # evaluations compare only if these agree
 # Some metrics need more to agree, by how their names start.

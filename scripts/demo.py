@@ -14,8 +14,9 @@ STEPS = 1_500
 
 # From the weights that ship with the package, all stages together. From scratch: the preset as it is.
 FIELDS = (
-    f"--start-from {PRESET} --segregation-steps 0 --steps {STEPS} --decay-steps {STEPS} --learning-rate 1e-3".split()
-)
+    f"--start-from {PRESET} --steps {STEPS} --segregation-steps 0 --warmup-steps 100 --geco-step 1e-6 "
+    "--learning-rate 1e-3"
+).split()
 
 
 def demo(out: Path, seed: int) -> None:

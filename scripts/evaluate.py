@@ -126,6 +126,9 @@ def evaluate_runs(
             "checkpoint": checkpoint,
             "training_seed": run.config.seed,
         }
+        if untrained := run.config.untrained(step):
+            metrics["untrained"] = untrained
+            note(f"warning: {untrained}")
         evaluations.append(metrics)
         print_table(name, metrics)
         if not run.path.is_relative_to(runs.WEIGHTS):  # weights that ship are in no place to write to

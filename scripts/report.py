@@ -175,13 +175,13 @@ def _figure(exhibit: Exhibit, name: str) -> Figure:
 
 
 def _facts(run: Run, module: ELBOModule, images: Images | None, metrics: dict[str, Any] | None) -> dict[str, str]:
-    config = run.config
+    config, untrained = run.config, run.config.untrained(run.step)
     return {
         "what it is": (inspect.getdoc(type(config)) or config.preset).splitlines()[0],
         "preset": config.preset,
         "data": _describe_data(run, images, metrics),
         "images": f"{config.image_size} x {config.image_size}",
-        "trained for": f"{run.step} of {config.steps} steps",
+        "trained for": f"{run.step} of {config.steps} steps" + (f"; {untrained}" if untrained else ""),
         "slots": str(module.model.num_slots),
         "parameters": f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} million",
         "training seed": str(config.seed),

@@ -96,6 +96,8 @@ def sample(
     path = out or _free_name(_samples_folder(found), f"{stem}-seed{seed}", ".png")
     image = None if condition is None else read_image(condition, found.config.image_size)
     model, guide = found.load()
+    if untrained := found.config.untrained(found.step):
+        note(f"warning: {untrained}")
     bytes_per_pixel = 3 if path.suffix.lower() == ".png" else 3 + 5 * (slots or model.num_slots)
     check_memory(f"{num} scenes in one file", bytes_per_pixel * found.config.image_size**2 * num)
     pyro.set_rng_seed(seed)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pyro_sri import runs
-from pyro_sri.config import RunConfig
+from pyro_sri.config import RunConfig, flag
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.generators import GENERATORS
 from pyro_sri.errors import UserError
@@ -26,6 +26,7 @@ PROG = "pyro-sri train"
 _HELP = """Train a preset, or continue a run.
 
 Writes a run directory: config.yaml, checkpoints/ (best.pt by validation, last.pt), metrics.jsonl, tensorboard/.
+With other --steps than the preset's, warm-up, decay and the like keep their share of the run where they are not given.
 Stop it at any time: the same command with --resume continues as if it had never stopped.
 
 Ctrl-C and SIGTERM end it after the current step, with a checkpoint and exit status 0. A second Ctrl-C ends it at once,
@@ -60,7 +61,8 @@ def main(args: Sequence[str]) -> None:
             return
         raise UserError(f"which preset? '{PROG} PRESET' takes one of {', '.join(PRESETS)}")
     preset = find_preset(args[0])
-    preset = preset.tiny() if "--tiny" in args else preset
+    tiny = "--tiny" in args
+    preset = preset.tiny() if tiny else preset
     config, out, resume = _read(preset.config, args[1:])
     if resume and (out / runs.CONFIG).exists():
         stored = runs.open_run(out).config
@@ -70,6 +72,8 @@ def main(args: Sequence[str]) -> None:
         check_same(_with_absolute_data(config), stored)
     else:
         runs.check_new(out)
+        if not tiny and config.steps != preset.config.steps:
+            config, out, resume = _read(preset.config.stretched(config.steps), args[1:])
     config = with_data(config, preset)
     try:
         run = _train_with_progress(config, out, resume)
@@ -145,6 +149,11 @@ def _announce(config: RunConfig, out: Path) -> None:
         generated = "generated " if data.generated else ""
         note(f"{config.preset} on {generated}{config.data} ({data.num_images('train')} images), run directory {out}")
         entities = data.num_entities("train")
+    schedule = " ".join(f"{flag(name)} {value:.6g}" for name, value in config.schedule().items())
+    if config.steps != PRESETS[config.preset].config.steps and schedule:
+        note(f"the schedule of these {config.steps} steps: {schedule}")
+    if untrained := config.untrained(config.steps):
+        note(f"warning: {untrained}")
     num_slots = getattr(config, "num_slots", None)
     if num_slots is not None and entities is not None and num_slots < entities:
         note(
@@ -193,6 +202,8 @@ def _say_what_next(run: runs.Run) -> None:
         note(f"stopped at step {step}; to go on: {_resuming(run.config, run.path)}")
     else:
         evaluate = shlex.join(["pyro-sri", "evaluate", str(run.path)])
+        if untrained := run.config.untrained(step):
+            note(f"warning: {untrained}")
         note(f"done: {run.path} is trained to step {step}; next: {evaluate}")
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from pyro_sri.config import SRIConfig, from_yaml, to_yaml
+from pyro_sri.config.run import STEP_NUMBERS
 from pyro_sri.elbo import SRI_ELBO
 from pyro_sri.errors import UserError
 from pyro_sri.geco import EmorlGECO, GenesisGECO
@@ -138,3 +139,40 @@ def test_every_preset_survives_its_file(name: str) -> None:
     config = PRESETS[name].config
     assert from_yaml(to_yaml(config), "config.yaml") == config
     assert config.tiny().image_size == min(config.image_sizes)
+
+
+def test_a_schedule_keeps_its_shares_of_a_run() -> None:
+    quick = dataclasses.replace(
+        QUICK, steps=1000, segregation_steps=750, warmup_steps=5, decay_steps=1000, geco_step=1e-6, halving_steps=0
+    )
+    short = quick.stretched(100)
+    assert (short.steps, short.segregation_steps, short.warmup_steps, short.decay_steps) == (100, 75, 1, 100)
+    assert short.halving_steps == 0  # never
+    assert short.geco_step == pytest.approx(1e-5)
+    assert quick.stretched(3).warmup_steps == 1
+    assert quick.stretched(1000) == quick
+    assert quick.stretched(0) == dataclasses.replace(quick, steps=0)
+    others = dataclasses.asdict(quick) | short.schedule() | {"steps": 100}
+    assert dataclasses.asdict(short) == others
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_number_of_steps_is_part_of_the_schedule_or_of_the_bookkeeping(name: str) -> None:
+    """A field of another system must not be forgotten when a run is shortened."""
+    config = PRESETS[name].config
+    numbers = {field.name for field in dataclasses.fields(config) if field.name.endswith("_steps")}
+    assert numbers <= {*STEP_NUMBERS, "refinement_steps", "later_refinement_steps"}
+    short = config.stretched(config.steps // 10)
+    assert {name: short.schedule()[name] for name in config.schedule() if name in STEP_NUMBERS} == {
+        name: value // 10 for name, value in config.schedule().items() if name in STEP_NUMBERS
+    }
+
+
+def test_a_scene_model_that_no_step_trained() -> None:
+    config = dataclasses.replace(QUICK, segregation_steps=10)
+    assert config.untrained(11) is None
+    assert config.untrained(10) == (
+        "the scene model is untrained: all 10 steps train the segregation alone (--segregation-steps 10)"
+    )
+    assert QUICK.untrained(0) is None  # it was never meant to wait
+    assert dataclasses.replace(config, start_from="other").untrained(10) is None

@@ -27,6 +27,13 @@ RESUMABLE = frozenset(
     | {"log_every", "picture_every", "data", "data_hash"}
 )
 
+# What follows the length of a run: numbers of steps, and sizes of a step that is taken again and again.
+STEP_NUMBERS = (
+    *("warmup_steps", "halving_steps", "decay_steps"),
+    *("segregation_steps", "refinement_drop", "annealing_steps"),
+)
+STEP_SIZES = ("geco_step",)
+
 # The most that a configuration may ask for, far beyond what any of these systems is known to use: a slip or a damaged
 # file must not ask for more memory or processes than there are.
 LARGEST: dict[str, int] = {
@@ -64,7 +71,7 @@ class RunConfig(ABC):
     start_from: str | None = None
     """Run, or preset whose weights ship, to start from instead of new weights; of the same networks and objective."""
     steps: int = 500_000
-    """Optimisation steps in total."""
+    """Optimisation steps in total; a new run's schedule keeps its shares of them where it is not given."""
     batch_size: int = 32
     """Images per step, over all processes."""
     learning_rate: float = 1e-4
@@ -161,6 +168,31 @@ class RunConfig(ABC):
             "validation_images": 2,
         }
         return dataclasses.replace(self, **bookkeeping, **sizes, start_from=None, **self.tiny_fields)
+
+    def schedule(self) -> dict[str, float]:
+        """The fields that follow the length of the run; none that are 0, which means never."""
+        there = [name for name in (*STEP_NUMBERS, *STEP_SIZES) if hasattr(self, name)]
+        return {name: getattr(self, name) for name in there if getattr(self, name) != 0}
+
+    def stretched(self, steps: int) -> Self:
+        """The same run over another number of steps: its schedule keeps its shares.
+
+        Numbers of steps are rounded, and are at least 1 where they were; the KL weight's step grows as the run shrinks,
+        so that the weight can travel as far.
+        """
+        if not steps or not self.steps:
+            return dataclasses.replace(self, steps=steps)
+        fields: dict[str, Any] = {}
+        for name, value in self.schedule().items():
+            if name in STEP_NUMBERS:
+                fields[name] = max(1, round(value * steps / self.steps))
+            else:
+                fields[name] = value * self.steps / steps
+        return dataclasses.replace(self, steps=steps, **fields)
+
+    def untrained(self, step: int) -> str | None:
+        """What of the model no step up to this one trained, and why, in one line; None if all is trained."""
+        return None
 
     @property
     @abstractmethod

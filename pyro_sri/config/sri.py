@@ -95,6 +95,15 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
         """Whether L_SRI does."""
         return self.end_to_end or self.segregation == "slot_attention"
 
+    def untrained(self, step: int) -> str | None:
+        """That the scene model is untrained, while the segregation trains alone."""
+        if step > self.segregation_steps or not self.segregation_steps or self.start_from is not None:
+            return None
+        return (
+            f"the scene model is untrained: all {step} steps train the segregation alone "
+            f"(--segregation-steps {self.segregation_steps})"
+        )
+
     @property
     def image_sizes(self) -> tuple[int, ...]:
         """The image sizes that the UNet takes."""

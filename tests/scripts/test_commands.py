@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from conftest import Golden
 
 from pyro_sri import __version__, load
+from pyro_sri.presets import PRESETS
+from pyro_sri.runs import open_run
 from pyro_sri.scripts.main import COMMANDS, main
 
 TINY = (
@@ -107,6 +110,48 @@ def test_resume_refuses_changes(pyro_sri: Any, trained: Path) -> None:
     assert_refused(pyro_sri("train sri-g-shapestacks --resume --learning-rate 0.5 --out", trained), "--learning-rate")
     assert_refused(pyro_sri("train sri-mog-clevr6 --resume --out", trained), "sri-g-shapestacks")
     assert_refused(pyro_sri("train sri-g-shapestacks --out", trained), "--resume")
+
+
+QUICK = (
+    "train sri-quick --num-slots 3 --slot-size 8 --scene-size 8 --batch-size 4 --steps 4 --validation-images 4 "
+    "--device cpu"
+)
+
+
+def test_a_shorter_run_has_a_shorter_schedule(pyro_sri: Any, tetrominoes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    outcome = pyro_sri(QUICK, "--warmup-steps 2 --data", tetrominoes, "--out", out)
+    assert outcome.status == 0, outcome.err
+    config, quick = open_run(out).config, PRESETS["sri-quick"].config
+    share = quick.segregation_steps / quick.steps
+    expected = {"warmup_steps": 2, "segregation_steps": round(4 * share), "decay_steps": 4}
+    assert config.schedule() == expected | {"geco_step": quick.geco_step * quick.steps / 4}
+    first = outcome.err.splitlines()[:2]
+    assert f"4 steps: --warmup-steps 2 --decay-steps 4 --segregation-steps {round(4 * share)} --geco-step" in first[1]
+    assert "untrained" not in outcome.err
+    command = shlex.split(open_run(out).command())
+    assert command[command.index("--steps") + 1] == "4"
+    assert command[command.index("--warmup-steps") + 1] == "2"
+    assert not {"--segregation-steps", "--decay-steps", "--geco-step"} & set(command)  # --steps says them
+    assert pyro_sri("train sri-quick --steps 5 --resume --out", out).status == 0
+    assert open_run(out).config.schedule() == config.schedule()
+    assert "--geco-step" in open_run(out).command()
+
+
+def test_a_scene_model_that_was_never_trained_is_no_secret(pyro_sri: Any, tetrominoes: Path, tmp_path: Path) -> None:
+    out, page = tmp_path / "run", tmp_path / "page.html"
+    said = "the scene model is untrained: all 4 steps train the segregation alone (--segregation-steps 9)"
+    trained = pyro_sri(QUICK, "--segregation-steps 9 --data", tetrominoes, "--out", out)
+    lines = trained.err.splitlines()
+    assert lines.count(f"warning: {said}") == 2
+    assert lines.index(f"warning: {said}") < lines.index(next(line for line in lines if line.startswith("step ")))
+    assert lines[-2] == f"warning: {said}"
+    evaluated = pyro_sri("evaluate", out, "--num-images 4 --iwae-images 0 --num-samples 0")
+    assert f"warning: {said}" in evaluated.err
+    assert open_run(out).metrics()["untrained"] == said
+    assert f"warning: {said}" in pyro_sri("sample", out, "--num 1 --out", tmp_path / "a.png").err
+    assert pyro_sri("report", out, "--out", page).status == 0
+    assert page.read_text().count(said) >= 2
 
 
 def test_evaluate(pyro_sri: Any, trained: Path) -> None:
