@@ -141,7 +141,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     step, best, totals = checkpoint["step"], checkpoint.get("best", 0.0), checkpoint.get("totals", {})
     if not _is_count(step) or not _is_number(best) or best != best or not isinstance(totals, dict):  # NaN is not itself
         raise UserError(f"{path} is not a checkpoint of a run: its step, best or totals are none")
-    for group, tensors in {"weights": checkpoint["objective"], "totals": totals}.items():
+    groups = {"weights": checkpoint["objective"], "totals": totals, "averaged weights": checkpoint.get("averaged", {})}
+    for group, tensors in groups.items():
         if not isinstance(tensors, dict) or not all(map(is_plain, tensors.values())):
             raise UserError(f"{path} is not a checkpoint of a run: its {group} are no tensors")
         if not all(map(is_finite, tensors.values())):
@@ -149,6 +150,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if any(not isinstance(name, str) or total.shape != (2,) for name, total in totals.items()):
         raise UserError(f"{path} is not a checkpoint of a run: its step, best or totals are none")
     return checkpoint
+
+
+def evaluated_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """The weights that are evaluated, drawn from and started from: averaged over steps where the run did that."""
+    weights: dict[str, torch.Tensor] = checkpoint["averaged" if "averaged" in checkpoint else "objective"]
+    return weights
 
 
 def _is_count(value: object) -> bool:
@@ -179,6 +186,8 @@ class Run:
     def load(self, name: str = "best") -> tuple[PyroModule, PyroModule]:
         """Model and guide with the weights of a checkpoint, on the CPU, in evaluation mode.
 
+        Those of a run with `ema` are its averaged weights; `load_checkpoint(path)["objective"]` has the others.
+
         Raises:
             UserError: If the checkpoint is missing, damaged or does not fit the configuration.
         """
@@ -188,7 +197,7 @@ class Run:
     def load_module(self, name: str = "best") -> ELBOModule:
         """The same with their objective: a module with `model`, `guide` and `elbo`."""
         path = self.checkpoint(name)
-        weights = load_checkpoint(path)["objective"]
+        weights = evaluated_weights(load_checkpoint(path))
         with torch.random.fork_rng():  # the initial weights are thrown away: no one's random state should notice
             model, guide, elbo = self.config.build()
         module = elbo(model, guide)
@@ -243,13 +252,19 @@ def fill(module: torch.nn.Module, weights: Any, path: Path) -> None:
     Raises:
         UserError: If they do not fit.
     """
+    check_fits(module, weights, path)
+    module.load_state_dict(weights)
+
+
+def check_fits(module: torch.nn.Module, weights: Any, path: Path) -> None:
+    """Raises UserError unless weights are those of such a module: names, shapes and types."""
     ours = module.state_dict()
     try:
-        if weights.keys() != ours.keys() or not all(fits(weights[name], tensor) for name, tensor in ours.items()):
-            raise ValueError("other names, shapes or types")
-        module.load_state_dict(weights)
-    except (RuntimeError, TypeError, AttributeError, KeyError, ValueError) as error:
-        raise UserError(f"{path} does not fit the configuration: other networks, or a field was edited") from error
+        fit = weights.keys() == ours.keys() and all(fits(weights[name], tensor) for name, tensor in ours.items())
+    except (RuntimeError, TypeError, AttributeError, KeyError, ValueError):
+        fit = False
+    if not fit:
+        raise UserError(f"{path} does not fit the configuration: other networks, or a field was edited")
 
 
 def fill_optimizer(optimizer: torch.optim.Adam, state: Any, path: Path) -> None:

@@ -1,6 +1,8 @@
 """One optimisation step: from images to moved parameters, without ever waiting for the device."""
 
+import contextlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any
 
@@ -10,6 +12,7 @@ from pyro.infer.elbo import ELBOModule
 from torch import Tensor
 
 from pyro_sri.allocation import limit_kept_memory
+from pyro_sri.averaging import WeightAverage
 from pyro_sri.capture import Captured, records
 from pyro_sri.config import RunConfig
 from pyro_sri.data.loading import to_images
@@ -45,6 +48,7 @@ class Stepper:
         finite: Whether every loss so far was finite; a tensor on the device.
         totals: For the loss and every term its sum over steps and their number [2] in this process, on the device; in
             float64, so that it does not matter where a resumed run adds them up.
+        average: The average of its weights; None unless the run has one.
 
     Args:
         config: The run.
@@ -52,6 +56,7 @@ class Stepper:
         module: What to train.
         optimizer: Its optimiser, with the state that training goes on from.
         totals: The totals that training goes on from, those of the average process.
+        averaged: The state that the average of the weights goes on from; None to start it.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class Stepper:
         module: TrainingStep,
         optimizer: torch.optim.Optimizer,
         totals: Mapping[str, Tensor] = MappingProxyType({}),
+        averaged: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.config, self.fabric, self.module, self.optimizer = config, fabric, module, optimizer
         set_precision(module, config.precision)
@@ -70,6 +76,9 @@ class Stepper:
             recompute_decoders(module)
         self.wrapped: Any
         self.wrapped, self.wrapped_optimizer = fabric.setup(module, optimizer)
+        self.average = WeightAverage(module, config.ema) if config.ema else None
+        if self.average is not None and averaged is not None:
+            self.average.load_state_dict(averaged)
         optimizer.load_state_dict(optimizer.state_dict())  # which brings a restored state to the parameters' device
         captured = config.capture and records(fabric.device)
         for group in optimizer.param_groups:
@@ -102,6 +111,8 @@ class Stepper:
             self._work(images)
         else:
             self.work(images, self.module.elbo.phase)
+        if self.average is not None:
+            self.average.update(step)
         if self.fabric.device.type == "cpu":
             limit_kept_memory()
 
@@ -122,6 +133,10 @@ class Stepper:
             if name not in self.totals:
                 self.totals[name] = torch.zeros(2, device=value.device, dtype=torch.float64)
             self.totals[name] += torch.stack([value, self.ones.to(value)])
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within it, the module has the weights that are evaluated: their average, if the run has one."""
+        return contextlib.nullcontext() if self.average is None else self.average.in_place()
 
     def take_means(self) -> dict[str, float]:
         """Means of the loss and the terms over the steps since the last call, and over processes."""

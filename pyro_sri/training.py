@@ -88,7 +88,7 @@ def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Prog
     state = _State()
     if config.start_from is not None and not (resumed and run.checkpoint("last").exists()):
         weights = runs.find_run(config.start_from).checkpoint()
-        runs.fill(step_module, runs.load_checkpoint(weights)["objective"], weights)
+        runs.fill(step_module, runs.evaluated_weights(runs.load_checkpoint(weights)), weights)
     fabric.barrier()  # every process has looked before the first one writes
     with _alone(fabric, path, new=not resumed):
         if resumed and run.checkpoint("last").exists():
@@ -223,6 +223,7 @@ class _State:
     step: int = 0
     best: float = math.inf
     totals: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # what the next log line has so far
+    averaged: dict[str, Tensor] | None = None  # the weights, averaged over steps
 
     def restore(self, run: runs.Run, module: ELBOModule, optimizer: torch.optim.Adam) -> None:
         path = run.checkpoint("last")
@@ -231,6 +232,9 @@ class _State:
         runs.fill_optimizer(optimizer, checkpoint.get("optimizer"), path)
         self.step, self.best = checkpoint["step"], float(checkpoint.get("best", math.inf))
         self.totals = dict(checkpoint.get("totals", {}))
+        if run.config.ema:
+            runs.check_fits(module, checkpoint.get("averaged"), path)
+            self.averaged = checkpoint["averaged"]
 
 
 class _Trainer:
@@ -248,7 +252,7 @@ class _Trainer:
     ) -> None:
         self.config, self.run, self.fabric, self.state, self.progress = config, run, fabric, state, progress
         self.module, self.optimizer = module, optimizer
-        self.stepper = Stepper(config, fabric, module, optimizer, state.totals)
+        self.stepper = Stepper(config, fabric, module, optimizer, state.totals, state.averaged)
         self.log_start = (state.step, time.perf_counter())
         self.stopped = False
         self.saved_step = state.step
@@ -358,15 +362,15 @@ class _Trainer:
         seed_step(self.config.seed, 0, 0)
         sums: Terms = {}
         count = 0
-        for batch in evaluation_batches(
-            self.config.data_file, "val", self.config.batch_size, min(self.config.validation_images, available)
-        ):
-            images = to_images(batch["images"], self.fabric.device)
-            for name, term in module.elbo.terms(module.model, module.guide, images).items():
-                sums[name] = sums.get(name, 0) + term.sum()
-            count += len(images)
+        total = min(self.config.validation_images, available)
+        with self.stepper.averaged():
+            for batch in evaluation_batches(self.config.data_file, "val", self.config.batch_size, total):
+                images = to_images(batch["images"], self.fabric.device)
+                for name, term in module.elbo.terms(module.model, module.guide, images).items():
+                    sums[name] = sums.get(name, 0) + term.sum()
+                count += len(images)
         module.train()
-        means = {name: total / count for name, total in sums.items()}
+        means = {name: value / count for name, value in sums.items()}
         self._write({f"val_{name}": mean.item() for name, mean in means.items()})
         negative_elbo = module.elbo.negative_elbo(means).item()
         improved = negative_elbo < self.state.best
@@ -384,7 +388,8 @@ class _Trainer:
         seed_step(self.config.seed, 0, 0)
         module = self.module.eval()
         images = to_images(batch["images"], self.fabric.device)
-        pictures = tensorboard_images(module.model, module.guide, images, PICTURE_IMAGES, module.elbo)
+        with self.stepper.averaged():
+            pictures = tensorboard_images(module.model, module.guide, images, PICTURE_IMAGES, module.elbo)
         with runs.plain_disk_errors(self.run.path / TENSORBOARD):
             for name, picture in pictures.items():
                 writer.add_image(name, picture, self.state.step, dataformats="HWC")
@@ -402,6 +407,8 @@ class _Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "totals": totals,
             }
+            if self.stepper.average is not None:
+                checkpoint["averaged"] = self.stepper.average.state_dict()
             if improved or not self.run.checkpoint("best").exists():
                 runs.save_checkpoint(self.run.checkpoint("best"), checkpoint)
             runs.save_checkpoint(self.run.checkpoint("last"), checkpoint)

@@ -28,9 +28,8 @@ def ship(run_path: Path) -> Path:
     if run.config.preset not in PRESETS:
         raise UserError(f"{run_path} is a run of '{run.config.preset}': there is no such preset")
     config = dataclasses.replace(run.config, data=None)
-    runs.save_checkpoint(
-        runs.Run(target, config).checkpoint(), {name: checkpoint[name] for name in ("step", "objective")}
-    )
+    shipped = {"step": checkpoint["step"], "objective": runs.evaluated_weights(checkpoint)}
+    runs.save_checkpoint(runs.Run(target, config).checkpoint(), shipped)
     runs.write_atomically(target / runs.CONFIG, lambda file: file.write(to_yaml(config).encode()))
     runs.write_atomically(target / runs.LOG, lambda file: file.write((run.path / runs.LOG).read_bytes()))
     return target

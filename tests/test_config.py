@@ -90,6 +90,8 @@ def test_exponents_without_a_point_are_numbers() -> None:
         {"beta_init": 0.0},
         {"beta_min": 5.0, "beta_max": 1.0},
         {"learning_rate": float("inf")},
+        {"ema": 1.0},
+        {"ema": -0.1},
         {"geco_target": float("nan")},
         {"posterior_scale_init": 1e30},
     ],

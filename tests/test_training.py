@@ -357,6 +357,33 @@ def test_the_segregation_first(tetrominoes: Path, tmp_path: Path) -> None:
     assert "nll" in lines[1]
 
 
+def test_averaged_weights(tetrominoes: Path, tmp_path: Path) -> None:
+    """They are what is validated, loaded and started from, beside weights that do not notice; and they resume."""
+    fields = {"ema": 0.5, "segregation_steps": 3, "share_decoder": True, "validate_every": 4}
+    train(tiny(tetrominoes, **fields), tmp_path / "averaged")
+    train(tiny(tetrominoes, **fields | {"ema": 0.0}), tmp_path / "plain")
+    for steps in (3, 6, 8):
+        train(tiny(tetrominoes, **fields, steps=steps), tmp_path / "parts", resume=True)
+    assert_same_weights(tmp_path / "averaged", tmp_path / "plain")
+    last = {name: runs.load_checkpoint(tmp_path / name / "checkpoints" / "last.pt") for name in ("averaged", "parts")}
+    averaged = last["averaged"]["averaged"]
+    assert list(averaged) == list(weights(tmp_path / "averaged"))
+    assert all(torch.equal(tensor, last["parts"]["averaged"][name]) for name, tensor in averaged.items())
+    name = "model.decoder.layers.13.bias"
+    assert not torch.equal(averaged[name], weights(tmp_path / "averaged")[name])
+    assert torch.equal(averaged[name], averaged[f"guide.segregation.{name}"])
+    assert torch.equal(averaged["elbo.geco.beta"], weights(tmp_path / "averaged")["elbo.geco.beta"])
+    model, _ = runs.open_run(tmp_path / "averaged").load("last")
+    assert torch.equal(model.state_dict()["decoder.layers.13.bias"], averaged[name])
+    losses = [runs.read_log(tmp_path / run / "metrics.jsonl")[-1]["val_nll"] for run in ("averaged", "plain", "parts")]
+    assert losses[0] == losses[2] != losses[1]
+    train(tiny(tetrominoes, start_from=str(tmp_path / "averaged"), steps=0, share_decoder=True), tmp_path / "next")
+    best = runs.load_checkpoint(tmp_path / "averaged" / "checkpoints" / "best.pt")["averaged"]
+    assert torch.equal(weights(tmp_path / "next")[name], best[name])
+    with pytest.raises(UserError, match="--ema"):
+        train(tiny(tetrominoes, **fields | {"ema": 0.0}), tmp_path / "parts", resume=True)
+
+
 def test_learning_rate_schedule(tetrominoes: Path) -> None:
     config = tiny(tetrominoes, learning_rate=1.0, warmup_steps=10, decay_steps=100)
     assert learning_rate(config, 0) == pytest.approx(0.1)

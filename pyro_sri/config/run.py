@@ -84,6 +84,8 @@ class RunConfig(ABC):
     """Step at which a cosine brings the learning rate to a fiftieth; 0 keeps it constant."""
     gradient_clip: float = 0.0
     """Largest gradient norm; 0 clips nothing."""
+    ema: float = 0.0
+    """Memory of an average of the weights over steps, such as 0.999, which is then what is evaluated; 0 for none."""
     seed: int = 0
     """Seed of the initial weights, of every draw and of the order of the data."""
 
@@ -127,6 +129,7 @@ class RunConfig(ABC):
         self.require(positive, lambda value: value > 0, "positive")
         not_negative = ["steps", "warmup_steps", "halving_steps", "decay_steps", "gradient_clip", "num_workers"]
         self.require(not_negative, lambda value: value >= 0, "0 or more")
+        self.require(["ema"], lambda value: 0 <= value < 1, "0 or more and below 1")
         check_seed(self.seed)
         if self.batch_size % self.num_processes:
             raise UserError(

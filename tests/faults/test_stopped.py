@@ -48,7 +48,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def with_phases(system: str, data: Path) -> RunConfig:
     """A run whose terms change on the way: the segregation first; fewer refinement steps later."""
     if system == "sri":
-        return SRIConfig(preset="sri-quick", data=data, **TINY, scene_size=8, attention_layers=1, segregation_steps=7)
+        small = {"scene_size": 8, "attention_layers": 1}
+        return SRIConfig(preset="sri-quick", data=data, **TINY, **small, segregation_steps=7, ema=0.9)
     curriculum = {"refinement_steps": 2, "later_refinement_steps": 1, "refinement_drop": 7}
     smaller = TINY | {"num_slots": 2, "batch_size": 1, "validation_images": 1}
     return EMORLConfig(preset="emorl-clevr6", data=data, **smaller, num_layers=1, **curriculum)
