@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from pyro import poutine
 from pyro.distributions import Bernoulli
-from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_sri.models.air import AIRModel, as_grey, normal_if
 from pyro_sri.nn import SCALE_FLOOR, WHERE_SIZE, Latents, State, StepLSTM, WindowDecoder, WindowEncoder, place_windows
+from pyro_sri.programs import Program
 
 
-class AIRGuide(PyroModule):
+class AIRGuide(Program):
     r"""Attends to one object at a time: is there another, where is it, what is it?
 
     .. math::

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import pyro
 from pyro.distributions import Delta, Independent
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_sri.distributions import diagonal_normal, sri_scale
@@ -19,6 +18,7 @@ from pyro_sri.nn import (
     ResidualMLP,
     SlotAttention,
 )
+from pyro_sri.programs import Program
 
 
 class SlotPosterior(NamedTuple):
@@ -33,7 +33,7 @@ class SlotPosterior(NamedTuple):
         return diagonal_normal(self.loc, sri_scale(self.raw_scale), 2)
 
 
-class Refinement(PyroModule):
+class Refinement(Program):
     r"""One step of iterative amortised inference: the gradient of the loss says how to change the posterior.
 
     .. math:: \lambda_i = \lambda_{i-1} + f(\lambda_{i-1}, \nabla_{\lambda_{i-1}} L_{i-1}, h_{i-1})
@@ -67,7 +67,7 @@ class Refinement(PyroModule):
         return posterior, state
 
 
-class EMORLGuide(PyroModule):
+class EMORLGuide(Program):
     r"""Infers slots layer by layer: in each, the slots drawn below compete for the pixels and are updated.
 
     .. math::

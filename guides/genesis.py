@@ -2,17 +2,17 @@
 
 import pyro
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_sri.distributions import diagonal_normal, genesis_posterior_scale, sri_scale
 from pyro_sri.models.genesis import GenesisModel, draw_log_masks
 from pyro_sri.nn import MASK_FEATURES, ComponentEncoder, GaussianLSTM, MaskDecoder, MaskEncoder
+from pyro_sri.programs import Program
 
 HIDDEN_FACTOR = 2  # LSTM units per dimension of a mask latent
 
 
-class GenesisGuide(PyroModule):
+class GenesisGuide(Program):
     r"""Sequential attention: one mask latent after the other, then a component latent for each mask.
 
     .. math::

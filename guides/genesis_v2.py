@@ -3,17 +3,17 @@
 import pyro
 import torch
 from pyro.distributions import Delta, Uniform
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_sri.distributions import diagonal_normal, genesis_posterior_raw, genesis_posterior_scale
 from pyro_sri.guides.segregation import Segregation, auxiliary
 from pyro_sri.nn import Clustering, ConvBlock, InstanceColours, SlotHead, StickBreaking, UNet, stop_early
+from pyro_sri.programs import Program
 
 MIN_MASK_MASS = 20.0  # pixels; the authors stop their clustering at a mask that is lighter
 
 
-class GenesisV2Guide(PyroModule):
+class GenesisV2Guide(Program):
     r"""Instance colouring: cluster pixels into masks, pool features with each mask, one slot posterior per mask.
 
     .. math::

@@ -3,15 +3,15 @@
 import pyro
 import torch
 from pyro.distributions import Independent
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_sri.distributions import diagonal_normal, sri_scale
 from pyro_sri.models.scene import SceneModel
 from pyro_sri.nn import GaussianLSTM, ImageFeatures
+from pyro_sri.programs import Program
 
 
-class RecurrentGuide(PyroModule):
+class RecurrentGuide(Program):
     r"""Infers the scene variable from the image, and the slots one after the other.
 
     .. math::

@@ -9,6 +9,8 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from pyro_sri.programs import Program
+
 
 class Segregation(NamedTuple):
     """A randomly ordered, independent slot posterior q(z^pi | x) and one draw from it.
@@ -37,7 +39,7 @@ def auxiliary() -> Iterator[None]:
         yield
 
 
-class SegregationPair(PyroModule):
+class SegregationPair(Program):
     """A slot VAE as one module: `model` explains images by unordered slots, `guide` infers them.
 
     Without a model (None) the guide has no objective of its own, and must learn from SRI's (SRI-SA*).

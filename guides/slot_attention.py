@@ -3,17 +3,17 @@
 import pyro
 import torch
 from pyro.distributions import Delta
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_sri.distributions import diagonal_normal, sri_scale
 from pyro_sri.guides.segregation import Segregation, auxiliary
 from pyro_sri.nn import InitialSlots, PixelFeatures, ResidualMLP, SlotAttention
+from pyro_sri.programs import Program
 
 MLP_UNITS = 128
 
 
-class SlotAttentionGuide(PyroModule):
+class SlotAttentionGuide(Program):
     r"""Slots start from random vectors and compete for the pixels a few times.
 
     .. math::

@@ -3,7 +3,6 @@
 import pyro
 import torch
 from pyro.distributions import Delta, Independent
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_sri.distributions import diagonal_normal, sri_raw, sri_scale
@@ -11,9 +10,10 @@ from pyro_sri.guides.segregation import Segregation, SegregationPair, auxiliary
 from pyro_sri.matching import MATCHINGS, Matching, MatchOn, permute_slots, slot_distances
 from pyro_sri.models.scene import SceneModel
 from pyro_sri.nn import SceneEncoder, SlotPrior, SlotScales
+from pyro_sri.programs import Program
 
 
-class SRIGuide(PyroModule):
+class SRIGuide(Program):
     r"""Infers the scene variable and the ordered slots in three stages.
 
     1. Segregate: :math:`z^\pi \sim q(z^\pi \mid x)`, a randomly ordered, independent slot posterior with means

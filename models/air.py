@@ -8,13 +8,13 @@ import pyro
 import torch
 from pyro.distributions import Bernoulli, MaskedDistribution
 from pyro.distributions.torch_distribution import TorchDistribution
-from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_sri.distributions import HALF_LOG_2PI, diagonal_normal
 from pyro_sri.models.image import batch_size
 from pyro_sri.nn import WindowDecoder, place_windows
+from pyro_sri.programs import Program
 
 
 class GreyImage(TorchDistribution):
@@ -88,7 +88,7 @@ def normal_if(present: Tensor, loc: Tensor, scale: Tensor) -> MaskedDistribution
     return diagonal_normal(loc.expand(shape), scale.expand(shape)).mask(present.bool())
 
 
-class AIRModel(PyroModule):
+class AIRModel(Program):
     r"""One object after the other, until there are no more: each has a place and a code, drawn into a window.
 
     .. math::

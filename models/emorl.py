@@ -5,17 +5,17 @@ from typing import Literal, get_args
 import pyro
 import torch
 from pyro.distributions import Independent
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_sri.distributions import ImageLikelihood, diagonal_normal, sri_scale
 from pyro_sri.models.image import batch_size, sample_image
 from pyro_sri.nn import LayerPrior, PositionDecoder, PositionDecoderKind
+from pyro_sri.programs import Program
 
 HierarchicalPriorKind = Literal["rpp", "rev", "bu"]
 
 
-class HierarchicalPrior(PyroModule):
+class HierarchicalPrior(Program):
     r"""p(z_0 .. z_{L-1}): a chain over the layers in which each is conditioned on the one before, slot by slot.
 
     ======  ===========================================================================  =======================
@@ -69,7 +69,7 @@ class HierarchicalPrior(PyroModule):
         return drawn
 
 
-class EMORLModel(PyroModule):
+class EMORLModel(Program):
     r"""A hierarchy of unordered slots and an image.
 
     .. math::

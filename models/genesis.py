@@ -2,12 +2,12 @@
 
 import pyro
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_sri.distributions import Deferred, ImageLikelihood, diagonal_normal, genesis_prior_scale
 from pyro_sri.models.image import batch_size, sample_image
 from pyro_sri.nn import ComponentDecoder, ComponentPrior, GaussianLSTM, MaskDecoder, SlotImages
+from pyro_sri.programs import Program
 
 PRIOR_UNITS = 256
 
@@ -31,7 +31,7 @@ def draw_log_masks(decoder: MaskDecoder, mask_slots: Tensor, image_size: int) ->
     return pyro.sample("log_masks", Deferred(lambda: decoder(mask_slots), (num_scenes,), shape))
 
 
-class GenesisModel(PyroModule):
+class GenesisModel(Program):
     r"""A sequence of mask latents, a component latent for each, and an image (Engelcke et al. 2020, section 3).
 
     .. math::

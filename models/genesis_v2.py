@@ -2,17 +2,17 @@
 
 import pyro
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_sri.distributions import ImageLikelihood, diagonal_normal, genesis_prior_scale
 from pyro_sri.models.image import batch_size, sample_image
 from pyro_sri.nn import GaussianLSTM, SlotDecoder
+from pyro_sri.programs import Program
 
 HIDDEN_FACTOR = 4  # LSTM units per slot dimension
 
 
-class IndependentSlotModel(PyroModule):
+class IndependentSlotModel(Program):
     r"""A set of independent slots and an image: what SRI segregates images with.
 
     .. math::
@@ -67,7 +67,7 @@ class IndependentSlotModel(PyroModule):
             return sample_image(self.likelihood, self.decoder(slots), images)
 
 
-class AutoregressiveSlotModel(PyroModule):
+class AutoregressiveSlotModel(Program):
     r"""A sequence of slots and an image: GENESIS-v2 on its own (Engelcke et al. 2021, section 3).
 
     .. math::

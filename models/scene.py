@@ -3,15 +3,15 @@
 import pyro
 import torch
 from pyro.distributions import Independent
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_sri.distributions import ImageLikelihood, diagonal_normal, sri_scale
 from pyro_sri.models.image import batch_size, sample_image
 from pyro_sri.nn import SlotDecoder, SlotPrior
+from pyro_sri.programs import Program
 
 
-class SceneModel(PyroModule):
+class SceneModel(Program):
     r"""A scene variable, an ordered sequence of slots, and an image.
 
     .. math::

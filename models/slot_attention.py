@@ -3,17 +3,17 @@
 import pyro
 import torch
 from pyro import poutine
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_sri.distributions import ImageLikelihood, diagonal_normal
 from pyro_sri.models.image import batch_size, sample_image
 from pyro_sri.nn import PositionDecoder, PositionDecoderKind
+from pyro_sri.programs import Program
 
 UNIT_PIXEL_STD = 0.5**0.5  # with it the squared error is the negative log-likelihood up to a constant
 
 
-class SlotAttentionModel(PyroModule):
+class SlotAttentionModel(Program):
     r"""Slots and an image; an auto-encoder, so the slots are not scored.
 
     .. math:: x \sim \mathcal{N}\big(\textstyle\sum_k m_k \mu_k,\ \tfrac{1}{2}\big)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from pyro_sri.nn.coordinates import SpatialBroadcast
+from pyro_sri.nn.group_norm import NUM_GROUPS, GroupNorm
 from pyro_sri.nn.transposed_conv import TransposedConv
-from pyro_sri.nn.unet import NUM_GROUPS
 
 UPSAMPLING = 16  # four transposed convolutions of stride 2
 
@@ -46,18 +46,31 @@ class SlotDecoder(nn.Module):
         for in_channels, out_channels in itertools.pairwise(widths):
             layers += [
                 TransposedConv(in_channels, out_channels, 5, stride=2, padding=2, output_padding=1),
-                nn.GroupNorm(NUM_GROUPS, out_channels),
+                GroupNorm(NUM_GROUPS, out_channels),
                 nn.ReLU(inplace=True),
             ]
         self.layers = nn.Sequential(*layers, nn.Conv2d(narrow, 4, 1))
 
     def forward(self, slots: Tensor) -> SlotImages:
         """Slots [B, K, D] -> their images."""
-        broadcast, *layers = self.layers
-        # Channels last, all layers follow: with TransposedConv a fifth faster on CPUs. (Weights must stay as they are:
-        # Pyro's parameter store would copy them, and SVI train the copies.)
-        decoded = broadcast(slots.flatten(0, 1)).contiguous(memory_format=torch.channels_last)
+        _, _, *layers = self.layers
+        decoded = self._first(slots.flatten(0, 1))
         for layer in layers:
             decoded = layer(decoded)
-        decoded = decoded.unflatten(0, slots.shape[:2])  # [B, K, 4, H, W]
+        decoded = decoded.contiguous().unflatten(0, slots.shape[:2])  # [B, K, 4, H, W], channels first
         return SlotImages(decoded[:, :, :3].sigmoid(), decoded[:, :, 3:].log_softmax(dim=1))
+
+    def _first(self, slots: Tensor) -> Tensor:
+        """Slots [N, D] -> the first convolution of the broadcast slots [N, C, h, w].
+
+        It is affine in a slot, so that zeros and the unit vectors say all about it.
+        """
+        broadcast, convolution, *_ = self.layers
+        examples = torch.cat([torch.zeros_like(slots[:1]), torch.eye(slots.shape[1]).to(slots)])
+        # Channels last, all layers follow: with TransposedConv a fifth faster on CPUs. (Weights must stay as they are:
+        # Pyro's parameter store would copy them, and SVI train the copies.)
+        responses = convolution(broadcast(examples).contiguous(memory_format=torch.channels_last))  # [D + 1, C, h, w]
+        responses = responses.permute(0, 2, 3, 1)  # [D + 1, h, w, C]
+        offset, slopes = responses[0], responses[1:] - responses[0]
+        convolved = torch.addmm(offset.flatten(), slots, slopes.flatten(1))  # [N, h * w * C]
+        return convolved.unflatten(1, offset.shape).permute(0, 3, 1, 2)

@@ -203,3 +203,18 @@ def test_picture_start_is_colour_and_position() -> None:
     first, second = embeddings[:, :, 3, 4], embeddings[:, :, 20, 31]
     expected = 4 * (images[:, :, 3, 4] - images[:, :, 20, 31]).square().sum(1) + 0.04 * (17**2 + 27**2) * (2 / 31) ** 2
     torch.testing.assert_close((first - second).square().sum(1), expected)
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_decoder_is_its_layers(size: int) -> None:
+    decoder = SlotDecoder(size, 8).double()
+    slots = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
+    plain = decoder.layers(slots.flatten(0, 1)).unflatten(0, (2, 3))
+    rgb, log_masks = decoder(slots)
+    assert_relative(rgb, plain[:, :, :3].sigmoid(), 1e-12)
+    assert_relative(log_masks, plain[:, :, 3:].log_softmax(1), 1e-12)
+    weights = torch.randn_like(rgb)
+    inputs = (slots, *decoder.parameters())
+    expected = torch.autograd.grad((weights * plain[:, :, :3].sigmoid()).sum(), inputs)
+    for gradient, other in zip(torch.autograd.grad((weights * rgb).sum(), inputs), expected, strict=True):
+        assert_relative(gradient, other, 1e-9)
