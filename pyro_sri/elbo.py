@@ -1,16 +1,17 @@
 """The objectives: named terms read off the traces of model and guide, weighed by GECO."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pyro import poutine
+from pyro.distributions import Independent, Normal
 from pyro.infer import Trace_ELBO
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
+from torch.distributions import Distribution, kl_divergence
 
 from pyro_sri.geco import GECO
 from pyro_sri.mask_kl import MaskKL, check_mask_kl, read_mask_kl
@@ -60,9 +61,20 @@ def _log_prob(trace: Trace, name: str) -> Tensor:
     return site["fn"].log_prob(site["value"])
 
 
-def _kl(posterior: Trace, name: str, prior: Trace, prior_name: str | None = None) -> Tensor:
-    """Analytic KL between the distributions of two sites: [B]."""
-    return kl_divergence(posterior.nodes[name]["fn"], prior.nodes[prior_name or name]["fn"])
+def _total_kl(pairs: Sequence[tuple[Distribution, Distribution]]) -> Tensor:
+    """Sum of the analytic KLs of posteriors from their priors: [B]; of diagonal normals of one shape all at once."""
+    posteriors, priors = zip(*pairs, strict=True)
+    normal = all(isinstance(site, Independent) and isinstance(site.base_dist, Normal) for site in posteriors + priors)
+    if normal and len({(site.batch_shape, site.event_shape) for site in posteriors + priors}) == 1:
+        return kl_divergence(_stack(posteriors), _stack(priors)).sum(0)
+    return torch.stack([kl_divergence(*pair) for pair in pairs]).sum(0)
+
+
+def _stack(normals: Sequence[Independent]) -> Independent:
+    """K diagonal normals [B] of one shape as one [K, B]."""
+    loc = torch.stack([normal.base_dist.loc for normal in normals])
+    scale = torch.stack([normal.base_dist.scale for normal in normals])
+    return Normal(loc, scale).to_event(len(normals[0].event_shape))
 
 
 class SRITraces(NamedTuple):
@@ -94,12 +106,13 @@ def read_terms(traces: SRITraces) -> Terms:
         return segregation_terms
     nll = -_log_prob(model, "image")
     terms = dict.fromkeys(TERMS, torch.zeros_like(nll)) | segregation_terms | {"nll": nll}
+    pairs: dict[str, list[tuple[Distribution, Distribution]]] = {"kl_scene": [], "kl_slots": [], "kl_cross": []}
     for name in latent_sites(model, guide):
-        term = "kl_scene" if name == "scene" else "kl_slots"
-        terms[term] = terms[term] + _kl(guide, name, model)
+        posterior = guide.nodes[name]["fn"]
+        pairs["kl_scene" if name == "scene" else "kl_slots"].append((posterior, model.nodes[name]["fn"]))
         if (imagined := f"imagined_{name}") in guide:
-            terms["kl_cross"] = terms["kl_cross"] + _kl(guide, name, guide, imagined)
-    return terms
+            pairs["kl_cross"].append((posterior, guide.nodes[imagined]["fn"]))
+    return terms | {term: _total_kl(of_term) for term, of_term in pairs.items() if of_term}
 
 
 def _read_segregation_terms(guide: Trace, segregation: Trace) -> Terms:

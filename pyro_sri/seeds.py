@@ -17,4 +17,7 @@ def seed_step(seed: int, rank: int, step: int) -> None:
     """Seeds every device's generator for one step of one process."""
     import torch  # here, because the processes that make data only check seeds and start in half the time without it
 
-    torch.manual_seed(int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0]) >> 1)
+    value = int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0]) >> 1
+    torch.default_generator.manual_seed(value)  # torch.manual_seed takes milliseconds to note where it was called
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(value)

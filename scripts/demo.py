@@ -5,9 +5,11 @@ import sys
 import time
 from pathlib import Path
 
+from pyro_sri.allocation import keep_freed_memory
 from pyro_sri.errors import UserError
 from pyro_sri.scripts.cli import note
 from pyro_sri.scripts.main import run
+from pyro_sri.threads import wait_passively
 
 PRESET = "sri-quick"
 STEPS = 1_500
@@ -45,6 +47,8 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("demo"))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    keep_freed_memory()
+    wait_passively()
     try:
         demo(arguments.out, arguments.seed)
     except UserError as error:

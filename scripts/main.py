@@ -14,6 +14,7 @@ from pyro_sri import __version__
 from pyro_sri.allocation import keep_freed_memory
 from pyro_sri.errors import UserError, is_out_of_memory, printable
 from pyro_sri.signals import handling
+from pyro_sri.threads import wait_passively
 
 
 class Command(NamedTuple):
@@ -119,6 +120,7 @@ def _plain_failures(needs_less_memory: str) -> Iterator[None]:
 def main() -> None:
     """Runs the command line; exits 2 with one plain line on a mistake, 130 or 143 on Ctrl-C or SIGTERM."""
     keep_freed_memory()
+    wait_passively()
     _prepare_streams()
     status, says = _attempt(sys.argv[1:])  # what it held is free again, and its message can be printed
     if says:
