@@ -15,7 +15,6 @@ from pyro_sri.config import RunConfig
 from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.data.loading import training_batches
 from pyro_sri.nn.decoder import SlotDecoder, SlotImages
-from pyro_sri.nn.group_norm import GroupNorm
 from pyro_sri.nn.transposed_conv import TransposedConv
 from pyro_sri.nn.unet import UpConv
 from pyro_sri.presets import PRESETS
@@ -46,7 +45,6 @@ def plainly(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def patch() -> None:
         monkeypatch.setattr(SlotDecoder, "forward", plain_decoder)
         monkeypatch.setattr(TransposedConv, "forward", nn.ConvTranspose2d.forward)
-        monkeypatch.setattr(GroupNorm, "forward", nn.GroupNorm.forward)
         monkeypatch.setattr(UpConv, "forward", plain_up)
 
     return patch

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from pyro_sri.nn.coordinates import SpatialBroadcast
-from pyro_sri.nn.group_norm import NUM_GROUPS, GroupNorm
 from pyro_sri.nn.transposed_conv import TransposedConv
+from pyro_sri.nn.unet import NUM_GROUPS
 
 UPSAMPLING = 16  # four transposed convolutions of stride 2
 
@@ -46,7 +46,7 @@ class SlotDecoder(nn.Module):
         for in_channels, out_channels in itertools.pairwise(widths):
             layers += [
                 TransposedConv(in_channels, out_channels, 5, stride=2, padding=2, output_padding=1),
-                GroupNorm(NUM_GROUPS, out_channels),
+                nn.GroupNorm(NUM_GROUPS, out_channels),
                 nn.ReLU(inplace=True),
             ]
         self.layers = nn.Sequential(*layers, nn.Conv2d(narrow, 4, 1))
@@ -66,7 +66,8 @@ class SlotDecoder(nn.Module):
         It is affine in a slot, so that zeros and the unit vectors say all about it.
         """
         broadcast, convolution, *_ = self.layers
-        examples = torch.cat([torch.zeros_like(slots[:1]), torch.eye(slots.shape[1]).to(slots)])
+        units = torch.eye(slots.shape[1], dtype=slots.dtype, device=slots.device)
+        examples = torch.cat([torch.zeros_like(units[:1]), units])
         # Channels last, all layers follow: with TransposedConv a fifth faster on CPUs. (Weights must stay as they are:
         # Pyro's parameter store would copy them, and SVI train the copies.)
         responses = convolution(broadcast(examples).contiguous(memory_format=torch.channels_last))  # [D + 1, C, h, w]

@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_sri.nn.group_norm import NUM_GROUPS, GroupNorm
-
+NUM_GROUPS = 8
 BOTTLENECK_UNITS = 128
 
 # Widths of the blocks' outputs in multiples of the base width, by image side; the deepest map is 4x4 (6x6 for 96).
@@ -46,7 +45,7 @@ class ConvBlock(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(
             self.convolution(in_channels, out_channels, 3, padding=1, bias=False),
-            GroupNorm(NUM_GROUPS, out_channels),
+            nn.GroupNorm(NUM_GROUPS, out_channels),
             nn.ReLU(inplace=True),
         )
 
