@@ -10,7 +10,7 @@ class Program(PyroModule):
     """A `PyroModule` whose networks cost nothing to look up where Pyro's parameter store has no part.
 
     With `module_local_params` on, a `PyroModule` sends a message for each weight of a network whenever the network is
-    looked up: 240 in a step of SRI, and half of its time outside the networks. No answer is used, so none is sent.
+    looked up: 240 in a step of SRI, a third of its time on one small image. No answer is used, so none is sent.
     """
 
     def __getattr__(self, name: str) -> Any:
