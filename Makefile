@@ -30,7 +30,7 @@ $(BIN)/.dev: $(BIN)/.library
 	$(PIP) install -c constraints.txt -e ".[dev]"
 	touch $@
 
-demo: $(BIN)/.library  ## train SRI on images of sprites and write demo/report.html (under 10 minutes)
+demo: $(BIN)/.library  ## train SRI on images of flat towers and write demo/report.html (under 10 minutes)
 	$(BIN)/python -m pyro_sri.scripts.demo --out $(DEMO)
 
 test: lint types unit  ## ruff, mypy and pytest
