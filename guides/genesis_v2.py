@@ -28,7 +28,7 @@ class GenesisV2Guide(Program):
         image_size: Image side, one of 32, 64, 96, 128.
         num_slots: K.
         slot_size: D and the features of the UNet, a multiple of 8, at most 64.
-        colours: How pixel embeddings start, and their kernel.
+        colours: How pixel embeddings start, whether they learn, and their kernel.
         coordinates: Show the slot head where each pixel is; the published networks do not.
         name: Root of the parameters' names in Pyro's store.
     """
@@ -48,6 +48,7 @@ class GenesisV2Guide(Program):
         self.num_slots = num_slots
         self.encoder = UNet(image_size, slot_size)
         self.segmentation_head = ConvBlock(slot_size, slot_size)
+        self.learns_masks = colours.learn
         self.stick_breaking = StickBreaking(slot_size, image_size, num_slots, colours)
         self.slot_head = SlotHead(slot_size, slot_size, image_size, coordinates)
 
@@ -63,7 +64,8 @@ class GenesisV2Guide(Program):
     def cluster(self, features: Tensor, images: Tensor, seeds: Tensor, num_slots: int | None = None) -> Clustering:
         """Clusters pixels by the UNet's features [B, F, H, W] of the images; scores [B, H, W] pick the seeds."""
         num_slots = self.num_slots if num_slots is None else num_slots
-        return self.stick_breaking(self.segmentation_head(features), images, seeds, num_slots)
+        with torch.set_grad_enabled(self.learns_masks and torch.is_grad_enabled()):
+            return self.stick_breaking(self.segmentation_head(features), images, seeds, num_slots)
 
     def infer_moments(self, images: Tensor, num_slots: int | None = None) -> tuple[Tensor, Tensor]:
         """Means and standard deviations of the slots, each [B, K, D]; draws the masks, inside the caller's plate.

@@ -54,10 +54,12 @@ class SegregationFields:
     """Start of the gate in front of the network's part of the instance colours; 0: the first masks are circles."""
     colour_scale_init: float = 1.0
     """Factor on the initial weights of the instance colours; smaller: the first masks are larger."""
-    colour_weight: float = 2.0
+    colour_weight: float = 0.9
     """How much a pixel's colour weighs where instance colours start at the picture."""
-    position_weight: float = 0.2
+    position_weight: float = 0.08
     """How much its position weighs there."""
+    learn_masks: bool = True
+    """Let instance colours learn; without, attention masks stay where they start."""
     coordinates: bool = False
     """Show the slot head where each pixel is (CoordConv); the published networks do not."""
     posterior_scale_init: float = 0.0
@@ -74,6 +76,7 @@ class SegregationFields:
             colour_weight=self.colour_weight,
             position_weight=self.position_weight,
             kernel=self.kernel,
+            learn=self.learn_masks,
         )
 
     def start_slots(self, guide: GenesisV2Guide, posteriors: GenesisV2Guide | SRIGuide) -> None:

@@ -46,13 +46,15 @@ class InstanceColours:
         colour_weight: a.
         position_weight: b.
         kernel: exp(-d^2/s), exp(-d/s) or max(0, 1 - d^2/s), s = exp(log_sigma) learned.
+        learn: Whether embeddings and kernel learn; without, the masks stay where they start.
     """
 
     start: ColourStart = "position"
     gate: float = 0.0
-    colour_weight: float = 2.0
-    position_weight: float = 0.2
+    colour_weight: float = 0.9
+    position_weight: float = 0.08
     kernel: Kernel = "gaussian"
+    learn: bool = True
 
 
 class ColourHead(nn.Module):
