@@ -66,6 +66,19 @@ class SceneModel(Program):
         shape = (num_scenes, -1)
         return diagonal_normal(self.scene_loc.expand(shape), temperature * self.scene_scale.expand(shape))
 
+    def sample_slots(self, num_scenes: int, num_slots: int, temperature: float = 1.0) -> Tensor:
+        """s and z_1:K, inside the caller's plate: slots [B, K, D]."""
+        scene = self.scene_loc.new_zeros(num_scenes, 0)
+        if self.has_scene:
+            scene = pyro.sample("scene", self.scene_dist(num_scenes, temperature))  # [B, S]
+        loc, raw_scale, state = self.slot_prior.first(scene)  # [B, D]
+        slots: list[Tensor] = []
+        for k in range(num_slots):
+            if k > 0:
+                loc, raw_scale, state = self.slot_prior.step(slots[-1], state)
+            slots.append(pyro.sample(f"slot_{k}", diagonal_normal(loc, temperature * sri_scale(raw_scale))))
+        return torch.stack(slots, 1)
+
     def forward(
         self,
         images: Tensor | None = None,
@@ -87,13 +100,5 @@ class SceneModel(Program):
         """
         num_scenes = batch_size(images, num_scenes)
         with pyro.plate("scenes", num_scenes):
-            scene = self.scene_loc.new_zeros(num_scenes, 0)
-            if self.has_scene:
-                scene = pyro.sample("scene", self.scene_dist(num_scenes, temperature))  # [B, S]
-            loc, raw_scale, state = self.slot_prior.first(scene)  # [B, D]
-            slots: list[Tensor] = []
-            for k in range(self.num_slots if num_slots is None else num_slots):
-                if k > 0:
-                    loc, raw_scale, state = self.slot_prior.step(slots[-1], state)
-                slots.append(pyro.sample(f"slot_{k}", diagonal_normal(loc, temperature * sri_scale(raw_scale))))
-            return sample_image(self.likelihood, self.decoder(torch.stack(slots, 1)), images)
+            slots = self.sample_slots(num_scenes, self.num_slots if num_slots is None else num_slots, temperature)
+            return sample_image(self.likelihood, self.decoder(slots), images)

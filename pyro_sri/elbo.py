@@ -1,9 +1,11 @@
 """The objectives: named terms read off the traces of model and guide, weighed by GECO."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import Independent, Normal
@@ -13,12 +15,15 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
+from pyro_sri.distributions import diagonal_normal
 from pyro_sri.geco import GECO
 from pyro_sri.mask_kl import MaskKL, check_mask_kl, read_mask_kl
 
 Terms = dict[str, Tensor]
 
 TERMS = ("segregation_nll", "segregation_kl", "nll", "kl_scene", "kl_slots", "kl_cross")
+
+ORDERED_SLOT = re.compile(r"slot_\d+")
 
 
 class _Substitute(Messenger):
@@ -44,6 +49,14 @@ def run_against(model: Callable[..., Any], guide_trace: Trace, *args: Any, **kwa
     with hidden, poutine.trace() as recorder, _Substitute(guide_trace):
         model(*args, **kwargs)
     return recorder.trace
+
+
+class _Held(Messenger):
+    """Keeps gradients from the posteriors of the ordered slots."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if ORDERED_SLOT.fullmatch(msg["name"]):
+            msg["fn"] = diagonal_normal(msg["fn"].mean.detach(), msg["fn"].stddev.detach())
 
 
 def latent_sites(model_trace: Trace, guide_trace: Trace) -> list[str]:
@@ -78,7 +91,7 @@ def _stack(normals: Sequence[Independent]) -> Independent:
 
 
 class SRITraces(NamedTuple):
-    """One run of guide, model and segregation model; None for what did not run."""
+    """One run of guide, model and segregation model; None for what did not run, and no image where none was decoded."""
 
     guide: Trace
     model: Trace | None
@@ -98,14 +111,32 @@ def trace_sri(model: Any, guide: Any, images: Tensor, **kwargs: Any) -> SRITrace
     return SRITraces(guide_trace, model_trace, run_against(guide.segregation.model, guide_trace, images, **kwargs))
 
 
+def trace_prior(model: Any, guide: Any, images: Tensor, **kwargs: Any) -> SRITraces:
+    """Runs the guide on images [B, 3, H, W], and the model's slots against it: nothing is decoded.
+
+    What the guide infers of the ordered slots is fixed: gradients reach the prior and q(s | x) alone.
+    """
+    num_slots = kwargs.get("num_slots") or model.num_slots
+
+    def slots() -> None:
+        with pyro.plate("scenes", len(images)):
+            model.sample_slots(len(images), num_slots)
+
+    with _Held():
+        guide_trace = poutine.trace(guide).get_trace(images, **kwargs)
+    return SRITraces(guide_trace, run_against(slots, guide_trace), None)
+
+
 def read_terms(traces: SRITraces) -> Terms:
     """The terms of the objective, each [B] in nats, as `SRI_ELBO.read` names them."""
     guide, model, segregation = traces
     segregation_terms = {} if segregation is None else _read_segregation_terms(guide, segregation)
     if model is None:
         return segregation_terms
-    nll = -_log_prob(model, "image")
-    terms = dict.fromkeys(TERMS, torch.zeros_like(nll)) | segregation_terms | {"nll": nll}
+    terms = segregation_terms
+    if "image" in model:
+        nll = -_log_prob(model, "image")
+        terms = dict.fromkeys(TERMS, torch.zeros_like(nll)) | segregation_terms | {"nll": nll}
     pairs: dict[str, list[tuple[Distribution, Distribution]]] = {"kl_scene": [], "kl_slots": [], "kl_cross": []}
     for name in latent_sites(model, guide):
         posterior = guide.nodes[name]["fn"]
@@ -238,6 +269,8 @@ class SRI_ELBO(TermsELBO):
         geco: Controller of L_SRI; None weighs every term by 1.
         segregation_geco: Controller of L_seg; None weighs both terms by 1.
         segregation_steps: Training steps at the start that compute L_seg alone, at half the cost.
+        prior_from: Step from which training computes the KLs of L_SRI alone, for fixed q(z | x), without decoding:
+            then p(s), p(z | s) and q(s | x) learn, at a fraction of the cost. None: never.
         cross: Whether KL_cross is part of the loss (table 3c leaves it out); it is read either way.
         mask_kl: Adds KL(`attention_masks` of the guide || `slot_masks` of the segregation's model) to the segregation's
             KL; where L_SRI trains the segregation, to the KLs of L_SRI. It is not part of the bound; its gradient goes
@@ -256,6 +289,7 @@ class SRI_ELBO(TermsELBO):
         geco: GECO | None = None,
         segregation_geco: GECO | None = None,
         segregation_steps: int = 0,
+        prior_from: int | None = None,
         cross: bool = True,
         mask_kl: MaskKL = "none",
     ) -> None:
@@ -263,12 +297,15 @@ class SRI_ELBO(TermsELBO):
         self.geco = geco
         self.segregation_geco = segregation_geco
         self.segregation_steps = segregation_steps
+        self.prior_from = prior_from
         self.cross = cross
 
     @property
     def phase(self) -> Hashable:
-        """Whether the segregation trains alone: "segregation", or "all"."""
-        return "segregation" if self.step < self.segregation_steps else "all"
+        """What is trained: "segregation" alone, "all", or the "prior" alone."""
+        if self.step < self.segregation_steps:
+            return "segregation"
+        return "all" if self.prior_from is None or self.step < self.prior_from else "prior"
 
     def trace(self, model: Any, guide: Any, images: Tensor, **kwargs: Any) -> SRITraces:
         """Runs the guide on images [B, 3, H, W], and the models (sites `scene`, `slot_k`, `image`) against it."""
@@ -276,16 +313,18 @@ class SRI_ELBO(TermsELBO):
             pair = guide.segregation
             guide_trace = poutine.trace(pair.guide).get_trace(images, **kwargs)
             return SRITraces(guide_trace, None, run_against(pair.model, guide_trace, images, **kwargs))
+        if self.training and self.phase == "prior":
+            return trace_prior(model, guide, images, **kwargs)
         return trace_sri(model, guide, images, **kwargs)
 
     def read(self, traces: SRITraces) -> Terms:
         """`segregation_nll`, `segregation_kl`, `nll`, `kl_scene`, `kl_slots`, `kl_cross`: each [B], in nats.
 
-        The first two alone while the segregation trains alone; `segregation_mask_kl` (`mask_kl` where the segregation
-        has no model of its own) if asked.
+        The first two alone while the segregation trains alone, the last three while the prior does;
+        `segregation_mask_kl` (`mask_kl` where the segregation has no model of its own) if asked.
         """
         terms = read_terms(traces)
-        if self.mask_kl == "none":
+        if self.mask_kl == "none" or not terms.keys() & {"nll", "segregation_nll"}:
             return terms
         if traces.segregation is not None:
             return terms | {"segregation_mask_kl": read_mask_kl(self.mask_kl, traces.guide, traces.segregation)}
@@ -294,9 +333,14 @@ class SRI_ELBO(TermsELBO):
     def objective(self, terms: Terms) -> Tensor:
         """Weighs the terms' batch means into one loss (nats per image) and, when training, moves GECO."""
         mean = {name: term.mean() for name, term in terms.items()}
+        if "segregation_nll" not in mean:  # the prior alone: there is nothing to weigh its KLs against
+            return self._kl_of_sri(mean)
         segregation_mask_kl = mean.get("segregation_mask_kl", 0.0)
         loss = self.weigh(self.segregation_geco, mean["segregation_nll"], mean["segregation_kl"], segregation_mask_kl)
         if "nll" in mean:
-            kl = mean["kl_scene"] + mean["kl_slots"] + (mean["kl_cross"] if self.cross else 0)
-            loss = loss + self.weigh(self.geco, mean["nll"], kl, mean.get("mask_kl", 0.0))
+            loss = loss + self.weigh(self.geco, mean["nll"], self._kl_of_sri(mean), mean.get("mask_kl", 0.0))
         return loss
+
+    def _kl_of_sri(self, mean: Terms) -> Tensor:
+        names = ("kl_scene", "kl_slots", "kl_cross") if self.cross else ("kl_scene", "kl_slots")
+        return torch.stack([mean[name] for name in names if name in mean]).sum()

@@ -14,7 +14,8 @@ def learning_rate(config: RunConfig, step: int) -> float:
         rate *= (step + 1) / config.warmup_steps
     if config.halving_steps:
         rate *= 0.5 ** (step // config.halving_steps)
-    if config.decay_steps:
-        cosine = 0.5 * (1 + math.cos(math.pi * min(step / config.decay_steps, 1.0)))
+    start, length = config.cycle(step)
+    if length:
+        cosine = 0.5 * (1 + math.cos(math.pi * min((step - start) / length, 1.0)))
         rate *= FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * cosine
     return rate

@@ -188,9 +188,10 @@ def _train_with_progress(config: RunConfig, out: Path, resume: bool) -> runs.Run
 def summary(line: dict[str, float]) -> str:
     """A log line in few words."""
     names = {name: name.replace("_", " ") for name in line if name == "nll" or name.startswith(("kl_", "mask_kl"))}
-    if "nll" not in line:
+    if "segregation_nll" in line and "nll" not in line:
         names = {"segregation_nll": "segregation alone: nll", "segregation_kl": "kl"}
-    words = [f"loss {line['loss']:.1f}", *(f"{word} {line[name]:.1f}" for name, word in names.items())]
+    alone = "  prior alone:" if names and not line.keys() & {"nll", "segregation_nll"} else ""
+    words = [f"loss {line['loss']:.1f}{alone}", *(f"{word} {line[name]:.1f}" for name, word in names.items())]
     if "beta" in line:
         words.append(f"beta {line['beta']:.3g}")
     return "  ".join([*words, f"{line['images_per_second']:.0f} images/s"])

@@ -13,7 +13,7 @@ from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.elbo import ELBOModule
 
-from pyro_sri.elbo import SRI_ELBO, TERMS, trace_sri
+from pyro_sri.elbo import SRI_ELBO, TERMS, read_terms, trace_prior, trace_sri
 from pyro_sri.geco import EmorlGECO, GenesisGECO
 from pyro_sri.guides.sri import SRIGuide
 from pyro_sri.mask_kl import MaskKL
@@ -272,3 +272,44 @@ def test_buffers_do_not_alias_between_instances() -> None:
     pair[0].update(torch.tensor(5.0))
     assert [geco.started.item() for geco in pair] == [True, False]
     assert all(a is not b for a, b in itertools.pairwise([pair[0].beta, pair[1].beta]))
+
+
+def test_the_prior_alone_learns_what_relates_and_imagines(images: torch.Tensor) -> None:
+    """From `prior_from` on: the KLs alone, gradients to prior and scene encoder alone, and nothing is decoded."""
+    model, guide = build_sri()
+    elbo = SRI_ELBO(prior_from=2, mask_kl="decoder").train()
+    module = elbo(model, guide)
+    learning = {
+        name for name, _ in module.named_parameters() if name.startswith(("model.slot_prior", "guide.scene_encoder"))
+    }
+    decoded = []
+    model.decoder.register_forward_hook(lambda *_: decoded.append(1))
+    for step, phase in ((1, "all"), (2, "prior")):
+        elbo.step = step
+        assert elbo.phase == phase
+        module.zero_grad()
+        decoded.clear()
+        with pyro.settings.context(module_local_params=True):
+            pyro.set_rng_seed(3)
+            loss = module(images)
+            pyro.set_rng_seed(3)
+            terms = elbo.terms(model, guide, images)
+        loss.backward()
+        reached = {name for name, parameter in module.named_parameters() if parameter.grad is not None}
+        assert (reached == learning) == (phase == "prior")
+        assert bool(decoded) == (phase == "all")
+    assert set(terms) == {"kl_scene", "kl_slots", "kl_cross"}
+    torch.testing.assert_close(loss, sum(term.mean() for term in terms.values()))
+    assert set(elbo.eval().terms(model, guide, images)) == {*TERMS, "segregation_mask_kl"}
+
+
+def test_the_priors_kls_are_those_of_the_whole_objective(images: torch.Tensor) -> None:
+    """For the same draws; fixing q(z | x) changes gradients, not values."""
+    model, guide = build_sri()
+    guide_trace = poutine.trace(guide).get_trace(images)
+    draws = {name: site["value"] for name, site in guide_trace.nodes.items() if site["type"] == "sample"}
+    with poutine.condition(data={name: value for name, value in draws.items() if name != "scenes"}):
+        whole = SRI_ELBO().terms(model, guide, images)
+        prior = read_terms(trace_prior(model, guide, images))
+    for name in ("kl_scene", "kl_slots", "kl_cross"):
+        torch.testing.assert_close(prior[name], whole[name])

@@ -30,7 +30,7 @@ RESUMABLE = frozenset(
 # What follows the length of a run: numbers of steps, and sizes of a step that is taken again and again.
 STEP_NUMBERS = (
     *("warmup_steps", "halving_steps", "decay_steps"),
-    *("segregation_steps", "refinement_drop", "annealing_steps"),
+    *("segregation_steps", "prior_from", "refinement_drop", "annealing_steps"),
 )
 STEP_SIZES = ("geco_step",)
 
@@ -171,6 +171,10 @@ class RunConfig(ABC):
             "validation_images": 2,
         }
         return dataclasses.replace(self, **bookkeeping, **sizes, start_from=None, **self.tiny_fields)
+
+    def cycle(self, step: int) -> tuple[int, int]:
+        """The first step of the cosine of the learning rate that a step belongs to, and its length; 0: no cosine."""
+        return 0, self.decay_steps
 
     def schedule(self) -> dict[str, float]:
         """The fields that follow the length of the run; none that are 0, which means never."""

@@ -30,7 +30,12 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
     """SRI (Emami et al. 2023): segregate, relate, imagine."""
 
     system: ClassVar[str] = "sri"
-    tiny_fields: ClassVar[Mapping[str, Any]] = {"num_slots": 3, "slot_size": 8, "scene_size": 8, "segregation_steps": 0}
+    tiny_fields: ClassVar[Mapping[str, Any]] = {
+        "num_slots": 3,
+        "slot_size": 8,
+        "scene_size": 8,
+        **dict.fromkeys(("segregation_steps", "prior_from"), 0),
+    }
 
     num_slots: int = 9
     """K, background included."""
@@ -67,6 +72,9 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
 
     segregation_steps: int = 0
     """Steps at the start that train the segregation pair alone, at half the cost."""
+    prior_from: int = 0
+    """Step from which the prior and the scene encoder train alone, without decoding, at a fraction of the cost, with a
+    cosine of their own; 0: never."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,8 +83,17 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
         self.check_segregation()
         positive = ["num_slots", "slot_size", "segregation_layers"]
         self.require(positive, lambda value: value > 0, "positive")
-        not_negative = ["scene_size", "scene_width", "lstm_units", "attention_layers", "segregation_steps"]
+        not_negative = [
+            "scene_size",
+            "scene_width",
+            "lstm_units",
+            "attention_layers",
+            "segregation_steps",
+            "prior_from",
+        ]
         self.require(not_negative, lambda value: value >= 0, "0 or more")
+        if self.prior_from:
+            self.require(["prior_from"], lambda value: value >= self.segregation_steps, "--segregation-steps or more")
         if self.segregation != "genesis_v2":
             alone = ["share_decoder", "posterior_scale_init", "coordinates"]
             self.require(alone, lambda value: not value, "left out: only GENESIS-v2's segregation has it")
@@ -103,6 +120,12 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
             f"the scene model is untrained: all {step} steps train the segregation alone "
             f"(--segregation-steps {self.segregation_steps})"
         )
+
+    def cycle(self, step: int) -> tuple[int, int]:
+        """The prior alone has a cosine of its own."""
+        if self.decay_steps and self.prior_from and step >= self.prior_from:
+            return self.prior_from, self.steps - self.prior_from
+        return super().cycle(step)
 
     @property
     def image_sizes(self) -> tuple[int, ...]:
@@ -135,6 +158,7 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
             geco=self.new_geco(self.image_size),
             segregation_geco=None if self._trains_segregation else self.new_geco(self.image_size),
             segregation_steps=self.segregation_steps,
+            prior_from=self.prior_from or None,
             cross=self.kl_cross,
             mask_kl=self.mask_kl,
         )
