@@ -87,20 +87,34 @@ _QUICK: Fields = {
     "posterior_scale_init": 0.05,
     "mask_kl": "decoder",
     "ema": 0.999,
-    "steps": 8_000,
+    "steps": 6_800,
     "batch_size": 16,
     "learning_rate": 2.5e-3,
     "warmup_steps": 100,
-    "decay_steps": 8_000,
+    "decay_steps": 6_800,
     "log_every": 100,
     "validate_every": 1_000,
     "picture_every": 2_000,
     "checkpoint_every": 500,
 }
-_QUICK_SRI: Fields = {"scene_size": 64, "scene_width": 64, "share_decoder": True, "segregation_steps": 2_500}
+# The segregation alone, then all stages, then the prior alone, which needs many cheap steps.
+_QUICK_SRI: Fields = {
+    "scene_size": 64,
+    "scene_width": 64,
+    "share_decoder": True,
+    "segregation_steps": 6_000,
+    "prior_from": 6_800,
+    "steps": 10_800,
+}
 _QUICK_DATA: Fields = {"size": 32, "train": 20_000, "val": 256, "test": 1_000}
 _TOWERS: Fields = {"dataset": "towers", "image_size": 32, "num_slots": 6}
-_QUICK_TETROMINOES: Fields = {"dataset": "tetrominoes", "image_size": 32, "num_slots": 4, "position_weight": 1.0}
+_QUICK_TETROMINOES: Fields = {
+    "dataset": "tetrominoes",
+    "image_size": 32,
+    "num_slots": 4,
+    "colour_start": "contrast",
+    "position_weight": 0.45,
+}
 
 
 def _sri(name: str, summary: str, needs: str, **fields: Any) -> Preset:
@@ -152,14 +166,14 @@ PRESETS: dict[str, Preset] = {
     preset.config.preset: preset
     for preset in (
         Preset(
-            SRIConfig(preset="sri-quick", **_TOWERS, **_QUICK, **_QUICK_SRI),
+            SRIConfig(preset="sri-quick", **_TOWERS, **(_QUICK | _QUICK_SRI)),
             "SRI on small flat towers: objects come apart, and scenes are drawn in a learnt order, on a laptop",
             "makes its own data (32x32); 20 minutes on one core, and weights ship",
             makes_data=_QUICK_DATA,
             data_name="towers",
         ),
         Preset(
-            SRIConfig(preset="sri-quick-tetrominoes", **_QUICK_TETROMINOES, **_QUICK, **_QUICK_SRI),
+            SRIConfig(preset="sri-quick-tetrominoes", **(_QUICK | _QUICK_SRI | _QUICK_TETROMINOES)),
             "SRI on small images of three Tetrominoes",
             "makes its own data (32x32); half an hour on one core",
             makes_data=_QUICK_DATA,

@@ -48,14 +48,14 @@ class SegregationFields:
     kernel: Kernel = "gaussian"
     """Kernel of the instance colouring."""
     colour_start: ColourStart = "position"
-    """Where instance colours start: nowhere (none), at each pixel's position (as published), or at its colour and
-    position (picture): then the first masks are compact pieces of one colour."""
+    """Where instance colours start: nowhere (none), at each pixel's position (as published), at its colour and position
+    (picture: the first masks are compact pieces of one colour), or at its contrast to the image's median colour."""
     gate_init: float = 0.0
     """Start of the gate in front of the network's part of the instance colours; 0: the first masks are circles."""
     colour_scale_init: float = 1.0
     """Factor on the initial weights of the instance colours; smaller: the first masks are larger."""
     colour_weight: float = 0.9
-    """How much a pixel's colour weighs where instance colours start at the picture."""
+    """How much a pixel's colour weighs where instance colours start at picture or contrast."""
     position_weight: float = 0.08
     """How much its position weighs there."""
     learn_masks: bool = True

@@ -14,6 +14,8 @@ Kernel = Literal["gaussian", "laplacian", "epanechnikov"]
 
 COLOUR_DIM = 8
 ALPHA_RANGE = (0.01, 0.99)  # no step of the stick may take nothing or all: the logarithms stay finite
+SMALL_CONTRAST = 0.05  # differences from the background that count half
+FULL_CONTRAST = 0.2  # differences from which on a pixel is no background at all
 LOG_EMPTY = -1e4  # the logarithm of a mask that takes nothing: finite, and its exponential is 0
 DISTANCE_RANGE = (1e-10, 1e10)  # keeps the gradient of the square root finite at the seed pixel
 
@@ -23,7 +25,7 @@ def straight_through_clamp(x: Tensor, low: float, high: float) -> Tensor:
     return x + (x.clamp(low, high) - x).detach()
 
 
-ColourStart = Literal["none", "position", "picture"]
+ColourStart = Literal["none", "position", "picture", "contrast"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +36,14 @@ class InstanceColours:
 
         none:      conv(features)
         position:  gate conv(features) + [0, .., 0, y, x]                            (semi-convolutional, as published)
-        picture:   gate conv(features) + [a r, a g, a b, 0, 0, 0, b y, b x]
+        picture:   gate conv(features) + [a colour, 0, 0, 0, b y, b x]
+        contrast:  gate conv(features) + [a c / (|c| + e), 0, 0, 0, b w y, b w x]
 
-    with a learned gate and y, x in [-1, 1]. The first masks are then blobs of an untrained map, circles around their
-    seeds, or compact pieces of one colour: semi-convolution (Novotny et al. 2018) in colour as well as in position. A
-    gate above zero lets the network leave that start from the first step on.
+    with a learned gate, y, x in [-1, 1], the pixel's contrast c = colour - median colour of the image, and a weight
+    w = min(1, |c| / W) that is 0 on the background. The first masks
+    are then blobs of an untrained map, circles around their seeds, or compact pieces of one colour: semi-convolution
+    (Novotny et al. 2018) in colour as well as in position. By contrast shading matters little, the background is one
+    piece however far it reaches, and two objects of one colour are two.
 
     Attributes:
         start: Which of the three.
@@ -55,6 +60,21 @@ class InstanceColours:
     position_weight: float = 0.08
     kernel: Kernel = "gaussian"
     learn: bool = True
+
+
+def contrast(images: Tensor) -> tuple[Tensor, Tensor]:
+    """How each pixel differs from the image's median colour, which is taken for the background's.
+
+    Args:
+        images: [B, 3, H, W] in [0, 1].
+
+    Returns:
+        Direction of the difference [B, 3, H, W], shorter than 1 where it is small; its weight [B, 1, H, W] in [0, 1].
+    """
+    median = images.flatten(2).median(2).values[:, :, None, None]  # [B, 3, 1, 1]
+    difference = images - median
+    size = torch.linalg.vector_norm(difference, dim=1, keepdim=True)
+    return difference / (size + SMALL_CONTRAST), (size / FULL_CONTRAST).clamp(max=1)
 
 
 class ColourHead(nn.Module):
@@ -77,8 +97,9 @@ class ColourHead(nn.Module):
         if self.colours.start == "position":
             start = F.pad(grid, (0, 0, 0, 0, COLOUR_DIM - 2, 0))
         else:
-            colour = F.pad(self.colours.colour_weight * images, (0, 0, 0, 0, 0, COLOUR_DIM - 5))  # [B, 6, H, W]
-            start = torch.cat([colour, self.colours.position_weight * grid], dim=1)
+            colour, weight = contrast(images) if self.colours.start == "contrast" else (images, 1.0)
+            colour = F.pad(self.colours.colour_weight * colour, (0, 0, 0, 0, 0, COLOUR_DIM - 5))  # [B, 6, H, W]
+            start = torch.cat([colour, self.colours.position_weight * weight * grid], dim=1)
         return self.gate * embeddings + start
 
 

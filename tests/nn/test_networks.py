@@ -95,7 +95,7 @@ def test_recorded_stick_breaking() -> None:
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "laplacian", "epanechnikov"])
-@pytest.mark.parametrize("start", ["none", "position", "picture"])
+@pytest.mark.parametrize("start", ["none", "position", "picture", "contrast"])
 def test_stick_breaking_equals_a_loop_over_images(kernel: str, start: str) -> None:
     torch.manual_seed(1)
     clustering = StickBreaking(6, 32, 5, InstanceColours(start=start, kernel=kernel, gate=0.7)).double()
@@ -218,3 +218,21 @@ def test_decoder_is_its_layers(size: int) -> None:
     expected = torch.autograd.grad((weights * plain[:, :, :3].sigmoid()).sum(), inputs)
     for gradient, other in zip(torch.autograd.grad((weights * rgb).sum(), inputs), expected, strict=True):
         assert_relative(gradient, other, 1e-9)
+
+
+def test_contrast_start_knows_neither_shading_nor_how_far_the_background_reaches() -> None:
+    images = torch.full((1, 3, 32, 32), 0.2)
+    images[0, :, 4:8, 4:8] = torch.tensor([0.9, 0.2, 0.2])[:, None, None]  # red
+    images[0, :, 8:12, 4:8] = torch.tensor([0.6, 0.2, 0.2])[:, None, None]  # the same in the shade
+    images[0, :, 20:24, 24:28] = torch.tensor([0.9, 0.2, 0.2])[:, None, None]  # red, far away
+    images[0, :, 12:16, 4:8] = torch.tensor([0.2, 0.2, 0.9])[:, None, None]  # blue, near
+    colours = InstanceColours(start="contrast", gate=0.0, colour_weight=0.9, position_weight=0.45)
+    embeddings = ColourHead(4, 32, colours)(torch.randn(1, 4, 32, 32), images)[0]
+
+    def distance(one: tuple[int, int], other: tuple[int, int]) -> float:
+        return (embeddings[:, *one] - embeddings[:, *other]).norm().item()
+
+    assert distance((0, 0), (31, 31)) == 0
+    assert distance((5, 5), (9, 5)) < 0.2
+    for far in ((21, 25), (13, 5), (0, 0)):
+        assert distance((5, 5), far) > 0.6
