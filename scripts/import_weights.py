@@ -70,7 +70,7 @@ def import_weights(
         scene_size=len(model.scene_loc),
         attention_layers=guide.num_layers,
         kernel=kernel,
-        semiconv=semiconv,
+        colour_start="position" if semiconv else "none",
         pixel_std=pixel_std,
         likelihood=likelihood,
         normalised=likelihood == "mog",

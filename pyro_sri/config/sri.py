@@ -92,8 +92,6 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
             "prior_from",
         ]
         self.require(not_negative, lambda value: value >= 0, "0 or more")
-        if self.prior_from:
-            self.require(["prior_from"], lambda value: value >= self.segregation_steps, "--segregation-steps or more")
         if self.segregation != "genesis_v2":
             alone = ["share_decoder", "posterior_scale_init", "coordinates"]
             self.require(alone, lambda value: not value, "left out: only GENESIS-v2's segregation has it")

@@ -14,6 +14,7 @@ import torch
 from conftest import Golden
 
 from pyro_sri import __version__, load
+from pyro_sri.config import flag
 from pyro_sri.presets import PRESETS
 from pyro_sri.runs import open_run
 from pyro_sri.scripts.main import COMMANDS, main
@@ -123,16 +124,18 @@ def test_a_shorter_run_has_a_shorter_schedule(pyro_sri: Any, tetrominoes: Path, 
     outcome = pyro_sri(QUICK, "--warmup-steps 2 --data", tetrominoes, "--out", out)
     assert outcome.status == 0, outcome.err
     config, quick = open_run(out).config, PRESETS["sri-quick"].config
-    share = quick.segregation_steps / quick.steps
-    expected = {"warmup_steps": 2, "segregation_steps": round(4 * share), "decay_steps": 4}
+    shared = ("decay_steps", "segregation_steps", "prior_from")
+    expected = {name: round(4 * getattr(quick, name) / quick.steps) for name in shared} | {"warmup_steps": 2}
     assert config.schedule() == expected | {"geco_step": quick.geco_step * quick.steps / 4}
-    first = outcome.err.splitlines()[:2]
-    assert f"4 steps: --warmup-steps 2 --decay-steps 4 --segregation-steps {round(4 * share)} --geco-step" in first[1]
+    said = " ".join(f"{flag(name)} {expected[name]}" for name in ("warmup_steps", *shared))
+    assert f"4 steps: {said} --geco-step" in outcome.err.splitlines()[1]
     assert "untrained" not in outcome.err
     command = shlex.split(open_run(out).command())
     assert command[command.index("--steps") + 1] == "4"
     assert command[command.index("--warmup-steps") + 1] == "2"
-    assert not {"--segregation-steps", "--decay-steps", "--geco-step"} & set(command)  # --steps says them
+    assert not {"--segregation-steps", "--decay-steps", "--prior-from", "--geco-step"} & set(
+        command
+    )  # --steps says them
     assert pyro_sri("train sri-quick --steps 5 --resume --out", out).status == 0
     assert open_run(out).config.schedule() == config.schedule()
     assert "--geco-step" in open_run(out).command()
