@@ -33,11 +33,13 @@ class Case(NamedTuple):
 
 
 FEW = WARM_UP + 3
-TWO_PHASES = 2 * FEW  # each runs as it is, is recorded and is repeated
+TWO_PHASES, THREE_PHASES = 2 * FEW, 3 * FEW  # each phase runs as it is, is recorded and is repeated
 EMORL: dict[str, Any] = {"refinement_steps": 2, "later_refinement_steps": 1, "refinement_drop": FEW}
 
 FAST = {
-    "SRI, the segregation first": Case("sri-quick", {"batch_size": 1, "segregation_steps": FEW}, TWO_PHASES),
+    "SRI in three phases": Case(
+        "sri-quick", {"batch_size": 1, "segregation_steps": FEW, "prior_from": 2 * FEW}, THREE_PHASES
+    ),
     "GENESIS-v2, bf16, recomputed": Case(
         "genesis_v2-g-shapestacks", {"precision": "bf16", "recompute_decoder": True}, FEW
     ),

@@ -31,7 +31,7 @@ Kind = tuple[str, dict[str, Any]]
 
 # Sizes do not matter here, nor how many steps: one of each phase.
 FAST: dict[str, Kind] = {
-    "SRI, the segregation first": ("sri-quick", {"segregation_steps": 1}),
+    "SRI in three phases": ("sri-quick", {"segregation_steps": 1, "prior_from": 2}),
     "GENESIS-v2": ("genesis_v2-mog-shapestacks", {"mask_kl": "detached", "analytic": True}),
     "Slot Attention": ("slot_attention-tetrominoes", {}),
     "AIR": ("air-multi_digits", {"num_slots": 2}),
@@ -110,7 +110,7 @@ def test_a_step_stays_on_its_device(kind: str, fabric: Fabric, monkeypatch: pyte
     images = torch.empty(config.batch_size, config.image_size, config.image_size, 3, dtype=torch.uint8, device=META)
     phases = set()
     with pyro.settings.context(module_local_params=True), pyro.validation_enabled(False), OnOneDevice():
-        for step in range(2):
+        for step in range(3):
             stepper.module.elbo.step = step
             if stepper.module.elbo.phase not in phases:
                 stepper(images, step)

@@ -146,7 +146,8 @@ def test_two_processes_learn_what_one_does(name: str, folders: tuple[Path, Path]
 
 def test_the_phases_differ(folders: tuple[Path, Path]) -> None:
     lines = [line for line in log(folders[1] / "sri-phases") if "loss" in line]
-    assert ["nll" in line for line in lines] == [False] * 3 + [True] * 3
+    assert ["nll" in line for line in lines] == [False, False, True, True, False, False]
+    assert ["segregation_nll" in line for line in lines] == [True] * 4 + [False] * 2
 
 
 def test_a_signal_to_one_process_stops_both_and_nothing_is_lost(

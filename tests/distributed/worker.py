@@ -24,7 +24,7 @@ _FAST: dict[str, Any] = {"geco_step": 1e-4}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "sri": ("sri-mog-shapestacks", _FAST),
     "sri-float32": ("sri-mog-shapestacks", _FAST | {"init": "pytorch"}),
-    "sri-phases": ("sri-quick", _FAST | {"segregation_steps": 3, "gradient_clip": 1.0}),
+    "sri-phases": ("sri-quick", _FAST | {"segregation_steps": 2, "prior_from": 4, "gradient_clip": 1.0}),
     "sri-emorl": ("sri_emorl-clevr6", _FAST),
     "sri-slot_attention": ("sri_sa-shapestacks", _FAST),
     "genesis_v2": ("genesis_v2-mog-shapestacks", _FAST | {"mask_kl": "attached"}),

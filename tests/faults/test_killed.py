@@ -32,7 +32,7 @@ SEED = 0
 STEPS = 8
 # Every system, and what its preset's tiny form leaves out: a change of phase on the way.
 MODELS = {
-    "sri-g-shapestacks": ("--segregation-steps", 3, "--ema", 0.9),
+    "sri-g-shapestacks": ("--segregation-steps", 3, "--prior-from", 6, "--ema", 0.9),
     "genesis-shapestacks": (),
     "emorl-tetrominoes-reachable": ("--refinement-steps", 2, "--later-refinement-steps", 1, "--refinement-drop", 5),
     "air-multi_digits": (),
