@@ -57,7 +57,8 @@ class GenesisV2Guide(Program):
 
         The default start of about 0.9 drowns the untrained means in noise; decoders then learn from the means sooner.
         """
-        *_, last = self.slot_head.slot_mlp
+        last = self.slot_head.slot_mlp[-1]
+        assert isinstance(last, torch.nn.Linear)
         with torch.no_grad():
             last.bias[last.out_features // 2 :] = genesis_posterior_raw(std)
 
