@@ -139,6 +139,7 @@ def test_samples_at_any_temperature(preset: str) -> None:
     """From the prior's mean to latents ten thousand standard deviations away: pictures, and masks that sum to 1."""
     module, _ = build(preset)
     module.eval()
+    spread = {}  # small at any temperature where the published start of a decoder is
     for temperature in (1e-6, 1.0, 1e4):
         torch.manual_seed(3)
         drawn = sample_scenes(module.model, 3, temperature=temperature)
@@ -146,5 +147,6 @@ def test_samples_at_any_temperature(preset: str) -> None:
             assert torch.isfinite(tensor).all(), temperature
         if not preset.startswith("air"):  # whose presence bits have no temperature, and whose masks leave out the black
             torch.testing.assert_close(drawn.slot_masks.sum(1), torch.ones(3, 1, SIZE, SIZE))
-            equal = torch.allclose(drawn.images[0], drawn.images[1], atol=1e-4)
-            assert equal == (temperature == 1e-6)
+            spread[temperature] = (drawn.images[0] - drawn.images[1]).abs().max().item()
+    if spread:
+        assert spread[1e-6] < 0.01 * min(spread[1.0], spread[1e4])
