@@ -15,6 +15,7 @@ import torch
 from mutations import damage, damage_one_of
 from outcomes import MARKER, OUTPUT, Kind, Numbers, same
 
+from pyro_sri.averaging import WeightAverage
 from pyro_sri.config import from_yaml, to_yaml
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.generators.making import make_dataset
@@ -51,6 +52,7 @@ def make_run(folder: Path) -> None:
     optimizer.step()
     checkpoint = {"step": 3, "best": 12.5, "objective": module.state_dict(), "optimizer": optimizer.state_dict()}
     checkpoint["totals"] = {"loss": torch.tensor([1.0, 2.0])}
+    checkpoint["averaged"] = WeightAverage(module, config.ema).state_dict()
     for name in ("best", "last"):
         save_checkpoint(run.checkpoint(name), checkpoint)
     metrics = {
@@ -207,6 +209,7 @@ def resumed(folder: Path) -> Numbers:
     numbers |= {f"total {name}": total.numpy() for name, total in state.totals.items()}
     for number, kept in optimizer.state_dict()["state"].items():
         numbers |= {f"{number} {name}": value.numpy() for name, value in kept.items()}
+    numbers |= {f"averaged {name}": value.numpy() for name, value in (state.averaged or {}).items()}
     optimizer.step()  # computes with what it was given
     return numbers | {name: value.numpy().copy() for name, value in module.state_dict().items()}
 
