@@ -127,6 +127,21 @@ class SRIGuide(Program):
         assert self.slot_scales is not None, "a guide that does not align has no scales of its own"
         return means, sri_scale(self.slot_scales(scene, means))
 
+    def segregate(self, images: Tensor, num_slots: int | None = None) -> Segregation:
+        """The first stage, inside the caller's plate: images [B, 3, H, W] -> K slots in random order."""
+        with auxiliary():
+            return self.segregation.guide.infer(images, self.num_slots if num_slots is None else num_slots)
+
+    def relate_and_imagine(self, segregated: Segregation) -> None:
+        """The later stages, inside the caller's plate: s, and the slots in the order that the prior imagines."""
+        scene = segregated.slots.new_zeros(len(segregated.slots), 0)
+        if self.has_scene:
+            scene = pyro.sample("scene", self.scene_dist(segregated.slots))
+
+        means, scales = self.align_slots(segregated, scene) if self.align else segregated[:2]  # [B, K, D]
+        for k in range(means.shape[1]):
+            pyro.sample(f"slot_{k}", diagonal_normal(means[:, k], scales[:, k]))
+
     def forward(
         self,
         images: Tensor,
@@ -143,16 +158,6 @@ class SRIGuide(Program):
             num_slots: Number of slots, K if None.
             temperature: Not used: a posterior has none. Both stand here because a guide takes its model's arguments.
         """
-        num_slots = self.num_slots if num_slots is None else num_slots
         with pyro.plate("scenes", len(images)):
-            with auxiliary():
-                segregated = self.segregation.guide.infer(images, num_slots)
-            segregated = segregated if self.end_to_end else segregated.detach()
-
-            scene = images.new_zeros(len(images), 0)
-            if self.has_scene:
-                scene = pyro.sample("scene", self.scene_dist(segregated.slots))
-
-            means, scales = self.align_slots(segregated, scene) if self.align else segregated[:2]  # [B, K, D]
-            for k in range(num_slots):
-                pyro.sample(f"slot_{k}", diagonal_normal(means[:, k], scales[:, k]))
+            segregated = self.segregate(images, num_slots)
+            self.relate_and_imagine(segregated if self.end_to_end else segregated.detach())

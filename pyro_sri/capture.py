@@ -52,14 +52,13 @@ class Captured:
         """Does the work.
 
         Args:
-            inputs: Always of the same shape.
+            inputs: Of the same shape in all calls of a phase.
             phase: Calls of another phase do other work: what was recorded is forgotten, with its memory.
         """
-        if self.inputs is None:
+        if self.inputs is None or phase != self.phase:
             self.inputs = torch.empty_like(inputs, device=self.device)
-        self.inputs.copy_(inputs, non_blocking=True)
-        if phase != self.phase:
             self.phase, self.calls, self.repeat = phase, 0, None
+        self.inputs.copy_(inputs, non_blocking=True)
         self.calls += 1
         if self.calls <= WARM_UP:
             self._run_aside()

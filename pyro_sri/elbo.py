@@ -17,12 +17,14 @@ from torch.distributions import Distribution, kl_divergence
 
 from pyro_sri.distributions import diagonal_normal
 from pyro_sri.geco import GECO
+from pyro_sri.guides.segregation import Segregation, auxiliary
 from pyro_sri.mask_kl import MaskKL, check_mask_kl, read_mask_kl
 
 Terms = dict[str, Tensor]
 
 TERMS = ("segregation_nll", "segregation_kl", "nll", "kl_scene", "kl_slots", "kl_cross")
 
+POINT = 1e-10  # the least standard deviation of a segregated slot: some segregations give points
 ORDERED_SLOT = re.compile(r"slot_\d+")
 
 
@@ -111,20 +113,37 @@ def trace_sri(model: Any, guide: Any, images: Tensor, **kwargs: Any) -> SRITrace
     return SRITraces(guide_trace, model_trace, run_against(guide.segregation.model, guide_trace, images, **kwargs))
 
 
-def trace_prior(model: Any, guide: Any, images: Tensor, **kwargs: Any) -> SRITraces:
-    """Runs the guide on images [B, 3, H, W], and the model's slots against it: nothing is decoded.
+def encode_slots(guide: Any, images: Tensor) -> Tensor:
+    """What an SRI guide's segregation infers of images [B, 3, H, W]: means and standard deviations, [B, K, 2D].
+
+    Without gradients; how pixels are clustered is drawn.
+    """
+    with torch.no_grad(), pyro.plate("scenes", len(images)):
+        means, scales, _ = guide.segregate(images)
+    return torch.cat([means, scales], dim=-1)
+
+
+def trace_prior(model: Any, guide: Any, encoded: Tensor) -> SRITraces:
+    """Runs the guide's later stages on encoded slots [B, K, 2D], and the model's slots against them: without decoding.
 
     What the guide infers of the ordered slots is fixed: gradients reach the prior and q(s | x) alone.
     """
-    num_slots = kwargs.get("num_slots") or model.num_slots
+    num_scenes, num_slots, _ = encoded.shape
+    means, scales = encoded.chunk(2, dim=-1)
 
-    def slots() -> None:
-        with pyro.plate("scenes", len(images)):
-            model.sample_slots(len(images), num_slots)
+    def ordered() -> None:
+        with pyro.plate("scenes", num_scenes):
+            with auxiliary():
+                slots = pyro.sample("segregated_slots", diagonal_normal(means, scales.clamp(min=POINT), 2))
+            guide.relate_and_imagine(Segregation(means, scales, slots))
+
+    def imagined() -> None:
+        with pyro.plate("scenes", num_scenes):
+            model.sample_slots(num_scenes, num_slots)
 
     with _Held():
-        guide_trace = poutine.trace(guide).get_trace(images, **kwargs)
-    return SRITraces(guide_trace, run_against(slots, guide_trace), None)
+        guide_trace = poutine.trace(ordered).get_trace()
+    return SRITraces(guide_trace, run_against(imagined, guide_trace), None)
 
 
 def read_terms(traces: SRITraces) -> Terms:
@@ -270,7 +289,7 @@ class SRI_ELBO(TermsELBO):
         segregation_geco: Controller of L_seg; None weighs both terms by 1.
         segregation_steps: Training steps at the start that compute L_seg alone, at half the cost.
         prior_from: Step from which training computes the KLs of L_SRI alone, for fixed q(z | x), without decoding:
-            then p(s), p(z | s) and q(s | x) learn, at a fraction of the cost. None: never.
+            then p(z | s) and q(s | x) learn, at a fraction of the cost. None: never.
         cross: Whether KL_cross is part of the loss (table 3c leaves it out); it is read either way.
         mask_kl: Adds KL(`attention_masks` of the guide || `slot_masks` of the segregation's model) to the segregation's
             KL; where L_SRI trains the segregation, to the KLs of L_SRI. It is not part of the bound; its gradient goes
@@ -308,13 +327,16 @@ class SRI_ELBO(TermsELBO):
         return "all" if self.prior_from is None or self.step < self.prior_from else "prior"
 
     def trace(self, model: Any, guide: Any, images: Tensor, **kwargs: Any) -> SRITraces:
-        """Runs the guide on images [B, 3, H, W], and the models (sites `scene`, `slot_k`, `image`) against it."""
+        """Runs the guide on images [B, 3, H, W], and the models (sites `scene`, `slot_k`, `image`) against it.
+
+        While the prior trains alone, what `encode_slots` made of the images [B, K, 2D] may stand for them.
+        """
         if self.training and self.phase == "segregation":
             pair = guide.segregation
             guide_trace = poutine.trace(pair.guide).get_trace(images, **kwargs)
             return SRITraces(guide_trace, None, run_against(pair.model, guide_trace, images, **kwargs))
         if self.training and self.phase == "prior":
-            return trace_prior(model, guide, images, **kwargs)
+            return trace_prior(model, guide, images if images.ndim == 3 else encode_slots(guide, images))
         return trace_sri(model, guide, images, **kwargs)
 
     def read(self, traces: SRITraces) -> Terms:

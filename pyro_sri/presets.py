@@ -75,8 +75,8 @@ _QUICK: Fields = {
     "lstm_units": 256,
     "init": "pytorch",
     "likelihood": "gaussian",
-    "pixel_std": 0.1,
-    "geco_target": -1.1,
+    "pixel_std": 0.07,
+    "geco_target": -1.25,
     "geco_step": 1e-5,
     "beta_init": 0.01,
     "beta_min": 0.01,
@@ -87,24 +87,25 @@ _QUICK: Fields = {
     "posterior_scale_init": 0.05,
     "mask_kl": "decoder",
     "ema": 0.999,
-    "steps": 6_800,
+    "steps": 5_200,
     "batch_size": 16,
+    "optimizer": "muon",
     "learning_rate": 2.5e-3,
     "warmup_steps": 100,
-    "decay_steps": 6_800,
+    "decay_steps": 5_200,
     "log_every": 100,
     "validate_every": 1_000,
     "picture_every": 2_000,
     "checkpoint_every": 500,
 }
-# The segregation alone, then all stages, then the prior alone, which needs many cheap steps.
+# The segregation alone, then all stages, then the prior alone, which takes many cheap steps.
 _QUICK_SRI: Fields = {
     "scene_size": 64,
     "scene_width": 64,
     "share_decoder": True,
-    "segregation_steps": 6_000,
-    "prior_from": 6_800,
-    "steps": 10_800,
+    "segregation_steps": 4_500,
+    "prior_from": 5_200,
+    "steps": 9_700,
 }
 _QUICK_DATA: Fields = {"size": 32, "train": 20_000, "val": 256, "test": 1_000}
 _TOWERS: Fields = {"dataset": "towers", "image_size": 32, "num_slots": 6}

@@ -20,6 +20,7 @@ from pyro.nn import PyroModule
 from pyro_sri.config import RunConfig, flag, from_yaml, nearest, to_yaml
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.errors import UserError, causes
+from pyro_sri.optimizers import kept_of
 from pyro_sri.presets import PRESETS
 from pyro_sri.torch_files import fits, is_finite, is_plain, load_torch_file
 
@@ -34,6 +35,7 @@ Checkpoint = dict[str, Any]
 
 LARGEST_TEXT = 4 * 1024**2  # characters of config.yaml, of metrics.json, or of a line of metrics.jsonl
 LONGEST_NAME = 100  # of a metric
+NOT_NEGATIVE = {"step", "exp_avg_sq"}  # of what an optimiser keeps of a parameter
 ADAM_SETTINGS = ("params", "betas", "eps", "weight_decay", "amsgrad", "maximize")  # what a resumed run keeps
 LARGEST_NUMBER = 1e38  # about the largest of float32: neither training nor evaluation writes a larger one
 
@@ -267,16 +269,16 @@ def check_fits(module: torch.nn.Module, weights: Any, path: Path) -> None:
         raise UserError(f"{path} does not fit the configuration: other networks, or a field was edited")
 
 
-def fill_optimizer(optimizer: torch.optim.Adam, state: Any, path: Path) -> None:
-    """Loads the state of Adam, all or none.
+def fill_optimizer(optimizer: torch.optim.Optimizer, state: Any, path: Path) -> None:
+    """Loads the state of a run's optimiser, all or none.
 
-    Adam itself accepts states of any shape, and computes with what then lies beside them in memory.
+    The optimiser itself accepts states of any shape, and computes with what then lies beside them in memory.
 
     Raises:
         UserError: If it is not that of the same parameters and settings.
     """
     parameters = dict(enumerate(parameter for group in optimizer.param_groups for parameter in group["params"]))
-    groups, scalar = optimizer.state_dict()["param_groups"], torch.zeros((), dtype=torch.float32)
+    groups = optimizer.state_dict()["param_groups"]
     try:
         if not isinstance(state, dict):
             raise TypeError("no state")
@@ -284,10 +286,12 @@ def fill_optimizer(optimizer: torch.optim.Adam, state: Any, path: Path) -> None:
             if any(ours[name] != theirs[name] for name in ADAM_SETTINGS):
                 raise ValueError("other parameters or settings")
         for number, kept in state["state"].items():
-            expected = {"step": scalar, "exp_avg": parameters[number], "exp_avg_sq": parameters[number]}
+            expected = kept_of(optimizer, parameters[number])
             if kept.keys() != expected.keys() or not all(fits(kept[name], like) for name, like in expected.items()):
                 raise ValueError("moments of other parameters")
-            if not all(map(is_finite, kept.values())) or kept["step"] < 0 or (kept["exp_avg_sq"] < 0).any():
+            if not all(map(is_finite, kept.values())) or any(
+                (kept[name] < 0).any() for name in NOT_NEGATIVE & kept.keys()
+            ):
                 raise ValueError("moments that no training has")
         optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
     except (RuntimeError, TypeError, AttributeError, KeyError, ValueError, IndexError) as error:

@@ -18,6 +18,7 @@ from pyro_sri.config import RunConfig
 from pyro_sri.data.loading import to_images
 from pyro_sri.elbo import Terms
 from pyro_sri.execution import compile_decoders, recompute_decoders, set_precision
+from pyro_sri.optimizers import Muon
 from pyro_sri.processes import total_over_processes
 from pyro_sri.schedule import learning_rate
 from pyro_sri.seeds import seed_step
@@ -26,15 +27,22 @@ from pyro_sri.seeds import seed_step
 class TrainingStep(ELBOModule):
     """Model, guide and objective as one module whose forward pass is a training step's loss."""
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Terms]:
-        """Images [B, 3, H, W] in [0, 1] -> the loss of a step, and the batch means of its terms without gradients."""
-        terms = self.elbo.terms(self.model, self.guide, images)
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Terms]:
+        """The loss of a step, and the batch means of its terms without gradients.
+
+        Args:
+            inputs: Images [B, 3, H, W] in [0, 1]; where SRI's prior trains alone, their encoded slots [B, K, 2D].
+        """
+        terms = self.elbo.terms(self.model, self.guide, inputs)
         return self.elbo.objective(terms), {name: term.detach().mean() for name, term in terms.items()}
 
 
-def new_optimizer(module: torch.nn.Module, config: RunConfig) -> torch.optim.Adam:
-    """Adam, all parameters in one kernel."""
-    return torch.optim.Adam(list(module.parameters()), lr=config.learning_rate, fused=True)
+def new_optimizer(module: torch.nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    """The run's optimiser of all parameters; Adam moves those it moves in one kernel."""
+    parameters = list(module.parameters())
+    if config.optimizer == "muon":
+        return Muon(parameters, lr=config.learning_rate)
+    return torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
 
 
 class Stepper:
@@ -90,13 +98,13 @@ class Stepper:
         self.totals = {name: total.to(fabric.device) for name, total in totals.items()}
         self.ones = torch.ones((), device=fabric.device)
 
-    def __call__(self, images: Tensor, step: int) -> None:
+    def __call__(self, batch: Tensor, step: int) -> None:
         """One step.
 
         Its draws are a pure function of (seed, process, step).
 
         Args:
-            images: uint8 [B, H, W, 3], this process's share of the batch.
+            batch: This process's share: images, uint8 [B, H, W, 3], or encoded slots, float32 [B, K, 2D].
             step: Number of the step, from 0.
         """
         seed_step(self.config.seed, self.fabric.global_rank, step)
@@ -108,17 +116,18 @@ class Stepper:
                 group["lr"] = rate
         self.module.elbo.step = step
         if self.work is None:
-            self._work(images)
+            self._work(batch)
         else:
-            self.work(images, self.module.elbo.phase)
+            self.work(batch, self.module.elbo.phase)
         if self.average is not None:
             self.average.update(step)
         if self.fabric.device.type == "cpu":
             limit_kept_memory()
 
-    def _work(self, images: Tensor) -> None:
+    def _work(self, batch: Tensor) -> None:
         self.wrapped_optimizer.zero_grad()
-        loss, terms = self.wrapped(to_images(images, self.fabric.device))
+        device = self.fabric.device
+        loss, terms = self.wrapped(to_images(batch, device) if batch.dtype == torch.uint8 else batch.to(device))
         self.fabric.backward(loss)
         if self.config.gradient_clip:
             self.fabric.clip_gradients(

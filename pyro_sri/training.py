@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -24,8 +25,8 @@ from pyro_sri import runs
 from pyro_sri.capture import WARM_UP
 from pyro_sri.config import RESUMABLE, Device, EMORLConfig, RunConfig, SRIConfig, flag
 from pyro_sri.data.format import DatasetFile
-from pyro_sri.data.loading import evaluation_batches, to_images, training_batches
-from pyro_sri.elbo import Terms
+from pyro_sri.data.loading import evaluation_batches, held_batches, to_images, training_batches
+from pyro_sri.elbo import Terms, encode_slots
 from pyro_sri.errors import UserError
 from pyro_sri.processes import mean_over_processes, plain_connection_errors, total_over_processes
 from pyro_sri.schedule import learning_rate
@@ -37,6 +38,7 @@ from pyro_sri.viz import tensorboard_images
 VALIDATED_STEPS = WARM_UP  # first steps of a run that check every distribution's arguments and sites' shapes
 AGREE_EVERY = {"cpu": 1, "cuda": 10}  # steps between the questions whether to stop; a GPU has to be waited for
 PICTURE_IMAGES = 8
+ENCODED_AT_ONCE = 64  # images
 TENSORBOARD = "tensorboard"
 
 Progress = Callable[[int, dict[str, float] | None], None]
@@ -134,8 +136,10 @@ def _leaves_parameters_out(config: RunConfig) -> bool:
     """Whether there are steps after which some parameters have no gradients: those of networks that did not run."""
     if isinstance(config, EMORLConfig) and 0 in (config.refinement_steps, config.later_refinement_steps):
         return True  # no refinement
-    if isinstance(config, SRIConfig) and (config.segregation_steps > 0 or config.segregation == "emorl"):
-        return True  # the segregation alone; EMORL without refinement
+    if isinstance(config, SRIConfig) and (config.segregation_steps or config.prior_from):
+        return True  # the segregation alone, the prior alone
+    if isinstance(config, SRIConfig) and config.segregation == "emorl":
+        return True  # no refinement
     return getattr(config, "num_slots", None) == 1  # no slot after the first, whose prior depends on it
 
 
@@ -188,11 +192,14 @@ def check_data(config: RunConfig) -> None:
     with DatasetFile(config.data_file) as data:
         if data.image_size != config.image_size:
             raise UserError(f"{config.data} holds {data.image_size}x{data.image_size} images, not {config.image_size}")
-        if config.batch_size > data.num_images("train"):
-            raise UserError(
-                f"{config.data} has {data.num_images('train')} training images, fewer than --batch-size "
-                f"{config.batch_size}: choose a smaller batch or make more"
-            )
+        count = data.num_images("train")
+        sizes = {"--batch-size": config.batch_size, "--prior-batch-size": config.images_per_step(config.steps)}
+        for name, size in sizes.items():
+            if size > count:
+                raise UserError(
+                    f"{config.data} has {count} training images, fewer than {name} {size}: choose a smaller batch or "
+                    "make more"
+                )
 
 
 def check_same(config: RunConfig, stored: RunConfig) -> None:
@@ -225,7 +232,7 @@ class _State:
     totals: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # what the next log line has so far
     averaged: dict[str, Tensor] | None = None  # the weights, averaged over steps
 
-    def restore(self, run: runs.Run, module: ELBOModule, optimizer: torch.optim.Adam) -> None:
+    def restore(self, run: runs.Run, module: ELBOModule, optimizer: torch.optim.Optimizer) -> None:
         path = run.checkpoint("last")
         checkpoint = runs.load_checkpoint(path)
         runs.fill(module, checkpoint["objective"], path)
@@ -265,17 +272,7 @@ class _Trainer:
     def run_steps(self) -> runs.Run:
         """Trains to the last step, or until a signal; leaves a checkpoint either way."""
         config, state = self.config, self.state
-        batches = training_batches(
-            config.data_file,
-            "train",
-            config.batch_size,
-            config.seed,
-            state.step,
-            num_workers=config.num_workers,
-            rank=self.fabric.global_rank,
-            world_size=self.fabric.world_size,
-            device=self.fabric.device,
-        )
+        batches = self._batches()
         first = state.step
         self._report(None)
         if config.steps == 0:
@@ -287,9 +284,9 @@ class _Trainer:
                     # A process that refuses its share on its own would leave the others waiting.
                     validated = state.step < first + VALIDATED_STEPS and self.fabric.world_size == 1
                     with pyro.validation_enabled(validated):
-                        images = next(batches)["images"]
+                        batch = next(batches)
                         try:
-                            self.stepper(images, state.step)
+                            self.stepper(batch, state.step)
                         except (ValueError, RuntimeError):  # a distribution may refuse what is not finite
                             if not self._is_finite():
                                 raise self._diverged() from None
@@ -303,6 +300,44 @@ class _Trainer:
                 with contextlib.suppress(OSError):  # what could not be written has been reported
                     self.writer.close()
         return self.run
+
+    def _batches(self) -> Iterator[Tensor]:
+        """What the steps to come take: images, then encoded slots where the run says so."""
+        config, step = self.config, self.state.step
+        images = training_batches(
+            config.data_file,
+            "train",
+            config.batch_size,
+            config.seed,
+            step,
+            num_workers=config.num_workers,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+            device=self.fabric.device,
+        )
+        until = config.encoded_from
+        taken = itertools.islice(images, None if until is None else max(until - step, 0))
+        return itertools.chain((batch["images"] for batch in taken), self._encoded_batches())
+
+    def _encoded_batches(self) -> Iterator[Tensor]:
+        """Slots of training images, encoded when the first are asked for."""
+        config, first = self.config, self.config.encoded_from
+        assert first is not None, "images never end otherwise"
+        size, step = config.images_per_step(first), self.state.step - first
+        place = (self.fabric.global_rank, self.fabric.world_size)
+        yield from held_batches(self._encode(first), size, config.seed, step, *place)
+
+    @torch.no_grad()
+    def _encode(self, first: int) -> Tensor:
+        """The slots of all training images [N, K, 2D], for the steps from `first` on: the same in every process and
+        whenever the run is resumed."""
+        seed_step(self.config.seed, 0, first)
+        module = self.module.eval()
+        batches = evaluation_batches(self.config.data_file, "train", ENCODED_AT_ONCE)
+        images = (to_images(batch["images"], self.fabric.device) for batch in batches)
+        slots = torch.cat([encode_slots(module.guide, batch) for batch in images])
+        module.train()
+        return slots
 
     def _should_stop(self) -> bool:
         """Whether a signal came, to any process: they stop after the same step, which they agree on now and then."""
@@ -332,11 +367,12 @@ class _Trainer:
     def _log(self) -> dict[str, float]:
         self._require_finite()
         since, start = self.log_start
-        steps, seconds = self.state.step - since, time.perf_counter() - start
+        images = sum(self.config.images_per_step(step) for step in range(since, self.state.step))
+        seconds = time.perf_counter() - start
         line = self.stepper.take_means()
         line |= controller_state(self.module.elbo)
         line["learning_rate"] = learning_rate(self.config, self.state.step - 1)
-        line["images_per_second"] = steps * self.config.batch_size / seconds
+        line["images_per_second"] = images / seconds
         self.log_start = (self.state.step, time.perf_counter())
         self._write(line)
         return line

@@ -13,7 +13,7 @@ from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.elbo import ELBOModule
 
-from pyro_sri.elbo import SRI_ELBO, TERMS, read_terms, trace_prior, trace_sri
+from pyro_sri.elbo import SRI_ELBO, TERMS, encode_slots, read_terms, trace_prior, trace_sri
 from pyro_sri.geco import EmorlGECO, GenesisGECO
 from pyro_sri.guides.sri import SRIGuide
 from pyro_sri.mask_kl import MaskKL
@@ -308,8 +308,12 @@ def test_the_priors_kls_are_those_of_the_whole_objective(images: torch.Tensor) -
     model, guide = build_sri()
     guide_trace = poutine.trace(guide).get_trace(images)
     draws = {name: site["value"] for name, site in guide_trace.nodes.items() if site["type"] == "sample"}
-    with poutine.condition(data={name: value for name, value in draws.items() if name != "scenes"}):
+    draws.pop("scenes")
+    with poutine.condition(data=draws):
         whole = SRI_ELBO().terms(model, guide, images)
-        prior = read_terms(trace_prior(model, guide, images))
+        encoded = encode_slots(guide, images)
+        prior = read_terms(trace_prior(model, guide, encoded))
+    assert encoded.shape == (len(images), guide.num_slots, 2 * draws["slot_0"].shape[-1])
+    assert not encoded.requires_grad
     for name in ("kl_scene", "kl_slots", "kl_cross"):
         torch.testing.assert_close(prior[name], whole[name])

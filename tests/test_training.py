@@ -357,6 +357,24 @@ def test_the_segregation_first(tetrominoes: Path, tmp_path: Path) -> None:
     assert "nll" in lines[1]
 
 
+def test_the_prior_last(tetrominoes: Path, tmp_path: Path) -> None:
+    """Its steps move the prior and the scene encoder alone, on slots encoded once; resuming works before and within."""
+    fields = {"prior_from": 6, "steps": 12, "prior_batch_size": 4, "log_every": 6}
+    train(tiny(tetrominoes, **fields), tmp_path / "whole")
+    for steps in (5, 6, 9, 12):
+        train(tiny(tetrominoes, **fields | {"steps": steps}), tmp_path / "parts", resume=True)
+        if steps == 6:
+            before = weights(tmp_path / "parts")
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    after = weights(tmp_path / "whole")
+    moved = {
+        name.split(".")[0] + "." + name.split(".")[1] for name in after if not torch.equal(after[name], before[name])
+    }
+    assert moved == {"model.slot_prior", "guide.scene_encoder"}
+    lines = [line for line in runs.read_log(tmp_path / "whole" / "metrics.jsonl") if "loss" in line]
+    assert ["nll" in line for line in lines] == [True, False]
+
+
 def test_averaged_weights(tetrominoes: Path, tmp_path: Path) -> None:
     """They are what is validated, loaded and started from, beside weights that do not notice; and they resume."""
     fields = {"ema": 0.5, "segregation_steps": 3, "share_decoder": True, "validate_every": 4}

@@ -15,6 +15,7 @@ from pyro.nn import PyroModule
 from pyro_sri.elbo import TermsELBO
 from pyro_sri.errors import UserError
 from pyro_sri.execution import Precision
+from pyro_sri.optimizers import OptimizerKind
 from pyro_sri.seeds import check_seed
 
 NotAnOption = Annotated[str, tyro.conf.Suppress, tyro.conf.Fixed]
@@ -74,8 +75,11 @@ class RunConfig(ABC):
     """Optimisation steps in total; a new run's schedule keeps its shares of them where it is not given."""
     batch_size: int = 32
     """Images per step, over all processes."""
+    optimizer: OptimizerKind = "adam"
+    """What moves the weights: Adam, or Muon (orthogonalised momentum) for those of convolutions and Adam for the
+    rest."""
     learning_rate: float = 1e-4
-    """Adam's step size."""
+    """The optimiser's step size."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises linearly from 0."""
     halving_steps: int = 0
@@ -131,10 +135,7 @@ class RunConfig(ABC):
         self.require(not_negative, lambda value: value >= 0, "0 or more")
         self.require(["ema"], lambda value: 0 <= value < 1, "0 or more and below 1")
         check_seed(self.seed)
-        if self.batch_size % self.num_processes:
-            raise UserError(
-                f"--batch-size {self.batch_size} cannot be shared by {self.num_processes} processes: use a multiple"
-            )
+        self.check_shared("batch_size")
         if self.capture and self.num_processes > 1:
             raise UserError("--capture records the steps of one process: leave it out, or --devices and --nodes")
 
@@ -144,6 +145,12 @@ class RunConfig(ABC):
             value = getattr(self, name)
             if not holds(value):  # written so that NaN fails
                 raise UserError(f"{flag(name)} is {value}: it must be {wanted}")
+
+    def check_shared(self, name: str) -> None:
+        """Raises UserError unless the processes can share a batch of this size."""
+        size = getattr(self, name)
+        if size % self.num_processes:
+            raise UserError(f"{flag(name)} {size} cannot be shared by {self.num_processes} processes: use a multiple")
 
     @property
     def num_processes(self) -> int:
@@ -175,6 +182,15 @@ class RunConfig(ABC):
     def cycle(self, step: int) -> tuple[int, int]:
         """The first step of the cosine of the learning rate that a step belongs to, and its length; 0: no cosine."""
         return 0, self.decay_steps
+
+    @property
+    def encoded_from(self) -> int | None:
+        """Step from which steps take the slots of images, encoded once, instead of images; None: never."""
+        return None
+
+    def images_per_step(self, step: int) -> int:
+        """Images that a step takes, over all processes."""
+        return self.batch_size
 
     def schedule(self) -> dict[str, float]:
         """The fields that follow the length of the run; none that are 0, which means never."""

@@ -35,6 +35,7 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
         "slot_size": 8,
         "scene_size": 8,
         **dict.fromkeys(("segregation_steps", "prior_from"), 0),
+        "prior_batch_size": 2,
     }
 
     num_slots: int = 9
@@ -73,15 +74,17 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
     segregation_steps: int = 0
     """Steps at the start that train the segregation pair alone, at half the cost."""
     prior_from: int = 0
-    """Step from which the prior and the scene encoder train alone, without decoding, at a fraction of the cost, with a
-    cosine of their own; 0: never."""
+    """Step from which the prior and the scene encoder train alone, on slots of images that are encoded once, at a
+    fraction of the cost and with a cosine of their own; 0: never."""
+    prior_batch_size: int = 64
+    """Images whose slots make such a step, over all processes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_likelihood()
         self.check_geco()
         self.check_segregation()
-        positive = ["num_slots", "slot_size", "segregation_layers"]
+        positive = ["num_slots", "slot_size", "segregation_layers", "prior_batch_size"]
         self.require(positive, lambda value: value > 0, "positive")
         not_negative = [
             "scene_size",
@@ -92,6 +95,8 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
             "prior_from",
         ]
         self.require(not_negative, lambda value: value >= 0, "0 or more")
+        if self.prior_from:
+            self.check_shared("prior_batch_size")
         if self.segregation != "genesis_v2":
             alone = ["share_decoder", "posterior_scale_init", "coordinates"]
             self.require(alone, lambda value: not value, "left out: only GENESIS-v2's segregation has it")
@@ -124,6 +129,15 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
         if self.decay_steps and self.prior_from and step >= self.prior_from:
             return self.prior_from, self.steps - self.prior_from
         return super().cycle(step)
+
+    @property
+    def encoded_from(self) -> int | None:
+        """The prior alone trains on encoded slots."""
+        return self.prior_from or None
+
+    def images_per_step(self, step: int) -> int:
+        """Another number while the prior trains alone."""
+        return self.prior_batch_size if self.prior_from and step >= self.prior_from else self.batch_size
 
     @property
     def image_sizes(self) -> tuple[int, ...]:

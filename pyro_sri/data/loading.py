@@ -136,6 +136,30 @@ def _from_memory(
             yield {"images": _taken(images, indices[part], device)}
 
 
+def held_batches(
+    rows: torch.Tensor, batch_size: int, seed: int, start_step: int = 0, rank: int = 0, world_size: int = 1
+) -> Iterator[torch.Tensor]:
+    """Endless shuffled batches of what is held in memory, in the order of `training_batches`.
+
+    Args:
+        rows: [N, ...].
+        batch_size: As in `training_batches`, like all that follows.
+        seed: The seed of the shuffling.
+        start_step: The step of the first batch.
+        rank: This process among `world_size`.
+        world_size: How many processes share the batch.
+
+    Returns:
+        An iterator over [batch_size / world_size, ...], where the rows are.
+
+    Raises:
+        UserError: For a batch size that does not fit.
+    """
+    _check(len(rows), batch_size, seed, start_step, rank, world_size)
+    slices = _slices(len(rows), batch_size, start_step, rank, world_size)
+    return (batch["images"] for batch in _from_memory(rows, seed, slices, rows.device))
+
+
 def _taken(images: torch.Tensor, indices: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The images [B, H, W, 3] at these indices [B]; on the host they are page-locked if they are to go to a GPU."""
     pinned = device.type == "cuda" and images.device.type == "cpu"

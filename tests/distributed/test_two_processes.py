@@ -14,7 +14,7 @@ from torch import Tensor
 from worker import RUNS, STOP, long, stop_at, train_comparable
 
 from pyro_sri import runs
-from pyro_sri.stepping import TrainingStep
+from pyro_sri.stepping import TrainingStep, new_optimizer
 from pyro_sri.training import train
 
 WORKER = str(Path(__file__).parent / "worker.py")
@@ -49,8 +49,12 @@ def learning(run: Path) -> list[str]:
     gradient, moves them by the sign of their rounding errors.
     """
     (checkpoint,) = checkpoints(run)
-    names = [name for name, _ in TrainingStep(*runs.open_run(run).config.build()).named_parameters()]
-    sizes = {names[i]: state["exp_avg_sq"].max().sqrt() for i, state in checkpoint["optimizer"]["state"].items()}
+    config = runs.open_run(run).config
+    module = TrainingStep(*config.build())
+    names_of = {parameter: name for name, parameter in module.named_parameters()}
+    groups = new_optimizer(module, config).param_groups
+    names = [names_of[parameter] for group in groups for parameter in group["params"]]
+    sizes = {names[i]: state["exp_avg"].abs().max() for i, state in checkpoint["optimizer"]["state"].items()}
     rounding = 100 * torch.finfo(checkpoint["objective"][names[0]].dtype).eps
     return [name for name, size in sizes.items() if size > rounding * max(sizes.values())]
 
@@ -69,7 +73,7 @@ def differences(one: Path, other: Path) -> dict[str, float]:
     for moment in ("exp_avg", "exp_avg_sq"):
         states = [checkpoint["optimizer"]["state"] for checkpoint in (first, second)]
         assert states[0].keys() == states[1].keys()
-        found[moment] = difference(*(flat(state[moment] for state in some.values()) for some in states))
+        found[moment] = difference(*(flat(s[moment] for s in some.values() if moment in s) for some in states))
     return found
 
 
