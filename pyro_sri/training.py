@@ -333,7 +333,7 @@ class _Trainer:
         whenever the run is resumed."""
         seed_step(self.config.seed, 0, first)
         module = self.module.eval()
-        batches = evaluation_batches(self.config.data_file, "train", ENCODED_AT_ONCE)
+        batches = evaluation_batches(self.config.data_file, "train", ENCODED_AT_ONCE, masks=False)
         images = (to_images(batch["images"], self.fabric.device) for batch in batches)
         slots = torch.cat([encode_slots(module.guide, batch) for batch in images])
         module.train()

@@ -293,7 +293,9 @@ def _read(source: _Blocks, order: WindowOrder, num_read: int, num_workers: int) 
     raise UserError(line.removeprefix(f"{UserError.__module__}.{UserError.__qualname__}: "))
 
 
-def evaluation_batches(path: Path | str, split: str, batch_size: int, num_images: int | None = None) -> Iterator[Batch]:
+def evaluation_batches(
+    path: Path | str, split: str, batch_size: int, num_images: int | None = None, masks: bool = True
+) -> Iterator[Batch]:
     """The first images of a split in order, with their masks where the file has them; the last batch may be smaller.
 
     Args:
@@ -301,6 +303,7 @@ def evaluation_batches(path: Path | str, split: str, batch_size: int, num_images
         split: The split to evaluate on.
         batch_size: Images per batch.
         num_images: How many images; None takes all.
+        masks: Whether to read masks where the file has them.
 
     Returns:
         An iterator over {"images": uint8 [B, H, W, 3], "masks": uint8 [B, O, H, W, 1]}.
@@ -315,12 +318,12 @@ def evaluation_batches(path: Path | str, split: str, batch_size: int, num_images
         raise UserError(f"{path}: {split} has {available} images, {count} were asked for; ask for 1 to {available}")
     if batch_size < 1:
         raise UserError(f"a batch of {batch_size} images is empty; use a batch size of at least 1")
-    return _in_order(path, split, batch_size, count)
+    return _in_order(path, split, batch_size, count, masks)
 
 
-def _in_order(path: Path | str, split: str, batch_size: int, count: int) -> Iterator[Batch]:
+def _in_order(path: Path | str, split: str, batch_size: int, count: int, masks: bool) -> Iterator[Batch]:
     with DatasetFile(path) as file:
-        arrays = {"images": file.images(split), "masks": file.masks(split)}
+        arrays = {"images": file.images(split), "masks": file.masks(split) if masks else None}
         for start in range(0, count, batch_size):
             items = slice(start, min(start + batch_size, count))
             yield {

@@ -13,7 +13,14 @@ from pyro.util import get_rng_state
 
 from pyro_sri.data import loading
 from pyro_sri.data.format import DatasetFile, Scenes
-from pyro_sri.data.loading import IMAGES_PER_READ, WindowOrder, evaluation_batches, to_images, training_batches
+from pyro_sri.data.loading import (
+    IMAGES_PER_READ,
+    WindowOrder,
+    evaluation_batches,
+    held_batches,
+    to_images,
+    training_batches,
+)
 from pyro_sri.data.writing import write_dataset
 from pyro_sri.errors import UserError
 
@@ -206,6 +213,19 @@ def test_tiny_splits(path, source):
             assert len(set(epoch)) == 7 // batch_size * batch_size
 
 
+def test_held_rows_come_in_the_order_of_images(path):
+    """Whatever is held in place of images: every epoch all of it, from any step on, shared by ranks."""
+    images = torch.stack([batch["images"] for batch in islice(training_batches(path, "train", 4, seed=3), 12)])
+    with DatasetFile(path) as file:
+        rows = torch.from_numpy(file.read(file.images("train"), slice(None)))
+    taken = torch.stack(list(islice(held_batches(rows, 4, seed=3), 12)))
+    assert taken.equal(images)
+    late = [next(held_batches(rows, 4, 3, start_step=7, rank=rank, world_size=2)) for rank in range(2)]
+    assert torch.cat(late).equal(images[7])
+    with pytest.raises(UserError, match="more than"):
+        held_batches(rows, len(rows) + 1, seed=3)
+
+
 def test_bytes_decide_what_is_held(path, scenes, monkeypatch):
     reads = []
     read = DatasetFile.read
@@ -350,6 +370,7 @@ def test_evaluation_batches_are_in_order(path, scenes):
     np.testing.assert_array_equal(torch.cat([batch["masks"] for batch in batches]), scenes.masks[:20])
     everything = list(evaluation_batches(path, "test", 8))
     assert [list(batch) for batch in everything] == [["images"]]
+    assert list(next(evaluation_batches(path, "train", 8, masks=False))) == ["images"]
     assert which(everything[0]) == list(range(7))
 
 
