@@ -12,7 +12,7 @@ from pyro_sri.scripts.main import run
 from pyro_sri.threads import wait_passively
 
 PRESET = "sri-quick"
-STEPS = 2_500  # of the preset's 10,800: objects are apart by then; scenes drawn from the model get better later
+STEPS = 2_800  # of the preset's 8,400: objects are apart by then; scenes drawn from the model get better later
 IMAGES = 320
 
 
