@@ -192,14 +192,11 @@ def check_data(config: RunConfig) -> None:
     with DatasetFile(config.data_file) as data:
         if data.image_size != config.image_size:
             raise UserError(f"{config.data} holds {data.image_size}x{data.image_size} images, not {config.image_size}")
-        count = data.num_images("train")
-        sizes = {"--batch-size": config.batch_size, "--prior-batch-size": config.images_per_step(config.steps)}
-        for name, size in sizes.items():
-            if size > count:
-                raise UserError(
-                    f"{config.data} has {count} training images, fewer than {name} {size}: choose a smaller batch or "
-                    "make more"
-                )
+        if config.batch_size > data.num_images("train"):
+            raise UserError(
+                f"{config.data} has {data.num_images('train')} training images, fewer than --batch-size "
+                f"{config.batch_size}: choose a smaller batch or make more"
+            )
 
 
 def check_same(config: RunConfig, stored: RunConfig) -> None:
@@ -323,9 +320,9 @@ class _Trainer:
         """Slots of training images, encoded when the first are asked for."""
         config, first = self.config, self.config.encoded_from
         assert first is not None, "images never end otherwise"
-        size, step = config.images_per_step(first), self.state.step - first
-        place = (self.fabric.global_rank, self.fabric.world_size)
-        yield from held_batches(self._encode(first), size, config.seed, step, *place)
+        slots, processes = self._encode(first), self.fabric.world_size
+        size = min(config.images_per_step(first), len(slots) - len(slots) % processes)  # of a small set, all of it
+        yield from held_batches(slots, size, config.seed, self.state.step - first, self.fabric.global_rank, processes)
 
     @torch.no_grad()
     def _encode(self, first: int) -> Tensor:

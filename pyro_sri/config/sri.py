@@ -77,7 +77,7 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
     """Step from which the prior and the scene encoder train alone, on slots of images that are encoded once, at a
     fraction of the cost and with a cosine of their own; 0: never."""
     prior_batch_size: int = 64
-    """Images whose slots make such a step, over all processes."""
+    """Images whose slots make such a step, over all processes; all of a smaller training set."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
