@@ -132,12 +132,12 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
 
     @property
     def encoded_from(self) -> int | None:
-        """The prior alone trains on encoded slots."""
-        return self.prior_from or None
+        """The prior alone trains on encoded slots, once the segregation no longer trains alone."""
+        return max(self.prior_from, self.segregation_steps) if self.prior_from else None
 
     def images_per_step(self, step: int) -> int:
         """Another number while the prior trains alone."""
-        return self.prior_batch_size if self.prior_from and step >= self.prior_from else self.batch_size
+        return self.batch_size if self.encoded_from is None or step < self.encoded_from else self.prior_batch_size
 
     @property
     def image_sizes(self) -> tuple[int, ...]:
