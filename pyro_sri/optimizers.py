@@ -27,6 +27,10 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     return wide.mT if tall else wide
 
 
+def _is_convolution(parameter: Tensor) -> bool:
+    return parameter.ndim == 4
+
+
 class Muon(Optimizer):
     """Adam, but the weights of convolutions move by their orthogonalised momentum (Jordan et al. 2024).
 
@@ -41,8 +45,8 @@ class Muon(Optimizer):
 
     def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
         parameters = list(parameters)
-        convolutions = [parameter for parameter in parameters if parameter.ndim == 4]
-        others = [parameter for parameter in parameters if parameter.ndim != 4]
+        convolutions = [parameter for parameter in parameters if _is_convolution(parameter)]
+        others = [parameter for parameter in parameters if not _is_convolution(parameter)]
         self.adam = Adam(others, lr=lr, fused=True)
         super().__init__([{"params": others}, {"params": convolutions}], self.adam.defaults)
 
@@ -70,6 +74,6 @@ class Muon(Optimizer):
 
 def kept_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
     """What an optimiser's state holds of a parameter: tensors of the right shapes and types, with any values."""
-    if isinstance(optimizer, Muon) and parameter.ndim == 4:
+    if isinstance(optimizer, Muon) and _is_convolution(parameter):
         return {"exp_avg": parameter}
     return {"step": torch.zeros((), dtype=torch.float32), "exp_avg": parameter, "exp_avg_sq": parameter}

@@ -289,9 +289,8 @@ def fill_optimizer(optimizer: torch.optim.Optimizer, state: Any, path: Path) -> 
             expected = kept_of(optimizer, parameters[number])
             if kept.keys() != expected.keys() or not all(fits(kept[name], like) for name, like in expected.items()):
                 raise ValueError("moments of other parameters")
-            if not all(map(is_finite, kept.values())) or any(
-                (kept[name] < 0).any() for name in NOT_NEGATIVE & kept.keys()
-            ):
+            negative = any((kept[name] < 0).any() for name in NOT_NEGATIVE & kept.keys())
+            if negative or not all(map(is_finite, kept.values())):
                 raise ValueError("moments that no training has")
         optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
     except (RuntimeError, TypeError, AttributeError, KeyError, ValueError, IndexError) as error:

@@ -126,8 +126,9 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
 
     def cycle(self, step: int) -> tuple[int, int]:
         """The prior alone has a cosine of its own."""
-        if self.decay_steps and self.prior_from and step >= self.prior_from:
-            return self.prior_from, self.steps - self.prior_from
+        start = self.encoded_from
+        if self.decay_steps and start is not None and step >= start:
+            return start, self.steps - start
         return super().cycle(step)
 
     @property
