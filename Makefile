@@ -58,7 +58,7 @@ test-slow: $(BIN)/.dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 bench: $(BIN)/.library  ## the standard benchmarks, written into docs/performance.md (most of an hour, 20 GiB)
-	$(BIN)/python -m pyro_sri.scripts.performance
+	$(BIN)/python -m pyro_sri.scripts.standard_bench
 
 faults: $(BIN)/.dev  ## kill commands at every moment of writing and at random ones, resume, compare (an hour)
 	$(BIN)/python -m pytest tests/faults -s

@@ -17,6 +17,36 @@ from pyro_sri.nn import SCALE_FLOOR, WHERE_SIZE, Latents, State, StepLSTM, Windo
 from pyro_sri.programs import Program
 
 
+class Objects(NamedTuple):
+    """The objects that a guide finds most likely, step by step.
+
+    Attributes:
+        presence: Whether there is an object, bool [B, T]; once False, False.
+        where: Scale, x and y [B, T, 3]; without meaning where there is no object.
+        what: Codes [B, T, code_size]; likewise.
+    """
+
+    presence: Tensor
+    where: Tensor
+    what: Tensor
+
+    @property
+    def counts(self) -> Tensor:
+        """Objects per image, int64 [B]."""
+        return self.presence.sum(1)
+
+
+class _MostLikely(Messenger):
+    """Decides every site instead of drawing it: the likelier value of a bit, else the mean."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["done"] or msg["is_observed"] or poutine.util.site_is_subsample(msg):
+            return
+        mean = msg["fn"].mean
+        msg["value"] = (mean > 0.5).to(mean) if isinstance(msg["fn"], Bernoulli) else mean
+        msg["done"] = True
+
+
 class AIRGuide(Program):
     r"""Attends to one object at a time: is there another, where is it, what is it?
 
@@ -49,7 +79,8 @@ class AIRGuide(Program):
     where_loc: Tensor
     where_scale: Tensor
 
-    @pyro.settings.context(module_local_params=True)
+    record = AIRModel.record
+
     def __init__(
         self,
         model: AIRModel,
@@ -63,10 +94,9 @@ class AIRGuide(Program):
         baseline_scale: float | None = None,
         name: str = "air_guide",
     ) -> None:
-        super().__init__(name)
-        code_size = len(model.what_loc)
+        super().__init__(name, model.num_slots)
+        code_size = model.what_prior.size
         self.image_size = model.image_size
-        self.num_slots = model.num_slots
         self.differential = differential
         self.baseline_scale = baseline_scale
         self._linked = (model.decoder,)  # a tuple hides it from module registration: the model owns it
@@ -156,52 +186,20 @@ class AIRGuide(Program):
                 what = pyro.sample(f"z_what_{t}", normal_if(presence, code_loc, code_scale))  # [B, code_size]
                 latents = Latents(where, what, presence)
 
+    @torch.no_grad()
+    def find_objects(self, images: Tensor, num_slots: int | None = None) -> Objects:
+        """What the guide sees in images without any chance: at each step the likelier presence, mean place and code.
 
-class Objects(NamedTuple):
-    """The objects that a guide finds most likely, step by step.
+        Args:
+            images: [B, 3, H, W] in [0, 1].
+            num_slots: The largest number of objects, T if None.
+        """
+        with poutine.trace() as recorder, _MostLikely():
+            self(images, num_slots=num_slots)
+        nodes = recorder.trace.nodes
 
-    Attributes:
-        presence: Whether there is an object, bool [B, T]; once False, False.
-        where: Scale, x and y [B, T, 3]; without meaning where there is no object.
-        what: Codes [B, T, code_size]; likewise.
-    """
+        def steps(name: str) -> Tensor:
+            found = (f"{name}_{t}" for t in itertools.count())
+            return torch.stack([nodes[site]["value"] for site in itertools.takewhile(nodes.__contains__, found)], 1)
 
-    presence: Tensor
-    where: Tensor
-    what: Tensor
-
-    @property
-    def counts(self) -> Tensor:
-        """Objects per image, int64 [B]."""
-        return self.presence.sum(1)
-
-
-class _MostLikely(Messenger):
-    """Decides every site instead of drawing it: the likelier value of a bit, else the mean."""
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["done"] or msg["is_observed"] or poutine.util.site_is_subsample(msg):
-            return
-        mean = msg["fn"].mean
-        msg["value"] = (mean > 0.5).to(mean) if isinstance(msg["fn"], Bernoulli) else mean
-        msg["done"] = True
-
-
-@torch.no_grad()
-def find_objects(guide: Any, images: Tensor, *, num_slots: int | None = None) -> Objects:
-    """What an AIR guide sees in images without any chance: at each step the likelier presence, mean place and code.
-
-    Args:
-        guide: The guide.
-        images: [B, 3, H, W] in [0, 1].
-        num_slots: The largest number of objects; the guide's own T if None.
-    """
-    with poutine.trace() as recorder, _MostLikely():
-        guide(images, num_slots=num_slots)
-    nodes = recorder.trace.nodes
-
-    def steps(name: str) -> Tensor:
-        found = (f"{name}_{t}" for t in itertools.count())
-        return torch.stack([nodes[site]["value"] for site in itertools.takewhile(nodes.__contains__, found)], 1)
-
-    return Objects(steps("z_pres").bool(), steps("z_where"), steps("z_what"))
+        return Objects(steps("z_pres").bool(), steps("z_where"), steps("z_what"))

@@ -41,7 +41,6 @@ class Refinement(Program):
     Its site `refined_slots_i` [K, D], i = 1 .. I, stands in the caller's plate and is auxiliary.
     """
 
-    @pyro.settings.context(module_local_params=True)
     def __init__(self, slot_size: int) -> None:
         super().__init__()
         self.network = RefinementNetwork(slot_size)
@@ -100,15 +99,14 @@ class EMORLGuide(Program):
         *("refinement.network.loc", "refinement.network.raw_scale"),
     )
 
-    @pyro.settings.context(module_local_params=True)
     def __init__(
         self, model: EMORLModel, *, dual_gru: bool = True, refinement_steps: int = 3, name: str = "emorl_guide"
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, model.num_slots)
         if refinement_steps < 0:
             raise ValueError(f"{refinement_steps} refinement steps: it must be 0 or more")
+        self.record = model.record
         slot_size = model.slot_size
-        self.num_slots = model.num_slots
         self.num_layers = model.num_layers
         self.fresh_layers = model.prior.order[:-1]
         self.refinement_steps = refinement_steps

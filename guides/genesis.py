@@ -34,19 +34,19 @@ class GenesisGuide(Program):
         name: Root of the parameters' names in Pyro's store.
     """
 
-    @pyro.settings.context(module_local_params=True)
+    record = GenesisModel.record
+
     def __init__(self, model: GenesisModel, *, encoder_channels: int = 32, name: str = "genesis_guide") -> None:
-        super().__init__(name)
+        super().__init__(name, model.num_slots)
         size = model.mask_slot_size
         self.image_size = model.image_size
-        self.num_slots = model.num_slots
         self._linked = (model.mask_decoder,)  # a tuple hides it from module registration: the model owns it
         self.mask_encoder = MaskEncoder(model.image_size)
         self.first_loc = nn.Linear(MASK_FEATURES, size)
         self.first_raw_scale = nn.Linear(MASK_FEATURES, size)
         self.mask_posterior = GaussianLSTM(MASK_FEATURES + size, HIDDEN_FACTOR * size, size)
         self.component_encoder = ComponentEncoder(model.image_size, model.component_slot_size, encoder_channels)
-        scene_size, latents = len(model.scene_loc), size + model.component_slot_size
+        scene_size, latents = model.scene_prior.size, size + model.component_slot_size
         self.scene_posterior = GaussianLSTM(latents, HIDDEN_FACTOR * size, scene_size) if scene_size else None
 
     @property

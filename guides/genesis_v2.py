@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyro_sri.distributions import diagonal_normal, genesis_posterior_raw, genesis_posterior_scale
 from pyro_sri.guides.segregation import Segregation, auxiliary
+from pyro_sri.models.genesis_v2 import AutoregressiveSlotModel, IndependentSlotModel
 from pyro_sri.nn import Clustering, ConvBlock, InstanceColours, SlotHead, StickBreaking, UNet, stop_early
 from pyro_sri.programs import Program
 
@@ -33,7 +34,8 @@ class GenesisV2Guide(Program):
         name: Root of the parameters' names in Pyro's store.
     """
 
-    @pyro.settings.context(module_local_params=True)
+    record = IndependentSlotModel.record
+
     def __init__(
         self,
         *,
@@ -44,8 +46,7 @@ class GenesisV2Guide(Program):
         coordinates: bool = False,
         name: str = "genesis_v2_guide",
     ) -> None:
-        super().__init__(name)
-        self.num_slots = num_slots
+        super().__init__(name, num_slots)
         self.encoder = UNet(image_size, slot_size)
         self.segmentation_head = ConvBlock(slot_size, slot_size)
         self.learns_masks = colours.learn
@@ -130,6 +131,8 @@ class GenesisV2SlotGuide(GenesisV2Guide):
     Sites, in the plate `scenes`: auxiliary `segregation_seeds` [H, W] and `attention_masks` [K, 1, H, W] (Delta);
     `slot_0` .. `slot_{K-1}` [D]. Arguments as those of `GenesisV2Guide`.
     """
+
+    record = AutoregressiveSlotModel.record
 
     def forward(
         self, images: Tensor, num_scenes: int | None = None, *, num_slots: int | None = None, temperature: float = 1.0

@@ -36,7 +36,6 @@ class RecurrentGuide(Program):
         ValueError: On an image size that is not a multiple of 16.
     """
 
-    @pyro.settings.context(module_local_params=True)
     def __init__(
         self,
         model: SceneModel,
@@ -46,9 +45,8 @@ class RecurrentGuide(Program):
         hidden: int = 256,
         name: str = "recurrent_guide",
     ) -> None:
-        super().__init__(name)
-        slot_size, scene_size = model.slot_prior.loc.out_features, len(model.scene_loc)
-        self.num_slots = model.num_slots
+        super().__init__(name, model.num_slots)
+        slot_size, scene_size = model.slot_prior.loc.out_features, model.scene_prior.size
         self.image_features = ImageFeatures(image_size, features)
         self.scene_head = nn.Sequential(
             nn.Linear(features, scene_size), nn.GELU(), nn.Linear(scene_size, 2 * scene_size)

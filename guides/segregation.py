@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
-import pyro
 from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor
@@ -48,7 +47,6 @@ class SegregationPair(Program):
     plate `scenes`, with a site for each draw.
     """
 
-    @pyro.settings.context(module_local_params=True)
     def __init__(self, model: PyroModule | None, guide: PyroModule, name: str = "segregation") -> None:
         super().__init__(name)
         self.model = model

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pyro_sri.distributions import diagonal_normal, sri_scale
 from pyro_sri.guides.segregation import Segregation, auxiliary
+from pyro_sri.models.slot_attention import SlotAttentionModel
 from pyro_sri.nn import InitialSlots, PixelFeatures, ResidualMLP, SlotAttention
 from pyro_sri.programs import Program
 
@@ -42,7 +43,8 @@ class SlotAttentionGuide(Program):
         ValueError: On less than one round.
     """
 
-    @pyro.settings.context(module_local_params=True)
+    record = SlotAttentionModel.record
+
     def __init__(
         self,
         *,
@@ -53,10 +55,9 @@ class SlotAttentionGuide(Program):
         learnt_slots: bool = False,
         name: str = "slot_attention_guide",
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, num_slots)
         if num_iterations < 1:
             raise ValueError(f"{num_iterations} rounds of attention are too few: it takes at least 1")
-        self.num_slots = num_slots
         self.num_iterations = num_iterations
         self.features = PixelFeatures(image_size)
         self.initial_slots = InitialSlots(slot_size, num_slots if learnt_slots else None)

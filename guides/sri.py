@@ -1,5 +1,7 @@
 """Segregate, relate, imagine: the guide of SRI (Emami et al. 2023, section 4)."""
 
+from collections.abc import Callable
+
 import pyro
 import torch
 from pyro.distributions import Delta, Independent
@@ -45,7 +47,6 @@ class SRIGuide(Program):
 
     starts_small = ("scene_encoder", "slot_scales")
 
-    @pyro.settings.context(module_local_params=True)
     def __init__(
         self,
         model: SceneModel,
@@ -59,10 +60,9 @@ class SRIGuide(Program):
         end_to_end: bool = False,
         name: str = "sri_guide",
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, model.num_slots)
         prior = model.slot_prior
-        slot_size, scene_size = prior.loc.out_features, len(model.scene_loc)
-        self.num_slots = model.num_slots
+        slot_size, scene_size = prior.loc.out_features, model.scene_prior.size
         self.matching, self.match_on = matching, match_on
         self.align, self.end_to_end = align, end_to_end
         self.num_layers = num_layers
@@ -86,6 +86,11 @@ class SRIGuide(Program):
             self.segregation.guide.start_scales_at(std)
             if self.slot_scales is not None:
                 self.slot_scales.raw_scale.bias.fill_(sri_raw(std))
+
+    @property
+    def propose_scene(self) -> Callable[[Tensor], Independent] | None:
+        """`scene_dist`, where there is a scene variable."""
+        return self.scene_dist if self.has_scene else None
 
     def scene_dist(self, slots: Tensor) -> Independent:
         """q(s | z^pi): slots [B, K, D] -> a distribution over [B, S]."""

@@ -11,10 +11,10 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_sri.distributions import HALF_LOG_2PI, diagonal_normal
+from pyro_sri.distributions import HALF_LOG_2PI, StandardNormal, diagonal_normal
 from pyro_sri.models.image import batch_size
 from pyro_sri.nn import WindowDecoder, place_windows
-from pyro_sri.programs import Program
+from pyro_sri.programs import Latents, Program, Record
 
 
 class GreyImage(TorchDistribution):
@@ -125,10 +125,15 @@ class AIRModel(Program):
 
     where_loc: Tensor
     where_scale: Tensor
-    what_loc: Tensor
-    what_scale: Tensor
 
-    @pyro.settings.context(module_local_params=True)
+    record = Record(
+        (
+            Latents("z_pres_{k}", "kl_pres", "presence"),
+            Latents("z_where_{k}", "kl_where", code=False, dimensions=("scale", "x", "y")),
+            Latents("z_what_{k}", "kl_what", code=False, label="what"),
+        )
+    )
+
     def __init__(
         self,
         *,
@@ -144,13 +149,12 @@ class AIRModel(Program):
         pixel_std: float = 0.3,
         name: str = "air_model",
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, num_slots)
         if not presence_prior or not all(0 < p < 1 for p in presence_prior):
-            raise ValueError(f"presence probabilities {tuple(presence_prior)} must lie between 0 and 1, and be some")
+            raise ValueError(f"presence probabilities {tuple(presence_prior)} must lie between 0 and 1, at least one")
         if not min(scale_prior[1], position_prior[1], pixel_std) > 0:
             raise ValueError("the standard deviations of scale, position and pixels must be positive")
         self.image_size = image_size
-        self.num_slots = num_slots
         self.presence_prior = tuple(presence_prior)
         self.pixel_std = pixel_std
         self.decoder = WindowDecoder(code_size, decoder_sizes, window_size, decoder_bias)
@@ -159,8 +163,7 @@ class AIRModel(Program):
         where["where_scale"] = [scale_std, position_std, position_std]
         for buffer, values in where.items():
             self.register_buffer(buffer, torch.tensor(values), persistent=False)
-        self.register_buffer("what_loc", torch.zeros(code_size), persistent=False)
-        self.register_buffer("what_scale", torch.ones(code_size), persistent=False)
+        self.what_prior = StandardNormal(code_size)
 
     def presence_dist(self, step: int, before: Tensor) -> Bernoulli:
         """p(z_pres_t | z_pres_{t-1}), [B]: an object only where there was one at the step before."""
@@ -172,7 +175,7 @@ class AIRModel(Program):
 
     def what_dist(self, present: Tensor, temperature: float = 1.0) -> MaskedDistribution:
         """p(z_what), [B, code_size], scored where present [B]."""
-        return normal_if(present, self.what_loc, temperature * self.what_scale)
+        return normal_if(present, self.what_prior.loc, temperature * self.what_prior.scale)
 
     def forward(
         self,
@@ -195,7 +198,7 @@ class AIRModel(Program):
         """
         num_scenes = batch_size(images, num_scenes)
         with pyro.plate("scenes", num_scenes):
-            presence = self.what_loc.new_ones(num_scenes)
+            presence = self.where_loc.new_ones(num_scenes)
             objects = []
             for t in range(self.num_slots if num_slots is None else num_slots):
                 presence = pyro.sample(f"z_pres_{t}", self.presence_dist(t, presence))  # [B]

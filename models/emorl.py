@@ -3,14 +3,13 @@
 from typing import Literal, get_args
 
 import pyro
-import torch
 from pyro.distributions import Independent
 from torch import Tensor
 
-from pyro_sri.distributions import ImageLikelihood, diagonal_normal, sri_scale
+from pyro_sri.distributions import ImageLikelihood, StandardNormal, diagonal_normal, sri_scale
 from pyro_sri.models.image import batch_size, sample_image
 from pyro_sri.nn import LayerPrior, PositionDecoder, PositionDecoderKind
-from pyro_sri.programs import Program
+from pyro_sri.programs import Latents, Program, Record
 
 HierarchicalPriorKind = Literal["rpp", "rev", "bu"]
 
@@ -36,23 +35,17 @@ class HierarchicalPrior(Program):
         refined_layer: The layer that a refined posterior stands for.
     """
 
-    slot_loc: Tensor
-    slot_scale: Tensor
-
-    @pyro.settings.context(module_local_params=True)
     def __init__(self, *, slot_size: int, num_layers: int, kind: HierarchicalPriorKind = "rpp") -> None:
         super().__init__()
         layers = range(num_layers)
         self.order = tuple(layers if kind == "bu" else reversed(layers))
         self.refined_layer = num_layers - 1 if kind == "rev" else 0
+        self.first = StandardNormal(slot_size)
         self.network = LayerPrior(slot_size)
-        self.register_buffer("slot_loc", torch.zeros(slot_size), persistent=False)
-        self.register_buffer("slot_scale", torch.ones(slot_size), persistent=False)
 
     def start(self, num_scenes: int, num_slots: int, temperature: float = 1.0) -> Independent:
         """Normal(0, T^2 I), over [B, K, D]."""
-        shape = (num_scenes, num_slots, -1)
-        return diagonal_normal(self.slot_loc.expand(shape), temperature * self.slot_scale.expand(shape), 2)
+        return self.first(num_scenes, num_slots, temperature=temperature)
 
     def step(self, slots: Tensor, temperature: float = 1.0) -> Independent:
         """p(z_l | z_neighbour): slots of the layer before in the chain [B, K, D] -> a distribution over [B, K, D]."""
@@ -101,7 +94,6 @@ class EMORLModel(Program):
 
     starts_small = ("prior.network.loc", "prior.network.raw_scale", "decoder")
 
-    @pyro.settings.context(module_local_params=True)
     def __init__(
         self,
         *,
@@ -114,18 +106,19 @@ class EMORLModel(Program):
         decoder: PositionDecoderKind = "iodine",
         name: str = "emorl_model",
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, num_slots)
         if prior not in get_args(HierarchicalPriorKind):
             raise ValueError(f"no prior '{prior}': it must be one of {', '.join(get_args(HierarchicalPriorKind))}")
         if num_layers < 1:
             raise ValueError(f"{num_layers} layers are too few: EMORL needs at least 1")
         self.image_size = image_size
-        self.num_slots = num_slots
         self.slot_size = slot_size
         self.num_layers = num_layers
         self.likelihood = likelihood
         self.prior = HierarchicalPrior(slot_size=slot_size, num_layers=num_layers, kind=prior)
         self.decoder = PositionDecoder(image_size, slot_size, decoder)
+        inner = (Latents(f"layer_{layer}_slots", "kl_slots", "inner") for layer in range(num_layers - 1))
+        self.record = Record((*inner, Latents(f"layer_{num_layers - 1}_slots", "kl_slots")))
 
     def forward(
         self,

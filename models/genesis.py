@@ -4,10 +4,16 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_sri.distributions import Deferred, ImageLikelihood, diagonal_normal, genesis_prior_scale
+from pyro_sri.distributions import (
+    Deferred,
+    ImageLikelihood,
+    StandardNormal,
+    diagonal_normal,
+    genesis_prior_scale,
+)
 from pyro_sri.models.image import batch_size, sample_image
 from pyro_sri.nn import ComponentDecoder, ComponentPrior, GaussianLSTM, MaskDecoder, SlotImages
-from pyro_sri.programs import Program
+from pyro_sri.programs import Latents, Program, Record
 
 PRIOR_UNITS = 256
 
@@ -67,12 +73,14 @@ class GenesisModel(Program):
         ValueError: On another image size.
     """
 
-    mask_slot_loc: Tensor
-    mask_slot_scale: Tensor
-    scene_loc: Tensor
-    scene_scale: Tensor
+    record = Record(
+        (
+            Latents("scene", "kl_scene", "scene"),
+            Latents("mask_slot_{k}", "kl_masks", code=False, label="mask"),
+            Latents("component_slot_{k}", "kl_components", label="comp."),
+        )
+    )
 
-    @pyro.settings.context(module_local_params=True)
     def __init__(
         self,
         *,
@@ -87,22 +95,19 @@ class GenesisModel(Program):
         scene_size: int = 0,
         name: str = "genesis_model",
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, num_slots)
         self.image_size = image_size
-        self.num_slots = num_slots
         self.mask_slot_size = mask_slot_size
         self.component_slot_size = component_slot_size
         self.likelihood = likelihood
         self.squash_samples = squash_samples
+        self.scene_prior = StandardNormal(scene_size)
+        self.first_prior = StandardNormal(mask_slot_size)
         self.mask_prior = GaussianLSTM(mask_slot_size, PRIOR_UNITS, mask_slot_size)
         self.first_input = nn.Sequential(nn.Linear(scene_size, mask_slot_size), nn.GELU()) if scene_size else None
-        self.register_buffer("scene_loc", torch.zeros(scene_size), persistent=False)
-        self.register_buffer("scene_scale", torch.ones(scene_size), persistent=False)
         self.mask_decoder = MaskDecoder(image_size, mask_slot_size)
         self.component_prior = ComponentPrior(mask_slot_size, component_slot_size)
         self.component_decoder = ComponentDecoder(image_size, component_slot_size, decoder_channels, decoder_layers)
-        self.register_buffer("mask_slot_loc", torch.zeros(mask_slot_size), persistent=False)
-        self.register_buffer("mask_slot_scale", torch.ones(mask_slot_size), persistent=False)
 
     def forward(
         self,
@@ -127,11 +132,11 @@ class GenesisModel(Program):
         num_slots = self.num_slots if num_slots is None else num_slots
         squash = self.squash_samples or images is not None
         with pyro.plate("scenes", num_scenes):
-            loc, scale = self.mask_slot_loc.expand(num_scenes, -1), self.mask_slot_scale.expand(num_scenes, -1)
+            prior = self.first_prior(num_scenes, temperature=temperature)
             inputs, state = None, None
             if self.first_input is not None:
-                prior = (self.scene_loc.expand(num_scenes, -1), temperature * self.scene_scale.expand(num_scenes, -1))
-                inputs = self.first_input(pyro.sample("scene", diagonal_normal(*prior)))  # [B, L]
+                scene = pyro.sample("scene", self.scene_prior(num_scenes, temperature=temperature))  # [B, S]
+                inputs = self.first_input(scene)  # [B, L]
             drawn: list[Tensor] = []
             for k in range(num_slots):
                 if k:
@@ -139,7 +144,8 @@ class GenesisModel(Program):
                 if inputs is not None:
                     loc, raw_scale, state = self.mask_prior(inputs, state)  # [B, L]
                     loc, scale = loc.tanh() if squash else loc, genesis_prior_scale(raw_scale)
-                drawn.append(pyro.sample(f"mask_slot_{k}", diagonal_normal(loc, temperature * scale)))
+                    prior = diagonal_normal(loc, temperature * scale)
+                drawn.append(pyro.sample(f"mask_slot_{k}", prior))
             log_masks = draw_log_masks(self.mask_decoder, torch.stack(drawn, 1), self.image_size)  # [B, K, 1, H, W]
 
             components = []

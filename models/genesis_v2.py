@@ -4,10 +4,10 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_sri.distributions import ImageLikelihood, diagonal_normal, genesis_prior_scale
+from pyro_sri.distributions import ImageLikelihood, StandardNormal, diagonal_normal, genesis_prior_scale
 from pyro_sri.models.image import batch_size, sample_image
 from pyro_sri.nn import GaussianLSTM, SlotDecoder
-from pyro_sri.programs import Program
+from pyro_sri.programs import Latents, Program, Record
 
 HIDDEN_FACTOR = 4  # LSTM units per slot dimension
 
@@ -30,10 +30,8 @@ class IndependentSlotModel(Program):
         name: Root of the parameters' names in Pyro's store.
     """
 
-    slot_loc: Tensor
-    slot_scale: Tensor
+    record = Record((Latents("segregated_slots", "kl_slots"),))
 
-    @pyro.settings.context(module_local_params=True)
     def __init__(
         self,
         *,
@@ -43,12 +41,10 @@ class IndependentSlotModel(Program):
         likelihood: ImageLikelihood = ImageLikelihood(),
         name: str = "independent_slot_model",
     ) -> None:
-        super().__init__(name)
-        self.num_slots = num_slots
+        super().__init__(name, num_slots)
         self.likelihood = likelihood
+        self.slot_prior = StandardNormal(slot_size)
         self.decoder = SlotDecoder(image_size, slot_size)
-        self.register_buffer("slot_loc", torch.zeros(slot_size), persistent=False)
-        self.register_buffer("slot_scale", torch.ones(slot_size), persistent=False)
 
     def forward(
         self,
@@ -60,10 +56,11 @@ class IndependentSlotModel(Program):
     ) -> Tensor:
         """The generative story; arguments as those of the scene model."""
         num_scenes = batch_size(images, num_scenes)
-        shape = (num_scenes, self.num_slots if num_slots is None else num_slots, -1)
+        num_slots = self.num_slots if num_slots is None else num_slots
         with pyro.plate("scenes", num_scenes):
-            prior = diagonal_normal(self.slot_loc.expand(shape), temperature * self.slot_scale.expand(shape), 2)
-            slots = pyro.sample("segregated_slots", prior)  # [B, K, D]
+            slots = pyro.sample(
+                "segregated_slots", self.slot_prior(num_scenes, num_slots, temperature=temperature)
+            )  # [B, K, D]
             return sample_image(self.likelihood, self.decoder(slots), images)
 
 
@@ -90,10 +87,8 @@ class AutoregressiveSlotModel(Program):
         name: Root of the parameters' names in Pyro's store.
     """
 
-    slot_loc: Tensor
-    slot_scale: Tensor
+    record = Record((Latents("slot_{k}", "kl_slots"),))
 
-    @pyro.settings.context(module_local_params=True)
     def __init__(
         self,
         *,
@@ -104,13 +99,11 @@ class AutoregressiveSlotModel(Program):
         lstm_units: int | None = None,
         name: str = "autoregressive_slot_model",
     ) -> None:
-        super().__init__(name)
-        self.num_slots = num_slots
+        super().__init__(name, num_slots)
         self.likelihood = likelihood
+        self.first_prior = StandardNormal(slot_size)
         self.slot_prior = GaussianLSTM(slot_size, lstm_units or HIDDEN_FACTOR * slot_size, slot_size)
         self.decoder = SlotDecoder(image_size, slot_size)
-        self.register_buffer("slot_loc", torch.zeros(slot_size), persistent=False)
-        self.register_buffer("slot_scale", torch.ones(slot_size), persistent=False)
 
     def forward(
         self,
@@ -123,12 +116,11 @@ class AutoregressiveSlotModel(Program):
         """The generative story; arguments as those of the scene model."""
         num_scenes = batch_size(images, num_scenes)
         with pyro.plate("scenes", num_scenes):
-            loc, scale = self.slot_loc.expand(num_scenes, -1), self.slot_scale.expand(num_scenes, -1)
-            state = None
+            prior, state = self.first_prior(num_scenes, temperature=temperature), None
             slots: list[Tensor] = []
             for k in range(self.num_slots if num_slots is None else num_slots):
                 if k:
                     loc, raw_scale, state = self.slot_prior(slots[-1], state)  # [B, D]
-                    loc, scale = loc.tanh(), genesis_prior_scale(raw_scale)
-                slots.append(pyro.sample(f"slot_{k}", diagonal_normal(loc, temperature * scale)))
+                    prior = diagonal_normal(loc.tanh(), temperature * genesis_prior_scale(raw_scale))
+                slots.append(pyro.sample(f"slot_{k}", prior))
             return sample_image(self.likelihood, self.decoder(torch.stack(slots, 1)), images)

@@ -5,7 +5,7 @@ import torch
 from pyro.distributions import Independent
 from torch import Tensor
 
-from pyro_sri.distributions import ImageLikelihood, diagonal_normal, sri_scale
+from pyro_sri.distributions import ImageLikelihood, StandardNormal, diagonal_normal, sri_scale
 from pyro_sri.models.image import batch_size, sample_image
 from pyro_sri.nn import SlotDecoder, SlotPrior
 from pyro_sri.programs import Program
@@ -37,10 +37,6 @@ class SceneModel(Program):
 
     starts_small = ("slot_prior",)
 
-    scene_loc: Tensor
-    scene_scale: Tensor
-
-    @pyro.settings.context(module_local_params=True)
     def __init__(
         self,
         *,
@@ -52,23 +48,20 @@ class SceneModel(Program):
         lstm_units: int | None = None,
         name: str = "scene_model",
     ) -> None:
-        super().__init__(name)
-        self.num_slots = num_slots
+        super().__init__(name, num_slots)
         self.likelihood = likelihood
+        self.scene_prior = StandardNormal(scene_size)
         self.slot_prior = SlotPrior(slot_size, scene_size, lstm_units)
         self.decoder = SlotDecoder(image_size, slot_size)
         self.has_scene = scene_size > 0
-        self.register_buffer("scene_loc", torch.zeros(scene_size), persistent=False)
-        self.register_buffer("scene_scale", torch.ones(scene_size), persistent=False)
 
     def scene_dist(self, num_scenes: int, temperature: float = 1.0) -> Independent:
         """p(s) = Normal(0, T^2 I), [B, S]."""
-        shape = (num_scenes, -1)
-        return diagonal_normal(self.scene_loc.expand(shape), temperature * self.scene_scale.expand(shape))
+        return self.scene_prior(num_scenes, temperature=temperature)
 
     def sample_slots(self, num_scenes: int, num_slots: int, temperature: float = 1.0) -> Tensor:
         """s and z_1:K, inside the caller's plate: slots [B, K, D]."""
-        scene = self.scene_loc.new_zeros(num_scenes, 0)
+        scene = self.scene_prior.loc.new_zeros(num_scenes, 0)
         if self.has_scene:
             scene = pyro.sample("scene", self.scene_dist(num_scenes, temperature))  # [B, S]
         loc, raw_scale, state = self.slot_prior.first(scene)  # [B, D]

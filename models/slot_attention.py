@@ -1,14 +1,13 @@
 """The decoding half of the Slot Attention auto-encoder (Locatello et al. 2020)."""
 
 import pyro
-import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_sri.distributions import ImageLikelihood, diagonal_normal
+from pyro_sri.distributions import ImageLikelihood, StandardNormal
 from pyro_sri.models.image import batch_size, sample_image
 from pyro_sri.nn import PositionDecoder, PositionDecoderKind
-from pyro_sri.programs import Program
+from pyro_sri.programs import Latents, Program, Record
 
 UNIT_PIXEL_STD = 0.5**0.5  # with it the squared error is the negative log-likelihood up to a constant
 
@@ -35,10 +34,8 @@ class SlotAttentionModel(Program):
         ValueError: On an unknown decoder, or an image size that it does not take.
     """
 
-    slot_loc: Tensor
-    slot_scale: Tensor
+    record = Record((Latents("segregated_slots", None),), has_prior=False)
 
-    @pyro.settings.context(module_local_params=True)
     def __init__(
         self,
         *,
@@ -48,12 +45,10 @@ class SlotAttentionModel(Program):
         decoder: PositionDecoderKind = "small",
         name: str = "slot_attention_model",
     ) -> None:
-        super().__init__(name)
-        self.num_slots = num_slots
+        super().__init__(name, num_slots)
         self.likelihood = ImageLikelihood(kind="gaussian", pixel_std=UNIT_PIXEL_STD)
+        self.any_slots = StandardNormal(slot_size)
         self.decoder = PositionDecoder(image_size, slot_size, decoder)
-        self.register_buffer("slot_loc", torch.zeros(slot_size), persistent=False)
-        self.register_buffer("slot_scale", torch.ones(slot_size), persistent=False)
 
     def forward(
         self,
@@ -65,9 +60,9 @@ class SlotAttentionModel(Program):
     ) -> Tensor:
         """The generative story; arguments as those of the scene model."""
         num_scenes = batch_size(images, num_scenes)
-        shape = (num_scenes, self.num_slots if num_slots is None else num_slots, -1)
+        num_slots = self.num_slots if num_slots is None else num_slots
         with pyro.plate("scenes", num_scenes):
-            any_slots = diagonal_normal(self.slot_loc.expand(shape), temperature * self.slot_scale.expand(shape), 2)
+            any_slots = self.any_slots(num_scenes, num_slots, temperature=temperature)
             with poutine.mask(mask=False):
                 slots = pyro.sample("segregated_slots", any_slots)  # [B, K, D]
             return sample_image(self.likelihood, self.decoder(slots), images)

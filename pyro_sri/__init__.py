@@ -15,7 +15,8 @@ def load(run: Path | str) -> tuple[Any, Any]:
         run: A run directory, or the name of a preset whose weights ship.
 
     Raises:
-        pyro_sri.errors.UserError: If there is no such run, or its checkpoint is missing, damaged or does not fit.
+        pyro_sri.system.errors.UserError: If there is no such run, or its checkpoint is missing, damaged or does not
+            fit.
     """
     from pyro_sri.runs import find_run  # the package itself stays light
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from pyro.distributions import Delta, Independent, Normal
 from pyro.distributions.torch_distribution import TorchDistribution
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -52,6 +52,33 @@ def genesis_posterior_raw(scale: float) -> float:
 def diagonal_normal(loc: Tensor, scale: Tensor, event_dim: int = 1) -> Independent:
     """Normal(loc, diag(scale^2)) over the last `event_dim` dimensions."""
     return Normal(loc, scale).to_event(event_dim)
+
+
+class StandardNormal(nn.Module):
+    """The prior N(0, T^2 I) over vectors, on whatever device it is moved to; it has no parameters.
+
+    Attributes:
+        size: D.
+        loc: Zeros [D].
+        scale: Ones [D].
+
+    Args:
+        size: D.
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.register_buffer("loc", torch.zeros(size), persistent=False)
+        self.register_buffer("scale", torch.ones(size), persistent=False)
+
+    def forward(self, num_scenes: int, *shape: int, temperature: float = 1.0) -> Independent:
+        """A distribution over vectors [B, D], or over whole sets of them [B, .., D] of the shape that is given."""
+        whole = (num_scenes, *shape, -1)
+        return diagonal_normal(self.loc.expand(whole), temperature * self.scale.expand(whole), len(shape) + 1)
 
 
 class Deferred(Delta):

@@ -6,7 +6,6 @@ does to what is imagined: slot k is drawn from :math:`p(z_k \mid z_{<k}, s)`.
 """
 
 import contextlib
-import itertools
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -17,14 +16,15 @@ from pyro.poutine.runtime import NonlocalExit
 from torch import Tensor
 
 from pyro_sri.distributions import diagonal_normal
-from pyro_sri.errors import UserError
 from pyro_sri.inference import Scenes, decode_scenes, join_scenes
+from pyro_sri.programs import Guide, Latents, Model, record_of
+from pyro_sri.system.errors import UserError
 
 CANDIDATES = 256  # per imagined scene; they are cheap, since only the chosen one is decoded
 
 
 @torch.no_grad()
-def infer_slots(guide: Any, images: Tensor) -> Tensor:
+def infer_slots(guide: Guide, images: Tensor) -> Tensor:
     """One draw of the slots of images, from the guide.
 
     Args:
@@ -39,7 +39,8 @@ def infer_slots(guide: Any, images: Tensor) -> Tensor:
         UserError: If the guide has no such sites.
     """
     sites = poutine.trace(guide).get_trace(images).nodes
-    names = list(itertools.takewhile(sites.__contains__, map("slot_{}".format, itertools.count())))
+    sequence = record_of(guide).sequence
+    names = [] if sequence is None else sequence.names(sites)
     if not names:
         raise UserError(
             f"{type(guide).__name__} infers no sequence of slots slot_0, slot_1, ..: edit scenes with a run of SRI, "
@@ -48,7 +49,7 @@ def infer_slots(guide: Any, images: Tensor) -> Tensor:
     return torch.stack([sites[name]["value"] for name in names], 1)
 
 
-def decode(model: Any, slots: Tensor) -> Scenes:
+def decode(model: Model, slots: Tensor) -> Scenes:
     """What slots look like: the model, conditioned on all of them.
 
     Args:
@@ -56,7 +57,7 @@ def decode(model: Any, slots: Tensor) -> Scenes:
         slots: [B, K, D], with any K of at least 1.
     """
     num_slots = slots.shape[1]
-    return join_scenes(decode_scenes(model, _by_site(slots, range(num_slots)), num_slots=num_slots))
+    return join_scenes(decode_scenes(model, _by_site(model, slots, range(num_slots)), num_slots=num_slots))
 
 
 class Imagined(NamedTuple):
@@ -74,7 +75,7 @@ class Imagined(NamedTuple):
 
 @torch.no_grad()
 def imagine_rest(
-    model: Any,
+    model: Model,
     slots: Tensor,
     keep: Collection[int],
     *,
@@ -113,7 +114,7 @@ def imagine_rest(
     """
     num_scenes, num_slots = len(slots), slots.shape[1] if num_slots is None else num_slots
     _check_slots(keep, min(slots.shape[1], num_slots))
-    given = _by_site(slots.repeat(candidates, 1, 1), keep)  # site -> [C * B, D]
+    given = _by_site(model, slots.repeat(candidates, 1, 1), keep)  # site -> [C * B, D]
     log_weights = slots.new_zeros(candidates, num_scenes)
     if propose is not None and keep:
         proposal = _half_and_half(model.scene_dist(num_scenes, temperature), propose(slots[:, sorted(keep)]))
@@ -123,7 +124,7 @@ def imagine_rest(
     sites = _draw_latents(model, given, candidates * num_scenes, num_slots, temperature)
     for name, value in given.items():
         log_weights = log_weights + sites[name]["fn"].log_prob(value).view_as(log_weights)
-    drawn = torch.stack([sites[f"slot_{k}"]["value"] for k in range(num_slots)], 1)
+    drawn = torch.stack([sites[_sequence(model).name(k)]["value"] for k in range(num_slots)], 1)
     chosen = Categorical(logits=log_weights.T).sample()  # [B]
     return Imagined(
         slots=drawn.unflatten(0, log_weights.shape)[chosen, torch.arange(num_scenes, device=slots.device)],
@@ -170,8 +171,20 @@ def swap(first: Tensor, i: int, second: Tensor, j: int) -> tuple[Tensor, Tensor]
     return first_after, second_after
 
 
-def _by_site(slots: Tensor, which: Collection[int]) -> dict[str, Tensor]:
-    return {f"slot_{k}": slots[:, k] for k in which}
+def _by_site(model: Model, slots: Tensor, which: Collection[int]) -> dict[str, Tensor]:
+    sequence = _sequence(model)
+    return {sequence.name(k): slots[:, k] for k in which}
+
+
+def _sequence(model: Model) -> Latents:
+    """The slots of a model that draws them one after the other.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if (sequence := record_of(model).sequence) is None:
+        raise ValueError(f"{type(model).__name__} draws no sequence of slots: its scenes cannot be edited")
+    return sequence
 
 
 def _check_slots(which: Collection[int], num_slots: int) -> None:
@@ -188,13 +201,13 @@ def _half_and_half(first: Independent, second: Independent) -> MixtureSameFamily
 
 
 def _draw_latents(
-    model: Any, given: dict[str, Tensor], num_scenes: int, num_slots: int, temperature: float
+    model: Model, given: dict[str, Tensor], num_scenes: int, num_slots: int, temperature: float
 ) -> dict[str, Any]:
     """The sites of scene and slots in a run of the conditioned model that decodes nothing.
 
     The model is asked for one slot more, and the run ends where that would be drawn.
     """
-    end = poutine.escape(escape_fn=lambda site: site["name"] == f"slot_{num_slots}")
+    end = poutine.escape(escape_fn=lambda site: site["name"] == _sequence(model).name(num_slots))
     with poutine.trace() as recorder, contextlib.suppress(NonlocalExit), poutine.condition(data=given), end:
         model(num_scenes=num_scenes, num_slots=num_slots + 1, temperature=temperature)
     nodes: dict[str, Any] = recorder.trace.nodes

@@ -1,6 +1,5 @@
 """What a model and its guide say about images, as plain tensors: for metrics, pictures and users."""
 
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -9,12 +8,9 @@ from pyro import poutine
 from pyro.distributions import Delta
 from torch import Tensor
 
-from pyro_sri.elbo import SRI_ELBO, Terms, TermsELBO
-from pyro_sri.guides.air import find_objects
 from pyro_sri.matching import permute_slots
-
-# Sites of one slot each, which together are the slots' codes.
-CODE_SITE = re.compile(r"(slot|component_slot)_\d+")
+from pyro_sri.objectives import SRI_ELBO, Terms, TermsELBO
+from pyro_sri.programs import Guide, Model, Record, record_of
 
 SCENES_AT_ONCE = 16  # scenes decoded together: bounds the memory, 9 slots of 64x64 need about half a GB
 
@@ -65,7 +61,7 @@ class Explanation(NamedTuple):
 
 @torch.no_grad()
 def explain(
-    model: Any, guide: Any, images: Tensor, elbo: TermsELBO | None = None, *, imagine: bool = True
+    model: Model, guide: Guide, images: Tensor, elbo: TermsELBO | None = None, *, imagine: bool = True
 ) -> Explanation:
     """Infers images once and reads off what the slots look like.
 
@@ -77,7 +73,7 @@ def explain(
         imagine: Whether to decode the imagined rollout, which takes a third of the time.
     """
     elbo = SRI_ELBO() if elbo is None else elbo
-    traces = elbo.trace(model, guide, images)
+    record, traces = record_of(model), elbo.trace(model, guide, images)
     sites = {**traces.guide.nodes, **traces.model.nodes}
     value = {name: site["value"] for name, site in sites.items() if site["type"] == "sample"}
     attention_masks = value.get("attention_masks")
@@ -103,26 +99,32 @@ def explain(
         kl=elbo.kl(terms),
         log_normaliser=getattr(traces.model.nodes["image"]["fn"], "log_normaliser", 0.0),
         nll_floor=getattr(traces.model.nodes["image"]["fn"], "nll_floor", None),
-        codes=_codes(traces),
-        counts=find_objects(guide, images).counts if "z_pres_0" in value else None,
+        codes=_codes(elbo, traces, record),
+        counts=guide.find_objects(images).counts if record.of("presence") else None,
     )
 
 
-def _codes(traces: Any) -> Codes | None:
-    """The posterior of the latents that the model decodes slot by slot."""
-    sites = traces.guide.nodes
-    if one_by_one := [sites[name]["fn"] for name in sites if CODE_SITE.fullmatch(name)]:
-        means, scales = zip(*((fn.mean, fn.stddev) for fn in one_by_one), strict=True)
-        return Codes(torch.stack(means, 1), torch.stack(scales, 1))
-    if hasattr(traces, "iterations"):  # EMORL: the posterior that was decoded last
-        posterior = traces.iterations[-1].posterior.dist
-    elif "segregated_slots" in sites:  # Slot Attention
-        posterior = sites["segregated_slots"]["fn"]
-    else:
-        return None
-    if isinstance(posterior, Delta):
-        return Codes(posterior.v, torch.zeros_like(posterior.v))
-    return Codes(posterior.mean.detach(), posterior.stddev.detach())  # refinement takes gradients even here
+def _codes(elbo: TermsELBO, traces: Any, record: Record) -> Codes | None:
+    """The posterior of the latents that say what slots look like."""
+    means, scales = [], []
+    for latents in record.codes:
+        moments = [_moments(elbo.posterior(traces, name)) for name in latents.names(traces.guide.nodes)]
+        if moments:
+            parts = [
+                torch.stack(moment, 1) if latents.of_each_slot else moment[0] for moment in zip(*moments, strict=True)
+            ]
+            means.append(parts[0])
+            scales.append(parts[1])
+    return Codes(torch.cat(means, -1), torch.cat(scales, -1)) if means else None
+
+
+def _moments(posterior: Any) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation; 0 for a point."""
+    return (
+        (posterior.v, torch.zeros_like(posterior.v))
+        if isinstance(posterior, Delta)
+        else (posterior.mean, posterior.stddev)
+    )
 
 
 class Scenes(NamedTuple):
@@ -140,7 +142,7 @@ class Scenes(NamedTuple):
 
 
 def sample_scenes(
-    model: Any,
+    model: Model,
     num_scenes: int,
     *,
     num_slots: int | None = None,
@@ -161,7 +163,7 @@ def sample_scenes(
 
 @torch.no_grad()
 def draw_scenes(
-    model: Any,
+    model: Model,
     num_scenes: int,
     *,
     num_slots: int | None = None,
@@ -175,7 +177,7 @@ def draw_scenes(
 
 
 @torch.no_grad()
-def decode_scenes(model: Any, latents: dict[str, Tensor], *, num_slots: int | None = None) -> Iterator[Scenes]:
+def decode_scenes(model: Model, latents: dict[str, Tensor], *, num_slots: int | None = None) -> Iterator[Scenes]:
     """What latent variables look like: the model, conditioned on them, a few scenes at a time.
 
     Args:
@@ -195,6 +197,6 @@ def join_scenes(pieces: Iterable[Scenes]) -> Scenes:
     return Scenes(*(torch.cat(tensors) for tensors in zip(*pieces, strict=True)))
 
 
-def _run_model(model: Any, **options: Any) -> Scenes:
+def _run_model(model: Model, **options: Any) -> Scenes:
     sites = poutine.trace(model).get_trace(**options).nodes
     return Scenes(*(sites[name]["value"] for name in ("reconstruction", "slot_rgb", "slot_masks")))

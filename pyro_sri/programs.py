@@ -1,20 +1,187 @@
-"""The base of models and guides."""
+"""The base of models and guides, and the record by which a system says what its latent variables are."""
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
 
 import pyro
+from pyro.distributions import Independent
 from pyro.nn import PyroModule
+from pyro.poutine.messenger import unwrap
+from torch import Tensor, nn
+
+Role = Literal["scene", "slot", "presence", "inner"]
+
+
+@dataclass(frozen=True)
+class Latents:
+    """One kind of latent variables of a model.
+
+    Attributes:
+        site: The name of its sample site. With `{k}` in it there is a site for each slot k; without, a single one: of
+            all slots [K, D] for the role "slot", else of the whole scene.
+        term: The term of the bound that its KL belongs to; several kinds may share one. None: it is not scored.
+        role: What it describes: the "scene"; a "slot"; the "presence" of slot k (1 or 0); or something "inner" that
+            other latents depend on.
+        code: Whether it says what a slot looks like: disentanglement and active dimensions are measured on it.
+        label: What a dimension is called in pictures, before its number.
+        dimensions: The names of its dimensions, where they have meanings.
+    """
+
+    site: str
+    term: str | None
+    role: Role = "slot"
+    code: bool = True
+    label: str = "dim"
+    dimensions: tuple[str, ...] = ()
+
+    @property
+    def of_each_slot(self) -> bool:
+        """Whether there is a site for each slot."""
+        return "{k}" in self.site
+
+    def name(self, k: int) -> str:
+        """The site of slot k, or the one site of all."""
+        return self.site.format(k=k)
+
+    def names(self, sites: Any) -> list[str]:
+        """Those of its sites that are in a mapping (or set) of sites, in the order of the slots."""
+        if not self.of_each_slot:
+            return [self.site] if self.site in sites else []
+        found: list[str] = []
+        while (name := self.name(len(found))) in sites:
+            found.append(name)
+        return found
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a model, and the guide that infers it, say of themselves.
+
+    Objectives, inference, pictures, editing and evaluation go by it.
+
+    Attributes:
+        latents: Its latent variables, in the order of the story; those of one role in the order of pictures.
+        has_prior: Whether scenes can be drawn from it; an auto-encoder has no prior.
+    """
+
+    latents: tuple[Latents, ...] = ()
+    has_prior: bool = True
+
+    def of(self, role: Role) -> tuple[Latents, ...]:
+        """The latents of a role."""
+        return tuple(latents for latents in self.latents if latents.role == role)
+
+    @property
+    def codes(self) -> tuple[Latents, ...]:
+        """The latents that say what a slot looks like."""
+        return tuple(latents for latents in self.of("slot") if latents.code)
+
+    @property
+    def sequence(self) -> Latents | None:
+        """The slots, where they are drawn one after the other and each is one site: then scenes can be edited."""
+        slots = self.of("slot")
+        alone = len(slots) == 1 and slots[0].of_each_slot and not self.of("presence")
+        return slots[0] if alone else None
+
+    def term(self, site: str) -> str | None:
+        """The term that the KL of a site belongs to: `kl_KIND` for a site of which the record says nothing."""
+        kind = site.rstrip("0123456789")
+        for latents in self.latents:
+            numbered = latents.of_each_slot and latents.site == f"{kind}{{k}}" and kind != site
+            if numbered or latents.site == site:
+                return latents.term
+        return f"kl_{kind.rstrip('_')}"
+
+
+STANDARD = Record((Latents("scene", "kl_scene", "scene"), Latents("slot_{k}", "kl_slots")))  # those of SRI
 
 
 class Program(PyroModule):
-    """A `PyroModule` whose networks cost nothing to look up where Pyro's parameter store has no part.
+    """The base of models, guides and segregation pairs: a `PyroModule` that works with and without Pyro's store.
 
-    With `module_local_params` on, a `PyroModule` sends a message for each weight of a network whenever the network is
-    looked up: 240 in a step of SRI, a third of its time on one small image. No answer is used, so none is sent.
+    Parameters of a program belong to it (`module_local_params`), so that it works as a torch module, and are in Pyro's
+    parameter store under SVI; who derives from this need not know. Its networks cost nothing to look up where the store
+    has no part: with `module_local_params` on, a `PyroModule` sends a message for each weight of a network whenever the
+    network is looked up: 240 in a step of SRI, a third of its time on one small image. No answer is used, so none is
+    sent.
+
+    Attributes:
+        record: What a model and its guide say of their latents; the standard ones are `scene`, `slot_0`, `slot_1`, ..
+        starts_small: Names of modules that `init="official"` starts small.
+
+    Args:
+        name: Root of the parameters' names in Pyro's store.
+        num_slots: K; None for programs that are parts of others.
     """
+
+    record: Record = STANDARD
+    starts_small: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = pyro.settings.context(module_local_params=True)(cls.__init__)  # type: ignore[method-assign]
+
+    def __init__(self, name: str = "", num_slots: int | None = None) -> None:
+        super().__init__(name)
+        if num_slots is not None:
+            self.num_slots = num_slots
 
     def __getattr__(self, name: str) -> Any:
         network = self.__dict__.get("_modules", {}).get(name)
         if network is None or isinstance(network, PyroModule) or not pyro.settings.get("module_local_params"):
             return super().__getattr__(name)
         return network
+
+    @property
+    def propose_scene(self) -> Callable[[Tensor], Independent] | None:
+        """A guide's q(s | some slots [B, K, D]), where it has one: a proposal for scenes that keep these slots."""
+        return None
+
+
+class Model(Protocol):
+    """A generative story: a program, or one within handlers."""
+
+    def __call__(
+        self,
+        images: Tensor | None = None,
+        num_scenes: int | None = None,
+        *,
+        num_slots: int | None = None,
+        temperature: float = 1.0,
+    ) -> Any:
+        """Tells it, with images [B, 3, H, W] observed or drawn."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Networks, and what only some systems have."""
+
+
+class Guide(Protocol):
+    """An inference story: a program, or one within handlers."""
+
+    def __call__(
+        self,
+        images: Tensor,
+        num_scenes: int | None = None,
+        *,
+        num_slots: int | None = None,
+        temperature: float = 1.0,
+    ) -> Any:
+        """Infers the latents of images [B, 3, H, W]."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Networks, and what only some systems have."""
+
+
+def record_of(program: Any) -> Record:
+    """The record of a model or guide, which handlers around it do not hide; the standard one if it has none."""
+    record = getattr(unwrap(program), "record", None)
+    return record if isinstance(record, Record) else STANDARD
+
+
+def adopt(program: nn.Module) -> None:
+    """Lets plain `PyroModule`s that were made without `module_local_params` be called with it."""
+    for module in program.modules():
+        if isinstance(module, PyroModule) and not hasattr(module._pyro_context, "param_state"):
+            module._pyro_context.param_state = {"params": {}, "constraints": {}}

@@ -2,13 +2,9 @@
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import json
-import math
-import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,12 +13,12 @@ import torch
 from pyro.infer.elbo import ELBOModule
 from pyro.nn import PyroModule
 
+from pyro_sri.checkpoints import evaluated_weights, fill, is_count, is_number, load_checkpoint
 from pyro_sri.config import RunConfig, flag, from_yaml, nearest, to_yaml
 from pyro_sri.data.format import DatasetFile
-from pyro_sri.errors import UserError, causes
-from pyro_sri.optimizers import kept_of
 from pyro_sri.presets import PRESETS
-from pyro_sri.torch_files import fits, is_finite, is_plain, load_torch_file
+from pyro_sri.system.errors import UserError
+from pyro_sri.system.files import open_in_place, open_locked, unfinished, write_atomically
 
 CONFIG = "config.yaml"
 LOG = "metrics.jsonl"
@@ -31,137 +27,8 @@ METRICS = Path("evaluation") / "metrics.json"
 LOCK = ".lock"  # there while a process trains the run, and after a kill until it is resumed
 WEIGHTS = Path(__file__).parent / "weights"  # runs that ship with the package
 
-Checkpoint = dict[str, Any]
-
 LARGEST_TEXT = 4 * 1024**2  # characters of config.yaml, of metrics.json, or of a line of metrics.jsonl
 LONGEST_NAME = 100  # of a metric
-NOT_NEGATIVE = {"step", "exp_avg_sq"}  # of what an optimiser keeps of a parameter
-ADAM_SETTINGS = ("params", "betas", "eps", "weight_decay", "amsgrad", "maximize")  # what a resumed run keeps
-LARGEST_NUMBER = 1e38  # about the largest of float32: neither training nor evaluation writes a larger one
-
-
-@contextlib.contextmanager
-def plain_disk_errors(path: Path) -> Iterator[None]:
-    """Turns what a full or read-only disk raises into one plain line about `path`."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # torch.save raises its own after the disk's, or instead of it
-        failure = next((cause for cause in causes(error) if isinstance(cause, OSError)), None)
-        if failure is None and "write" not in str(error):
-            raise
-        reason = "the disk may be full" if failure is None else failure.strerror or str(failure)
-        full = failure is None or failure.errno in (errno.ENOSPC, errno.EDQUOT)
-    else:
-        return
-    raise UserError(f"cannot write {path}: {reason}; {'free some space' if full else 'choose another place'}")
-
-
-def unfinished(path: Path) -> Path:
-    """Where a file stands while `write_atomically` writes it."""
-    return path.with_name(f".{path.name}.unfinished")
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Writes a file under another name beside it, flushes it to the disk, and renames it.
-
-    A kill leaves at most the file `unfinished(path)`, which the next writing of `path` takes over. Two processes that
-    write `path` do so one after the other.
-
-    Raises:
-        UserError: If the disk is full or read-only; the old file, if any, stays.
-    """
-    temporary = unfinished(path)
-    with plain_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _open_alone(temporary, wait=True) as file:
-            try:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-                temporary.replace(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-
-
-@contextlib.contextmanager
-def _open_alone(path: Path, wait: bool) -> Iterator[IO[bytes]]:
-    """Opens a file, emptied, that no other process opens this way until it is closed, renamed or removed.
-
-    The kernel keeps the lock, and drops it when this process ends in whatever way; processes forked from this one do
-    not have it. On file systems without locks any number of processes may open the file.
-
-    Raises:
-        BlockingIOError: If another process has the file and this one is not to wait.
-    """
-    while True:
-        with open(path, "wb", opener=_open_in_place) as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except OSError as error:
-                if error.errno in (errno.EACCES, errno.EAGAIN):
-                    raise BlockingIOError(errno.EAGAIN, "in use by another process") from None
-            try:
-                still_there = os.path.samestat(path.stat(), os.fstat(file.fileno()))
-            except FileNotFoundError:
-                still_there = False
-            if still_there:  # else the process that had it has renamed or removed it meanwhile
-                file.truncate()
-                yield file
-                return
-
-
-def open_log(run: Path) -> IO[str]:
-    """Opens the log of a run directory for more lines, never where a link leads that came with the directory."""
-    return open(run / LOG, "a", opener=_open_in_place)
-
-
-def _open_in_place(path: str, flags: int) -> int:
-    """Opens a file as it is, and never where a link leads that came with a run directory."""
-    return os.open(path, flags & ~os.O_TRUNC | os.O_NOFOLLOW, 0o666)
-
-
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint atomically; it can be read with `torch.load(weights_only=True)`."""
-    write_atomically(path, lambda file: torch.save(checkpoint, file))
-
-
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint, without running code from it, and verifies its checksums.
-
-    Raises:
-        UserError: If it is missing, damaged, not one of ours, or holds values that are not finite.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: was the run stopped before its first checkpoint?")
-    try:
-        checkpoint = load_torch_file(path)
-    except Exception as error:  # a damaged file can fail in many ways
-        raise UserError(f"{path} is not a readable checkpoint: it is damaged or was not written by train") from error
-    if not isinstance(checkpoint, dict) or not {"step", "objective"} <= checkpoint.keys():
-        raise UserError(f"{path} is not a checkpoint of a run: it holds no step or weights")
-    step, best, totals = checkpoint["step"], checkpoint.get("best", 0.0), checkpoint.get("totals", {})
-    if not _is_count(step) or not _is_number(best) or best != best or not isinstance(totals, dict):  # NaN is not itself
-        raise UserError(f"{path} is not a checkpoint of a run: its step, best or totals are none")
-    groups = {"weights": checkpoint["objective"], "totals": totals, "averaged weights": checkpoint.get("averaged", {})}
-    for group, tensors in groups.items():
-        if not isinstance(tensors, dict) or not all(map(is_plain, tensors.values())):
-            raise UserError(f"{path} is not a checkpoint of a run: its {group} are no tensors")
-        if not all(map(is_finite, tensors.values())):
-            raise UserError(f"{path} holds {group} that are not finite: use another checkpoint")
-    if any(not isinstance(name, str) or total.shape != (2,) for name, total in totals.items()):
-        raise UserError(f"{path} is not a checkpoint of a run: its step, best or totals are none")
-    return checkpoint
-
-
-def evaluated_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """The weights that are evaluated, drawn from and started from: averaged over steps where the run did that."""
-    weights: dict[str, torch.Tensor] = checkpoint["averaged" if "averaged" in checkpoint else "objective"]
-    return weights
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_NUMBER
 
 
 @dataclass(frozen=True)
@@ -248,53 +115,9 @@ class Run:
         return DatasetFile(self.config.data_file)
 
 
-def fill(module: torch.nn.Module, weights: Any, path: Path) -> None:
-    """Loads weights into a module, all or none.
-
-    Raises:
-        UserError: If they do not fit.
-    """
-    check_fits(module, weights, path)
-    module.load_state_dict(weights)
-
-
-def check_fits(module: torch.nn.Module, weights: Any, path: Path) -> None:
-    """Raises UserError unless weights are those of such a module: names, shapes and types."""
-    ours = module.state_dict()
-    try:
-        fit = weights.keys() == ours.keys() and all(fits(weights[name], tensor) for name, tensor in ours.items())
-    except (RuntimeError, TypeError, AttributeError, KeyError, ValueError):
-        fit = False
-    if not fit:
-        raise UserError(f"{path} does not fit the configuration: other networks, or a field was edited")
-
-
-def fill_optimizer(optimizer: torch.optim.Optimizer, state: Any, path: Path) -> None:
-    """Loads the state of a run's optimiser, all or none.
-
-    The optimiser itself accepts states of any shape, and computes with what then lies beside them in memory.
-
-    Raises:
-        UserError: If it is not that of the same parameters and settings.
-    """
-    parameters = dict(enumerate(parameter for group in optimizer.param_groups for parameter in group["params"]))
-    groups = optimizer.state_dict()["param_groups"]
-    try:
-        if not isinstance(state, dict):
-            raise TypeError("no state")
-        for ours, theirs in zip(groups, state["param_groups"], strict=True):
-            if any(ours[name] != theirs[name] for name in ADAM_SETTINGS):
-                raise ValueError("other parameters or settings")
-        for number, kept in state["state"].items():
-            expected = kept_of(optimizer, parameters[number])
-            if kept.keys() != expected.keys() or not all(fits(kept[name], like) for name, like in expected.items()):
-                raise ValueError("moments of other parameters")
-            negative = any((kept[name] < 0).any() for name in NOT_NEGATIVE & kept.keys())
-            if negative or not all(map(is_finite, kept.values())):
-                raise ValueError("moments that no training has")
-        optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
-    except (RuntimeError, TypeError, AttributeError, KeyError, ValueError, IndexError) as error:
-        raise UserError(f"{path} does not fit {CONFIG} beside it: its optimiser state is another's") from error
+def open_log(run: Path) -> IO[str]:
+    """Opens the log of a run directory for more lines, never where a link leads that came with the directory."""
+    return open(run / LOG, "a", opener=open_in_place)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -315,7 +138,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f"{path} cannot be read: it is damaged or no file") from error
+        raise UserError(f"{path} cannot be read: it is damaged or is not a file") from error
     return lines
 
 
@@ -326,7 +149,7 @@ def _log_line(text: bytes) -> dict[str, Any]:
         ValueError: If it is none.
     """
     line = json.loads(text.decode())
-    if not isinstance(line, dict) or not _is_count(line.get("step")) or not all(map(_is_number, line.values())):
+    if not isinstance(line, dict) or not is_count(line.get("step")) or not all(map(is_number, line.values())):
         raise ValueError("no line of a log")
     return line
 
@@ -336,19 +159,12 @@ def _is_metric(name: str, value: object) -> bool:
     if len(name) > LONGEST_NAME:
         return False
     if name == "training_seed":
-        return value is None or _is_count(value)
+        return value is None or is_count(value)
     if "_found_" in name:
-        return _is_count(value)
+        return is_count(value)
     if name.endswith("_stderr"):
-        return value is None or _is_number(value)
-    return value is None or _is_number(value) or isinstance(value, str)
-
-
-def _is_number(value: object) -> bool:
-    """Whether this is a number of ordinary size, which can be drawn and averaged, or not a finite one."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return True
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER
+        return value is None or is_number(value)
+    return value is None or is_number(value) or isinstance(value, str)
 
 
 def _read_text(path: Path) -> str:
@@ -392,7 +208,7 @@ def find_run(run: Path | str) -> Run:
             return open_run(shipped)
         if str(run) in PRESETS:
             raise UserError(f"no weights ship for '{run}': train it first, with 'pyro-sri train {run}'")
-        raise UserError(f"there is no run directory {run}, nor a preset of that name; {nearest(str(run), PRESETS)}")
+        raise UserError(f"there is no run directory {run}, and no preset of that name; {nearest(str(run), PRESETS)}")
     return open_run(path)
 
 
@@ -406,7 +222,7 @@ def check_new(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def keep_alone(path: Path) -> Iterator[None]:
+def lock_run(path: Path) -> Iterator[None]:
     """Keeps every other process from training the run in `path` meanwhile, as far as the file system has locks.
 
     A killed process leaves no lock behind, only its empty file, which the next one takes over.
@@ -418,7 +234,7 @@ def keep_alone(path: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # where nothing can be written, training will say so
             path.mkdir(parents=True, exist_ok=True)
             try:
-                stack.enter_context(_open_alone(path / LOCK, wait=False))
+                stack.enter_context(open_locked(path / LOCK, wait=False))
             except BlockingIOError:
                 raise UserError(f"{path} is in use: another process trains this run; wait for it or stop it") from None
             stack.callback((path / LOCK).unlink, missing_ok=True)

@@ -17,24 +17,23 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-import tyro
 from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from pyro_sri import capture
 from pyro_sri.config import RunConfig, flag
-from pyro_sri.data.format import Scenes
+from pyro_sri.data.format import SceneArrays
 from pyro_sri.data.loading import to_images, training_batches
 from pyro_sri.data.writing import write_dataset
-from pyro_sri.errors import UserError
+from pyro_sri.guides.segregation import SegregationPair
 from pyro_sri.inference import explain, sample_scenes
-from pyro_sri.models.slot_attention import SlotAttentionModel
-from pyro_sri.presets import PRESETS, find_preset
-from pyro_sri.scripts.cli import parse
-from pyro_sri.stepping import Stepper, TrainingStep, new_optimizer
-from pyro_sri.training import pick_device
+from pyro_sri.programs import Program, record_of
+from pyro_sri.scripts.preset_options import parse_fields, preset_named
+from pyro_sri.system.errors import UserError
+from pyro_sri.training import capture
+from pyro_sri.training.loop import pick_device
+from pyro_sri.training.step import Stepper, TrainingStep, new_optimizer
 
 PROG = "pyro-sri bench"
 TIMED_STEPS = 10
@@ -78,21 +77,16 @@ pyro-sri bench sri-mog-shapestacks --precision bf16 --capture
 --batch is short for --batch-size, and --steps is the number of steps that are timed, after a warm-up.
 
 Args:
-    config: The preset's fields.
     json: End with one line of JSON.
 """
 
 
 def main(args: Sequence[str]) -> None:
     """Runs the command."""
-    if not args or args[0].startswith("-"):
-        if {"-h", "--help"} & set(args):
-            print(_HELP.split("\n\nArgs")[0])
-            print(f"\nusage: {PROG} PRESET [--batch B] [--steps N] [--json] [any field of the preset]")
-            print(f"\npresets: {', '.join(PRESETS)}\nThe fields of a preset: {PROG} PRESET --help")
-            return
-        raise UserError(f"which preset? '{PROG} PRESET' takes one of {', '.join(PRESETS)}")
-    config, as_json = _read(find_preset(args[0]).config, args[1:])
+    preset = preset_named(args, PROG, _HELP, "[--batch B] [--steps N] [--json]")
+    if preset is None:
+        return
+    config, as_json = _read(preset.config, args[1:])
     result = measure(config)
     _print_table(result)
     if as_json:
@@ -103,12 +97,11 @@ def _read(preset: RunConfig, args: Sequence[str]) -> tuple[RunConfig, bool]:
     """The run to measure, and whether to print JSON."""
     default = dataclasses.replace(preset, steps=TIMED_STEPS)
 
-    def read(config: Any = default, json: bool = False) -> tuple[RunConfig, bool]:
+    def read(config: RunConfig, json: bool = False) -> tuple[RunConfig, bool]:
         return config, json
 
-    read.__annotations__["config"] = tyro.conf.OmitArgPrefixes[type(default)]  # type: ignore[misc]
-    read.__doc__ = _HELP
-    config, as_json = parse(read, f"{PROG} {default.preset}", [_SHORT.sub("--batch-size", arg) for arg in args])
+    words = [_SHORT.sub("--batch-size", arg) for arg in args]
+    config, as_json = parse_fields(read, default, _HELP, f"{PROG} {default.preset}", words)
     config.require(["steps"], lambda value: value > 0, "at least 1")
     for name, reason in UNUSED.items():
         if getattr(config, name) != getattr(default, name):
@@ -199,7 +192,7 @@ def _speed(config: RunConfig, images: Tensor, now: Clock) -> Result:
     module = stepper.module.eval()
     given = to_images(images, images.device)
     inference = _rates("inference_images_per_second", "infer_one_ms", len(images), now, _inferring(module, given))
-    if isinstance(module.model, SlotAttentionModel):
+    if not record_of(module.model).has_prior:
         names = ("sampling_images_per_second", "sample_one_ms")
         samples = dict.fromkeys(names) | {f"{name}_reason": NO_PRIOR for name in names}
     else:
@@ -231,7 +224,7 @@ def _loader_rates(config: RunConfig, device: torch.device, now: Clock) -> Result
     rates = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.h5"
-        write_dataset(path, {"train": [Scenes(images)]}, {})
+        write_dataset(path, {"train": [SceneArrays(images)]}, {})
         for source, limit in (("memory", images.nbytes), ("disk", 0)):
             batches = training_batches(
                 path,
@@ -277,17 +270,18 @@ def _stage_times(config: RunConfig, images: Tensor, now: Clock) -> dict[str, flo
 
 
 def _stages(module: TrainingStep) -> dict[str, nn.Module]:
-    """The networks that model, guide and, within it, a segregation pair are made of."""
-    roots = {"model": module.model, "guide": module.guide}
-    if (pair := getattr(module.guide, "segregation", None)) is not None:
-        roots |= {"segregation model": pair.model, "segregation guide": pair.guide}
-    return {
-        f"{root} {name.replace('_', ' ')}": network
-        for root, parent in roots.items()
-        if parent is not None  # a segregation that SRI trains has no model
-        for name, network in parent.named_children()
-        if name != "segregation"
-    }
+    """The networks that model, guide and what they hold are made of."""
+    return dict([*_networks("model", module.model), *_networks("guide", module.guide)])
+
+
+def _networks(name: str, program: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Those of a program and of the programs in it, by name; what a segregation pair holds is named after the pair."""
+    for child_name, child in program.named_children():
+        full_name = f"{name} {child_name.replace('_', ' ')}"
+        if isinstance(child, Program):
+            yield from _networks("segregation" if isinstance(child, SegregationPair) else full_name, child)
+        elif any(True for _ in child.parameters()):
+            yield full_name, child
 
 
 @contextmanager

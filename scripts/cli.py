@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from pyro_sri.data.format import Report
-from pyro_sri.errors import UserError, printable
+from pyro_sri.system.errors import UserError, printable
 
 _BOX = re.compile(r"^[│|+╭╰]|[│|+╮╯]$")  # drawn with plain characters where the output is not UTF-8
 _RULE = re.compile(r"[─-]{3,}")

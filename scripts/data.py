@@ -1,126 +1,105 @@
 """The commands `pyro-sri data ...`: make or convert a dataset file, look at one, and audit towers."""
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import tyro
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg
 
 from pyro_sri.data import preview as pictures
 from pyro_sri.data.format import check_dataset
-from pyro_sri.data.generators import find_generator
+from pyro_sri.data.generators import GENERATORS, find_generator
 from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.data.physics import audit_towers
-from pyro_sri.errors import UserError, printable
-from pyro_sri.scripts.cli import note, parse_subcommand, progress_bar
+from pyro_sri.scripts.cli import note, parse, parse_subcommand, progress_bar
 from pyro_sri.scripts.convert import convert
 from pyro_sri.scripts.sample import check_new_file
+from pyro_sri.system.errors import UserError, printable
+
+MAKE = "pyro-sri data make"
+_MAKE_HELP = """Generate a data set with exact masks and factors, and write it to one HDF5 file.
+
+The same seed gives the same arrays, whatever the number of workers. An existing file is never overwritten. After an
+interruption the same command continues where it stopped: finished pieces wait in a folder next to the file.
+
+For example:
+
+pyro-sri data make tetrominoes --out tetrominoes.h5
+
+pyro-sri data make stacks --out stacks.h5 --train 50000 --workers 2
+
+pyro-sri data make multi_digits --out three.h5 --train 0 --val 0 --min-objects 3 --max-objects 3
+
+pyro-sri data make stacks_broken --out broken.h5 --kinds gap beside
+"""
+_MAKE_ARGUMENTS = """
+
+Args:
+    family: What only this family has.
+    out: The file to make, for example scenes.h5.
+    size: Side of the images in pixels; left out: the family's published size.
+    train: Images in the split train; 0 leaves it out.
+    val: Images in the split val; 0 leaves it out.
+    test: Images in the split test; 0 leaves it out.
+    seed: Seed of the scenes.
+    workers: Processes that share the work, at most one for each core; left out: one for each core.
+"""
 
 
-def make(
-    name: Annotated[Positional[str], arg(metavar="NAME")],
-    /,
-    out: Path,
-    size: int | None = None,
-    train: int = 20_000,
-    val: int = 1_000,
-    test: int = 1_000,
-    seed: int = 0,
-    workers: int | None = None,
-    variant: str | None = None,
-    num_pieces: int | None = None,
-    min_objects: int | None = None,
-    max_objects: int | None = None,
-    cameras: tuple[int, ...] | None = None,
-    zoom: float | None = None,
-    kinds: tuple[str, ...] | None = None,
-    shapes: tuple[str, ...] | None = None,
-) -> None:
-    """Generate a data set with exact masks and factors, and write it to one HDF5 file.
+def make(name: Annotated[Positional[str], arg(metavar="NAME")], /) -> None:
+    """Generate a data set; `make NAME --help` lists its options."""
+    make_family([name])
 
-    Families, with their published sizes:
 
-    tetrominoes (35): three bevelled, coloured pieces of four cells on black
-
-    multi_dsprites (64): two to five flat shapes that may cover each other, on grey
-
-    multi_digits (50): no, one or two real handwritten digits on black
-
-    towers (32): flat towers of two to four blocks that stand, on a floor under a sky
-
-    towers_broken (32): blocks like those of towers that do not stand
-
-    rooms (64): one to three coloured objects in a coloured room, like Objects Room
-
-    clevr6, clevr (96): three to six (to ten) cubes, spheres and cylinders, like CLEVR
-
-    stacks (64): towers of two to six blocks that stand, like ShapeStacks
-
-    stacks_broken (64): towers in visibly separate parts, hovering or side by side
-
-    For example:
-
-    pyro-sri data make tetrominoes --out tetrominoes.h5
-
-    pyro-sri data make stacks --out stacks.h5 --train 50000 --workers 2
-
-    pyro-sri data make multi_digits --out three.h5 --train 0 --val 0 --min-objects 3 --max-objects 3
-
-    pyro-sri data make stacks_broken --out broken.h5 --kinds gap beside
-
-    The same seed gives the same arrays, whatever the number of workers. An existing file is never overwritten. After
-    an interruption the same command goes on where it stopped: finished pieces wait in a folder beside the file.
-
-    Args:
-        name: The family of scenes.
-        out: The file to make, for example scenes.h5.
-        size: Side of the images in pixels, 32 to 128; left out: the family's published size.
-        train: Images in the split train; 0 leaves it out.
-        val: Images in the split val; 0 leaves it out.
-        test: Images in the split test; 0 leaves it out.
-        seed: Seed of the scenes.
-        workers: Processes that share the work, at most one for each core; left out: one for each core.
-        variant: multi_dsprites: colored_on_grayscale (default), binarized (2-3 white sprites on black) or
-            colored_on_colored (1-4 sprites, all colours). rooms: train (default), empty_room, six_objects or
-            identical_color (4-6 objects of one colour). towers: different_colours (default) or any_colours, in which
-            blocks may have the same colour.
-        num_pieces: tetrominoes: pieces per scene, 1 to 5; left out: 3.
-        min_objects: Fewest objects per scene, of multi_dsprites, multi_digits, clevr or (blocks) towers and stacks.
-        max_objects: Most objects per scene, likewise.
-        cameras: stacks: numbers 1 to 16 of the cameras to draw from; left out: all, stacks_broken: 1 4 7 10.
-        zoom: stacks: 1 is framed as published; up to 3 shows the tower larger, as far as it fits.
-        kinds: stacks_broken: what is wrong with a tower: gap, air, beside (the default three), unsupported, round,
-            sunk. towers_broken: gap, air, beside, unsupported (default: all four).
-        shapes: towers: shapes of blocks: box, dome (the default two), wedge, barrel. Domes and wedges come on top only.
+def make_family(args: Sequence[str]) -> None:
+    """Generates a data set of the family that the first argument names.
 
     Raises:
         UserError: For an unknown family, a value out of range, or a file that exists or cannot be written.
     """
-    given = {
-        "variant": variant,
-        "num_pieces": num_pieces,
-        "min_objects": min_objects,
-        "max_objects": max_objects,
-        "cameras": cameras,
-        "zoom": zoom,
-        "kinds": kinds,
-        "shapes": shapes,
-    }
-    options = {option: value for option, value in given.items() if value is not None}
-    _check_disk(out, max(0, train) + max(0, val) + max(0, test), find_generator(name).sizes[0])
-    workers = usable_cores() if workers is None else min(workers, usable_cores())
-    try:
-        with progress_bar() as report:
-            found = make_dataset(name, out, size, train, val, test, seed, workers, options, report)
-    except KeyboardInterrupt as stop:
-        raise type(stop)(f"the same command goes on with {out}") from None
-    if found:
-        note(f"{found} pieces were there already from an earlier start")
-    print(f"made {out}: generated {name}, {train} train, {val} val, {test} test images")
+    if not args or args[0].startswith("-"):
+        if {"-h", "--help"} & set(args):
+            print(_MAKE_HELP)
+            print(f"usage: {MAKE} NAME --out FILE [--train N] [--val N] [--test N] [any option of the family]\n")
+            for family in GENERATORS.values():
+                print(f"{family.name} ({family.default_size}): {family.description}")
+            print(f"\nThe options of a family: {MAKE} NAME --help")
+            return
+        raise UserError(f"which family? {MAKE} NAME --out FILE takes one of {', '.join(GENERATORS)}")
+    generator = find_generator(args[0])
+
+    def read(
+        family: Any,
+        out: Path,
+        size: int | None = None,
+        train: int = 20_000,
+        val: int = 1_000,
+        test: int = 1_000,
+        seed: int = 0,
+        workers: int | None = None,
+    ) -> None:
+        _check_disk(out, max(0, train) + max(0, val) + max(0, test), generator.sizes[0])
+        workers = usable_cores() if workers is None else min(workers, usable_cores())
+        try:
+            with progress_bar() as report:
+                found = make_dataset(
+                    generator.name, out, size, train, val, test, seed, workers, dataclasses.asdict(family), report
+                )
+        except KeyboardInterrupt as stop:
+            raise type(stop)(f"the same command goes on with {out}") from None
+        if found:
+            note(f"{found} pieces were there already from an earlier start")
+        print(f"made {out}: generated {generator.name}, {train} train, {val} val, {test} test images")
+
+    read.__annotations__["family"] = tyro.conf.OmitArgPrefixes[generator.options]  # type: ignore[misc, name-defined]
+    read.__doc__ = f"{generator.description[0].upper()}{generator.description[1:]}.\n\n{_MAKE_HELP}{_MAKE_ARGUMENTS}"
+    parse(read, f"{MAKE} {generator.name}", args[1:])
 
 
 def info(file: Positional[Path], /) -> None:
@@ -245,6 +224,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 def main(args: Sequence[str]) -> None:
     """Runs the command."""
+    if args[:1] == ["make"]:  # whose options depend on the family
+        make_family(args[1:])
+        return
     parse_subcommand(COMMANDS, "pyro-sri data", "Make, convert, describe, show and verify dataset files.", args)
 
 

@@ -11,21 +11,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pyro_sri import runs
+from pyro_sri import checkpoints, runs
 from pyro_sri.config import Device
 from pyro_sri.data.format import DatasetFile
-from pyro_sri.errors import UserError, printable
 from pyro_sri.evaluation import MEANINGS, METRICS, Metrics, evaluate
-from pyro_sri.execution import set_precision
+from pyro_sri.evaluation.measures import CONFUSION
+from pyro_sri.evaluation.summary import group_runs, summarise, why_not_summarised
 from pyro_sri.features import FeatureExtractor, InceptionFeatures, ScatteringFeatures, find_inception
 from pyro_sri.runs import Run
 from pyro_sri.scripts.cli import check_memory, note, parse, progress_bar
 from pyro_sri.scripts.own_data import own_data_of
-from pyro_sri.seeds import check_seed
-from pyro_sri.summary import group_runs, summarise, why_not_summarised
-from pyro_sri.training import pick_device
-
-CONFUSION = re.compile(r"count_(\d+)_found_(\d+)")
+from pyro_sri.system.errors import UserError, printable
+from pyro_sri.system.files import write_atomically
+from pyro_sri.system.seeds import check_seed
+from pyro_sri.training.execution import set_precision
+from pyro_sri.training.loop import pick_device
 
 
 def evaluate_runs(
@@ -102,7 +102,7 @@ def evaluate_runs(
     for name, run, path in zip(given, found, paths, strict=True):
         module = run.load_module(checkpoint).to(place)
         set_precision(module, "float32")
-        step = runs.load_checkpoint(run.checkpoint(checkpoint))["step"]
+        step = checkpoints.load_checkpoint(run.checkpoint(checkpoint))["step"]
         with progress_bar() as report:
             metrics = evaluate(
                 module.model,
@@ -224,15 +224,15 @@ def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
     """Writes metrics.json; keeps an earlier one, as metrics.1.json and so on."""
     content = (json.dumps(metrics, indent=2) + "\n").encode()
     if not path.exists():
-        runs.write_atomically(path, lambda file: file.write(content))
+        write_atomically(path, lambda file: file.write(content))
         return
     number = 1
     while (aside := path.with_suffix(f".{number}.json")).exists():
         number += 1
     earlier = path.read_bytes()
-    runs.write_atomically(aside, lambda file: file.write(earlier))
+    write_atomically(aside, lambda file: file.write(earlier))
     try:
-        runs.write_atomically(path, lambda file: file.write(content))
+        write_atomically(path, lambda file: file.write(content))
     except BaseException:  # the earlier one is still where it was
         aside.unlink()
         raise

@@ -9,13 +9,13 @@ import torch
 import tyro
 from pyro.infer.elbo import ELBOModule
 
-from pyro_sri import runs
+from pyro_sri import checkpoints, runs
 from pyro_sri.config import SRIConfig
-from pyro_sri.errors import UserError
 from pyro_sri.nn import Kernel
 from pyro_sri.official import load_sri
 from pyro_sri.scripts.cli import note, parse
-from pyro_sri.torch_files import is_finite, load_torch_file
+from pyro_sri.system.errors import UserError
+from pyro_sri.system.torch_files import is_finite, load_torch_file
 
 
 def import_weights(
@@ -67,7 +67,7 @@ def import_weights(
         steps=0,
         num_slots=num_slots,
         slot_size=model.slot_prior.loc.out_features,
-        scene_size=len(model.scene_loc),
+        scene_size=model.scene_prior.size,
         attention_layers=guide.num_layers,
         kernel=kernel,
         colour_start="position" if semiconv else "none",
@@ -84,7 +84,7 @@ def import_weights(
     run = runs.Run(out, config)
     try:
         for name in ("best", "last"):
-            runs.save_checkpoint(run.checkpoint(name), {"step": 0, "objective": module.state_dict()})
+            checkpoints.save_checkpoint(run.checkpoint(name), {"step": 0, "objective": module.state_dict()})
         runs.write_config(out, config)
     except UserError:  # a full disk: nothing half-done stays
         shutil.rmtree(out / runs.CHECKPOINTS, ignore_errors=True)
@@ -96,7 +96,7 @@ def read_state_dict(file: Path) -> Mapping[str, torch.Tensor]:
     """The state dict in a file: the whole of it, or the one entry of a checkpoint that is one.
 
     Raises:
-        UserError: If the file is missing, damaged, holds code, or holds no state dict.
+        UserError: If the file is missing, damaged, holds code, or does not hold a state dict.
     """
     if not file.is_file():
         raise UserError(f"there is no file {file}")
@@ -108,7 +108,7 @@ def read_state_dict(file: Path) -> Mapping[str, torch.Tensor]:
     for candidate in candidates:
         if isinstance(candidate, dict) and candidate and all(torch.is_tensor(v) for v in candidate.values()):
             return candidate
-    raise UserError(f"{file} holds no state dict: it must map parameter names to tensors")
+    raise UserError(f"{file} does not hold a state dict: it must map parameter names to tensors")
 
 
 def main(args: Sequence[str]) -> None:

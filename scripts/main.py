@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, NoReturn
 
 from pyro_sri import __version__
-from pyro_sri.allocation import keep_freed_memory
-from pyro_sri.errors import UserError, is_out_of_memory, printable
-from pyro_sri.signals import handling
-from pyro_sri.threads import wait_passively
+from pyro_sri.system.allocation import keep_freed_memory
+from pyro_sri.system.errors import UserError, is_out_of_memory, printable
+from pyro_sri.system.signals import handling
+from pyro_sri.system.threads import wait_passively
 
 
 class Command(NamedTuple):

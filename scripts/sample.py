@@ -18,12 +18,13 @@ from pyro_sri.data.loading import to_images
 from pyro_sri.data.readers.geometry import centre, resize_image
 from pyro_sri.data.readers.pictures import read_rgb
 from pyro_sri.editing import CANDIDATES, decode, imagine_rest, infer_slots, remove
-from pyro_sri.errors import UserError
-from pyro_sri.guides.sri import SRIGuide
 from pyro_sri.inference import SCENES_AT_ONCE, Scenes, draw_scenes
-from pyro_sri.runs import WEIGHTS, Run, find_run, write_atomically
+from pyro_sri.programs import Guide, Model
+from pyro_sri.runs import WEIGHTS, Run, find_run
 from pyro_sri.scripts.cli import check_memory, note, parse
-from pyro_sri.seeds import check_seed
+from pyro_sri.system.errors import UserError
+from pyro_sri.system.files import write_atomically
+from pyro_sri.system.seeds import check_seed
 from pyro_sri.viz import Header, Picture, enlarge, grid, png, sheet, slot_pictures, to_uint8
 
 MOST_SLOTS = 256  # far more than there are objects in any scene
@@ -165,7 +166,7 @@ def plan_edit(num_inferred: int, keep_slots: str | None, remove_slots: str | Non
         num_slots: Slots afterwards; None for those that are not removed.
 
     Raises:
-        UserError: If an option is no list of slots, or they do not go together.
+        UserError: If an option is not a list of slots, or they do not go together.
     """
     removed = [] if remove_slots is None else _numbers("--remove-slots", remove_slots, num_inferred)
     left = [k for k in range(num_inferred) if k not in removed]
@@ -183,7 +184,7 @@ def plan_edit(num_inferred: int, keep_slots: str | None, remove_slots: str | Non
 
 def _numbers(option: str, text: str, num_slots: int) -> list[int]:
     if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text):
-        raise UserError(f"{option} '{text}' is no list of slots; write their numbers like 0,2")
+        raise UserError(f"{option} '{text}' is not a list of slots; write their numbers like 0,2")
     numbers = sorted({int(number) for number in text.split(",")})
     if numbers[-1] >= num_slots:
         raise UserError(f"{option}: there is no slot {numbers[-1]}; the slots are 0 to {num_slots - 1}")
@@ -220,13 +221,16 @@ def read_image(source: str, size: int) -> Tensor:
 
 
 def _draw_edited(
-    model: Any, guide: Any, image: Tensor, inferred: Tensor, edit: Edit, num: int, temperature: float
+    model: Model, guide: Guide, image: Tensor, inferred: Tensor, edit: Edit, num: int, temperature: float
 ) -> Drawn:
     """Scenes with some slots of the image: as many as asked for, or one if nothing is imagined."""
     slots, remark = remove(inferred, edit.removed), ""
     if edit.imagines:
-        propose = guide.scene_dist if isinstance(guide, SRIGuide) and guide.has_scene else None
-        options: dict[str, Any] = {"propose": propose, "num_slots": edit.num_slots, "temperature": temperature}
+        options: dict[str, Any] = {
+            "propose": guide.propose_scene,
+            "num_slots": edit.num_slots,
+            "temperature": temperature,
+        }
         sizes = [min(SCENES_AT_ONCE, num - start) for start in range(0, num, SCENES_AT_ONCE)]
         imagined = [imagine_rest(model, slots.expand(n, -1, -1), edit.places, **options) for n in sizes]
         slots, effective = (torch.cat(tensors) for tensors in zip(*imagined, strict=True))

@@ -4,10 +4,11 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from pyro_sri import runs
+from pyro_sri import checkpoints, runs
 from pyro_sri.config import to_yaml
-from pyro_sri.errors import UserError
 from pyro_sri.presets import PRESETS
+from pyro_sri.system.errors import UserError
+from pyro_sri.system.files import write_atomically
 
 
 def ship(run_path: Path) -> Path:
@@ -24,14 +25,14 @@ def ship(run_path: Path) -> Path:
     """
     run = runs.open_run(run_path)
     target = runs.WEIGHTS / run.config.preset
-    checkpoint = runs.load_checkpoint(run.checkpoint())
+    checkpoint = checkpoints.load_checkpoint(run.checkpoint())
     if run.config.preset not in PRESETS:
         raise UserError(f"{run_path} is a run of '{run.config.preset}': there is no such preset")
     config = dataclasses.replace(run.config, data=None)
-    shipped = {"step": checkpoint["step"], "objective": runs.evaluated_weights(checkpoint)}
-    runs.save_checkpoint(runs.Run(target, config).checkpoint(), shipped)
-    runs.write_atomically(target / runs.CONFIG, lambda file: file.write(to_yaml(config).encode()))
-    runs.write_atomically(target / runs.LOG, lambda file: file.write((run.path / runs.LOG).read_bytes()))
+    shipped = {"step": checkpoint["step"], "objective": checkpoints.evaluated_weights(checkpoint)}
+    checkpoints.save_checkpoint(runs.Run(target, config).checkpoint(), shipped)
+    write_atomically(target / runs.CONFIG, lambda file: file.write(to_yaml(config).encode()))
+    write_atomically(target / runs.LOG, lambda file: file.write((run.path / runs.LOG).read_bytes()))
     return target
 
 

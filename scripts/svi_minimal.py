@@ -3,6 +3,7 @@
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pyro
 from pyro import poutine
@@ -11,12 +12,12 @@ from pyro.infer import SVI, Predictive
 from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.data.loading import to_images, training_batches
 from pyro_sri.distributions import ImageLikelihood
-from pyro_sri.elbo import SRI_ELBO
 from pyro_sri.guides.genesis_v2 import GenesisV2Guide
 from pyro_sri.guides.segregation import SegregationPair
 from pyro_sri.guides.sri import SRIGuide
 from pyro_sri.models.genesis_v2 import IndependentSlotModel
 from pyro_sri.models.scene import SceneModel
+from pyro_sri.objectives import SRI_ELBO
 
 
 def main(num_steps: int) -> None:
@@ -24,7 +25,7 @@ def main(num_steps: int) -> None:
     pyro.set_rng_seed(0)
     pyro.clear_param_store()
 
-    shape = {"image_size": 32, "num_slots": 4, "slot_size": 16}
+    shape: dict[str, Any] = {"image_size": 32, "num_slots": 4, "slot_size": 16}
     likelihood = ImageLikelihood(kind="gaussian", pixel_std=0.1)
     model = SceneModel(**shape, scene_size=32, likelihood=likelihood)
     segregation = SegregationPair(IndependentSlotModel(**shape, likelihood=likelihood), GenesisV2Guide(**shape))

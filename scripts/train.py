@@ -4,22 +4,21 @@ import dataclasses
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pyro_sri import runs
+from pyro_sri import checkpoints, runs
 from pyro_sri.config import RunConfig, flag
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.generators import GENERATORS
-from pyro_sri.errors import UserError
-from pyro_sri.presets import PRESETS, Preset, find_preset
-from pyro_sri.processes import is_first
-from pyro_sri.scripts.cli import note, parse
+from pyro_sri.presets import PRESETS, Preset
+from pyro_sri.scripts.cli import note
 from pyro_sri.scripts.own_data import own_data
-from pyro_sri.training import check_same, train
+from pyro_sri.scripts.preset_options import parse_fields, preset_named
+from pyro_sri.system.errors import UserError
+from pyro_sri.system.processes import is_first
+from pyro_sri.training.loop import check_same, train
 
 PROG = "pyro-sri train"
 
@@ -44,7 +43,6 @@ pyro-sri train sri-mog-shapestacks --out runs/stacks --resume
 pyro-sri train sri-mog-shapestacks --tiny --out runs/try
 
 Args:
-    config: The preset's fields.
     out: Run directory, new or empty; runs/PRESET if not given.
     resume: Continue the run in --out from its last checkpoint; start it if there is none.
     tiny: Small images, few slots and features, 3 steps, data made on the spot: whether everything works, in seconds.
@@ -53,14 +51,9 @@ Args:
 
 def main(args: Sequence[str]) -> None:
     """Runs the command."""
-    if not args or args[0].startswith("-"):
-        if {"-h", "--help"} & set(args):
-            print(_HELP.split("\n\nArgs")[0])
-            print(f"\nusage: {PROG} PRESET [--data FILE] [--out RUN] [--resume] [any field of the preset]")
-            print(f"\npresets: {', '.join(PRESETS)}\nThe fields of a preset: {PROG} PRESET --help")
-            return
-        raise UserError(f"which preset? '{PROG} PRESET' takes one of {', '.join(PRESETS)}")
-    preset = find_preset(args[0])
+    preset = preset_named(args, PROG, _HELP, "[--data FILE] [--out RUN] [--resume]")
+    if preset is None:
+        return
     tiny = "--tiny" in args
     preset = preset.tiny() if tiny else preset
     config, out, resume = _read(preset.config, args[1:])
@@ -89,13 +82,11 @@ def _read(default: RunConfig, args: Sequence[str]) -> tuple[RunConfig, Path, boo
     """Fields, run directory and whether to resume, with these defaults for the fields."""
 
     def read(
-        config: Any = default, out: Path | None = None, resume: bool = False, tiny: bool = False
+        config: RunConfig, out: Path | None = None, resume: bool = False, tiny: bool = False
     ) -> tuple[RunConfig, Path, bool]:
         return config, out or Path("runs") / (f"{default.preset}-tiny" if tiny else default.preset), resume
 
-    read.__annotations__["config"] = tyro.conf.OmitArgPrefixes[type(default)]  # type: ignore[misc]
-    read.__doc__ = _HELP
-    return parse(read, f"{PROG} {default.preset}", args)
+    return parse_fields(read, default, _HELP, f"{PROG} {default.preset}", args)
 
 
 def _with_absolute_data(config: RunConfig) -> RunConfig:
@@ -198,7 +189,7 @@ def summary(line: dict[str, float]) -> str:
 
 
 def _say_what_next(run: runs.Run) -> None:
-    step = runs.load_checkpoint(run.checkpoint("last"))["step"] if run.checkpoint("last").exists() else 0
+    step = checkpoints.load_checkpoint(run.checkpoint("last"))["step"] if run.checkpoint("last").exists() else 0
     if step < run.config.steps:
         note(f"stopped at step {step}; to go on: {_resuming(run.config, run.path)}")
     else:

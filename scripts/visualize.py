@@ -5,16 +5,18 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from operator import methodcaller
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from pyro_sri import viz
-from pyro_sri.errors import UserError
-from pyro_sri.gallery import ACTIVENESS_IMAGES, Exhibit, gallery, load_images, missing_data
-from pyro_sri.runs import find_run, write_atomically
+from pyro_sri.programs import Model
+from pyro_sri.report.gallery import ACTIVENESS_IMAGES, Exhibit, gallery, load_images, missing_data
+from pyro_sri.runs import find_run
 from pyro_sri.scripts.cli import note, parse
-from pyro_sri.seeds import check_seed
+from pyro_sri.system.errors import UserError
+from pyro_sri.system.files import write_atomically
+from pyro_sri.system.seeds import check_seed
 
 MOST_SCENES = 256  # on a sheet
 
@@ -63,10 +65,10 @@ def visualize(
         UserError: If the folder is in use or cannot be written, or the data does not fit.
     """
     if not 1 <= num <= MOST_SCENES:
-        raise UserError(f"--num {num} is no number of scenes for a sheet; use 1 to {MOST_SCENES}")
+        raise UserError(f"--num is {num}: it must be 1 to {MOST_SCENES}")
     check_seed(seed)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists already and is no empty folder; choose another --out")
+        raise UserError(f"{out} exists already and is not empty; choose another --out")
     found = find_run(run)
     images = load_images(found, split, max(num, ACTIVENESS_IMAGES), data)
     module, ffmpeg = found.load_module(), viz.find_ffmpeg()
@@ -96,7 +98,7 @@ def _write(path: Path, content: bytes) -> None:
     print(f"drew {path}", flush=True)
 
 
-def _graph(model: Any, image_size: int) -> Iterator[tuple[str, bytes]]:
+def _graph(model: Model, image_size: int) -> Iterator[tuple[str, bytes]]:
     """The model's graph in Graphviz's language, and as a picture where Graphviz is installed."""
     graph = viz.graphviz(model, image_size)
     yield "model.gv", graph.source.encode()

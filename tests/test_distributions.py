@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from conftest import Golden, assert_relative
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from pyro_sri.distributions import (
@@ -15,6 +14,7 @@ from pyro_sri.distributions import (
     sri_raw,
     sri_scale,
 )
+from support.golden import Golden, assert_relative
 
 B, K, SIZE, STD = 2, 4, 5, 0.3
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from conftest import Golden
 from scipy.optimize import linear_sum_assignment
 
 from pyro_sri.matching import greedy_matching, hungarian_matching, permute_slots, slot_distances
+from support.golden import Golden
 
 
 @pytest.mark.parametrize("problem", range(4))

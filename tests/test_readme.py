@@ -46,7 +46,7 @@ def state():
     return torch.get_default_dtype(), torch.is_grad_enabled(), validate, dict(pyro.settings.get())
 
 before, draws = state(), torch.get_rng_state()
-import pyro_sri, pyro_sri.training, pyro_sri.official, pyro_sri.scripts.main
+import pyro_sri, pyro_sri.training.loop, pyro_sri.official, pyro_sri.scripts.main
 assert before == state()
 assert torch.equal(draws, torch.get_rng_state())
 """

@@ -2,22 +2,24 @@
 
 from pyro_sri.config.air import AIRConfig
 from pyro_sri.config.emorl import EMORLConfig
-from pyro_sri.config.files import SYSTEMS, from_yaml, to_yaml
+from pyro_sri.config.files import from_yaml, systems, to_yaml
 from pyro_sri.config.genesis import GenesisConfig
 from pyro_sri.config.genesis_v2 import GenesisV2Config
 from pyro_sri.config.recurrent import RecurrentConfig
-from pyro_sri.config.run import RESUMABLE, Device, RunConfig, flag, nearest
+from pyro_sri.config.run import FIELD_GROUPS, NOT_OPTIONS, RESUMABLE, Device, Precision, RunConfig, flag, nearest
 from pyro_sri.config.slot_attention import SlotAttentionConfig
 from pyro_sri.config.sri import SRIConfig
 
 __all__ = [
+    "FIELD_GROUPS",
+    "NOT_OPTIONS",
     "RESUMABLE",
-    "SYSTEMS",
     "AIRConfig",
     "Device",
     "EMORLConfig",
     "GenesisConfig",
     "GenesisV2Config",
+    "Precision",
     "RecurrentConfig",
     "RunConfig",
     "SRIConfig",
@@ -25,5 +27,6 @@ __all__ = [
     "flag",
     "from_yaml",
     "nearest",
+    "systems",
     "to_yaml",
 ]

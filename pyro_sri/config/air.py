@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from pyro_sri.air_elbo import AIR_ELBO, EnumeratedAIR_ELBO, PresenceAnnealing
 from pyro_sri.config.run import RunConfig
 from pyro_sri.config.shared import SMALL_SIZES
-from pyro_sri.elbo import TermsELBO
 from pyro_sri.guides.air import AIRGuide
 from pyro_sri.models.air import AIRModel
+from pyro_sri.objectives import AIR_ELBO, EnumeratedAIR_ELBO, PresenceAnnealing, TermsELBO
 
 
 @dataclass(frozen=True, kw_only=True)

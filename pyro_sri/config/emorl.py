@@ -6,11 +6,10 @@ from typing import Any, ClassVar
 
 from pyro_sri.config.run import RunConfig
 from pyro_sri.config.shared import LARGE_SIZES, SMALL_SIZES, LikelihoodFields
-from pyro_sri.emorl_elbo import EMORL_ELBO
-from pyro_sri.geco import EmorlGECO
 from pyro_sri.guides.emorl import EMORLGuide
 from pyro_sri.models.emorl import EMORLModel, HierarchicalPriorKind
 from pyro_sri.nn import Initialisation, PositionDecoderKind, initialise
+from pyro_sri.objectives import EMORL_ELBO, EmorlGECO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +58,11 @@ class EMORLConfig(LikelihoodFields, RunConfig):
         self.require(steps, lambda value: value >= 0, "0 or more")
         what = "a multiple of 16" if self.decoder == "big" else "from 32 to 128"
         self.require(["image_size"], lambda value: value in self.image_sizes, what)
+
+    @property
+    def idle_parameters(self) -> bool:
+        """Those of the refinement, where there is none."""
+        return 0 in (self.refinement_steps, self.later_refinement_steps) or super().idle_parameters
 
     @property
     def image_sizes(self) -> tuple[int, ...]:

@@ -7,29 +7,8 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from pyro_sri.config.air import AIRConfig
-from pyro_sri.config.emorl import EMORLConfig
-from pyro_sri.config.genesis import GenesisConfig
-from pyro_sri.config.genesis_v2 import GenesisV2Config
-from pyro_sri.config.recurrent import RecurrentConfig
 from pyro_sri.config.run import LARGEST_NUMBER, RunConfig, nearest
-from pyro_sri.config.slot_attention import SlotAttentionConfig
-from pyro_sri.config.sri import SRIConfig
-from pyro_sri.errors import UserError, one_line
-
-SYSTEMS: dict[str, type[RunConfig]] = {
-    config.system: config
-    for config in (
-        SRIConfig,
-        GenesisV2Config,
-        GenesisConfig,
-        EMORLConfig,
-        SlotAttentionConfig,
-        RecurrentConfig,
-        AIRConfig,
-    )
-}
-
+from pyro_sri.system.errors import UserError, one_line
 
 # Fields that have another name today: the new name, and what the old values are called.
 RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {"semiconv": ("colour_start", {True: "position", False: "none"})}
@@ -38,6 +17,11 @@ LONGEST_TEXT = 100_000  # characters of a configuration; those that are written 
 LONGEST_VALUE = 4096  # characters, as long as a path can be
 
 _NO_VALUE = object()  # in place of what cannot be a field's value
+
+
+def systems() -> dict[str, type[RunConfig]]:
+    """The configuration of every system by its name: of those in this package, and of others that are imported."""
+    return {config.system: config for config in RunConfig.__subclasses__()}
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -61,9 +45,10 @@ def from_yaml(text: str, source: str) -> RunConfig:
     if "system" not in fields:
         raise UserError(f"{source} is not a configuration: it names no system")
     system = fields.pop("system")
-    if not isinstance(system, str) or system not in SYSTEMS:
-        raise UserError(f"{source} asks for the system {_shown(system)}: {nearest(_shown(system), SYSTEMS)}")
-    config = SYSTEMS[system]
+    known_systems = systems()
+    if not isinstance(system, str) or system not in known_systems:
+        raise UserError(f"{source} asks for the system {_shown(system)}: {nearest(_shown(system), known_systems)}")
+    config = known_systems[system]
     known = {field.name: field for field in dataclasses.fields(config)}
     types = get_type_hints(config)
     for old in RENAMED.keys() & fields.keys():
@@ -102,7 +87,7 @@ def _fields(text: str, source: str) -> dict[str, Any]:
             raise UserError(f"{source} is not a configuration: it names no system")
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise UserError(f"{source} has a field whose name is no text: remove it")
+                raise UserError(f"{source} has a field name that is not text: remove it")
             name = key.value
             if name in fields:
                 raise UserError(f"{source} has the field {_shown(name)} twice: remove one of them")

@@ -9,7 +9,7 @@ from pyro_sri.config.shared import GECOFields, LikelihoodFields
 from pyro_sri.guides.genesis import GenesisGuide
 from pyro_sri.models.genesis import GenesisModel
 from pyro_sri.nn import GENESIS_IMAGE_SIZES
-from pyro_sri.slot_elbo import SlotELBO
+from pyro_sri.objectives import SlotELBO
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from pyro_sri.config.shared import GECOFields, LikelihoodFields, SegregationFiel
 from pyro_sri.guides.genesis_v2 import GenesisV2SlotGuide
 from pyro_sri.models.genesis_v2 import AutoregressiveSlotModel
 from pyro_sri.nn import IMAGE_SIZES, Initialisation, initialise
-from pyro_sri.slot_elbo import SlotELBO
+from pyro_sri.objectives import SlotELBO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,11 @@ class GenesisV2Config(GECOFields, SegregationFields, LikelihoodFields, RunConfig
 
     def build(self) -> tuple[AutoregressiveSlotModel, GenesisV2SlotGuide, SlotELBO]:
         """A new model, its guide, and the objective."""
-        shape = {"image_size": self.image_size, "num_slots": self.num_slots, "slot_size": self.slot_size}
+        shape: dict[str, Any] = {
+            "image_size": self.image_size,
+            "num_slots": self.num_slots,
+            "slot_size": self.slot_size,
+        }
         model = AutoregressiveSlotModel(**shape, likelihood=self.image_likelihood(), lstm_units=self.lstm_units or None)
         guide = GenesisV2SlotGuide(**shape, colours=self.instance_colours(), coordinates=self.coordinates)
         for module in (model, guide):

@@ -9,7 +9,7 @@ from pyro_sri.config.shared import GECOFields, LikelihoodFields
 from pyro_sri.guides.recurrent import RecurrentGuide
 from pyro_sri.models.scene import SceneModel
 from pyro_sri.nn import IMAGE_SIZES, Initialisation, initialise
-from pyro_sri.slot_elbo import SlotELBO
+from pyro_sri.objectives import SlotELBO
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,14 +12,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import tyro
 from pyro.nn import PyroModule
 
-from pyro_sri.elbo import TermsELBO
-from pyro_sri.errors import UserError
-from pyro_sri.execution import Precision
-from pyro_sri.optimizers import OptimizerKind
-from pyro_sri.seeds import check_seed
+from pyro_sri.objectives import TermsELBO
+from pyro_sri.system.errors import UserError
+from pyro_sri.system.seeds import check_seed
 
 NotAnOption = Annotated[str, tyro.conf.Suppress, tyro.conf.Fixed]
 Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["float32", "tf32", "bf16"]
+OptimizerKind = Literal["adam", "muon"]
 
 # How a run is carried out, not what it is: these may change from one resumption to the next.
 # (Data may move, but not change: its content is compared.)
@@ -27,6 +27,20 @@ RESUMABLE = frozenset(
     {"steps", "device", "devices", "nodes", "capture", "compile", "recompute_decoder", "num_workers"}
     | {"log_every", "picture_every", "data", "data_hash"}
 )
+
+# How --help groups what every run has; the rest is the system's own.
+FIELD_GROUPS: dict[str, tuple[str, ...]] = {
+    "data": ("data", "image_size"),
+    "optimisation": (
+        *("start_from", "steps", "batch_size", "optimizer", "learning_rate", "warmup_steps", "halving_steps"),
+        *("decay_steps", "gradient_clip", "ema", "seed"),
+    ),
+    "execution": (
+        *("device", "devices", "nodes", "precision", "capture", "compile", "recompute_decoder", "num_workers"),
+    ),
+    "bookkeeping": ("log_every", "validate_every", "validation_images", "picture_every", "checkpoint_every"),
+}
+NOT_OPTIONS = frozenset({"preset", "dataset", "data_hash"})  # fields that a preset or a run sets
 
 # What follows the length of a run: numbers of steps, and sizes of a step that is taken again and again.
 STEP_NUMBERS = (
@@ -191,6 +205,11 @@ class RunConfig(ABC):
     def images_per_step(self, step: int) -> int:
         """Images that a step takes, over all processes."""
         return self.batch_size
+
+    @property
+    def idle_parameters(self) -> bool:
+        """Whether there are steps after which some parameters have no gradients: those of networks that did not run."""
+        return getattr(self, "num_slots", None) == 1  # no slot after the first, whose prior depends on it
 
     def schedule(self) -> dict[str, float]:
         """The fields that follow the length of the run; none that are 0, which means never."""

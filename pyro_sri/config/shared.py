@@ -6,11 +6,10 @@ from typing import Any, Literal
 import torch
 
 from pyro_sri.distributions import ImageLikelihood
-from pyro_sri.geco import GECO, EmorlGECO, GenesisGECO
 from pyro_sri.guides.genesis_v2 import GenesisV2Guide
 from pyro_sri.guides.sri import SRIGuide
-from pyro_sri.mask_kl import MaskKL
 from pyro_sri.nn import ColourStart, InstanceColours, Kernel
+from pyro_sri.objectives import GECO, EmorlGECO, GenesisGECO, MaskKL
 
 # Image sizes of networks that take any, and of those that double a broadcast four times.
 SMALL_SIZES = tuple(range(32, 129))

@@ -9,7 +9,7 @@ from pyro_sri.config.shared import LARGE_SIZES, SMALL_SIZES
 from pyro_sri.guides.slot_attention import SlotAttentionGuide
 from pyro_sri.models.slot_attention import SlotAttentionModel
 from pyro_sri.nn import PositionDecoderKind
-from pyro_sri.slot_attention_loss import SlotAttentionLoss
+from pyro_sri.objectives import SlotAttentionLoss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,10 @@ class SlotAttentionConfig(RunConfig):
 
     def build(self) -> tuple[SlotAttentionModel, SlotAttentionGuide, SlotAttentionLoss]:
         """A new model, its guide, and the objective."""
-        shape = {"image_size": self.image_size, "num_slots": self.num_slots, "slot_size": self.slot_size}
+        shape: dict[str, Any] = {
+            "image_size": self.image_size,
+            "num_slots": self.num_slots,
+            "slot_size": self.slot_size,
+        }
         model = SlotAttentionModel(**shape, decoder=self.decoder)
         return model, SlotAttentionGuide(**shape, num_iterations=self.num_iterations), SlotAttentionLoss()

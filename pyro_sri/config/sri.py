@@ -9,8 +9,6 @@ from pyro.nn import PyroModule
 from pyro_sri.config.run import RunConfig
 from pyro_sri.config.shared import GECOFields, LikelihoodFields, SegregationFields
 from pyro_sri.distributions import ImageLikelihood
-from pyro_sri.elbo import SRI_ELBO
-from pyro_sri.errors import UserError
 from pyro_sri.guides.emorl import EMORLGuide
 from pyro_sri.guides.genesis_v2 import GenesisV2Guide
 from pyro_sri.guides.segregation import SegregationPair
@@ -21,6 +19,8 @@ from pyro_sri.models.emorl import EMORLModel
 from pyro_sri.models.genesis_v2 import IndependentSlotModel
 from pyro_sri.models.scene import SceneModel
 from pyro_sri.nn import IMAGE_SIZES, Initialisation, PositionDecoderKind, initialise
+from pyro_sri.objectives import SRI_ELBO
+from pyro_sri.system.errors import UserError
 
 SegregationKind = Literal["genesis_v2", "emorl", "slot_attention"]
 
@@ -132,6 +132,12 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
         return super().cycle(step)
 
     @property
+    def idle_parameters(self) -> bool:
+        """While the segregation or the prior trains alone; and EMORL's refinement, which SRI never runs."""
+        alone = bool(self.segregation_steps or self.prior_from)
+        return alone or self.segregation == "emorl" or super().idle_parameters
+
+    @property
     def encoded_from(self) -> int | None:
         """The prior alone trains on encoded slots, once the segregation no longer trains alone."""
         return max(self.prior_from, self.segregation_steps) if self.prior_from else None
@@ -148,7 +154,11 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
     def build(self) -> tuple[SceneModel, SRIGuide, SRI_ELBO]:
         """A new scene model, its SRI guide, and the objective."""
         likelihood = self.image_likelihood()
-        shape = {"image_size": self.image_size, "num_slots": self.num_slots, "slot_size": self.slot_size}
+        shape: dict[str, Any] = {
+            "image_size": self.image_size,
+            "num_slots": self.num_slots,
+            "slot_size": self.slot_size,
+        }
         model = SceneModel(
             **shape, scene_size=self.scene_size, likelihood=likelihood, lstm_units=self.lstm_units or None
         )
@@ -177,9 +187,9 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
         )
         return model, guide, elbo
 
-    def _new_segregation(self, shape: dict[str, int], likelihood: ImageLikelihood) -> SegregationPair:
+    def _new_segregation(self, shape: dict[str, Any], likelihood: ImageLikelihood) -> SegregationPair:
         if self.segregation == "emorl":
-            kind = {"num_layers": self.segregation_layers, "decoder": self.segregation_decoder}
+            kind: dict[str, Any] = {"num_layers": self.segregation_layers, "decoder": self.segregation_decoder}
             emorl = EMORLModel(**shape, likelihood=likelihood, **kind)
             return self._pair(emorl, EMORLGuide(emorl, refinement_steps=0))
         if self.segregation == "slot_attention":

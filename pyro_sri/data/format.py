@@ -24,7 +24,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.errors import UserError, one_line
+from pyro_sri.system.errors import UserError, one_line
 
 SPLITS = ("train", "val", "test")
 ARRAYS = ("imgs", "masks", "factors")
@@ -51,7 +51,7 @@ HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowE
 Report = Callable[[str, int, int], None]
 
 
-class Scenes(NamedTuple):
+class SceneArrays(NamedTuple):
     """A run of scenes on its way into a file: n of them, with O entities (background included) and F factors."""
 
     images: NDArray[np.uint8]  # [n, H, W, 3], in 0..255
@@ -318,7 +318,7 @@ def _open(path: Path) -> h5py.File:
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the .h5 file in it")
     if not path.is_file():  # reading a pipe or a device might never end
-        raise UserError(f"{path} is no file that can be read from; name a .h5 file")
+        raise UserError(f"{path} is not a readable file; name a .h5 file")
     try:
         # No file locks: several processes read, nobody writes (files appear complete), and some disks cannot lock.
         return h5py.File(path, "r", locking=False)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from pyro_sri.data.format import IMAGES_PER_BLOCK, DatasetFile, pieces
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 # 260,000 images at 64 x 64.
 IN_MEMORY_LIMIT_BYTES = 3 * 1024**3

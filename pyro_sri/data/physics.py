@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pyro_sri.data.format import DatasetFile, Report
 from pyro_sri.data.generators.block_towers import SHAPES, Block, Tower
 from pyro_sri.data.generators.stacks import FACTOR_NAMES
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 FAMILIES = ("stacks", "stacks_broken")
 TIME_STEP = 0.004  # seconds

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pyro_sri.data.format import DatasetFile, pieces
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 # Pixels of the sheet.
 SHEET_WIDTH = 1760  # at most

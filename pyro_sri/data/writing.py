@@ -11,9 +11,9 @@ from typing import Any
 
 import h5py
 
-from pyro_sri.data.format import ARRAYS, IMAGES_PER_BLOCK, DatasetFile, Scenes
-from pyro_sri.errors import UserError
-from pyro_sri.signals import ENDING, handling
+from pyro_sri.data.format import ARRAYS, IMAGES_PER_BLOCK, DatasetFile, SceneArrays
+from pyro_sri.system.errors import UserError
+from pyro_sri.system.signals import ENDING, handling
 
 # From HDF5 1.10 on the layout itself is checksummed too; every h5py in use reads it.
 LAYOUT_VERSION = ("v110", "v110")
@@ -24,7 +24,9 @@ OPEN_FILES = Path("/proc/self/fd")
 NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 
 
-def write_dataset(path: Path | str, splits: Mapping[str, Iterable[Scenes]], attributes: Mapping[str, object]) -> None:
+def write_dataset(
+    path: Path | str, splits: Mapping[str, Iterable[SceneArrays]], attributes: Mapping[str, object]
+) -> None:
     """Write a dataset file, complete or not at all.
 
     The scenes go to a file without a name, which gets its name once everything is written, checked and on disk. So
@@ -157,7 +159,7 @@ def _signals_held() -> Iterator[None]:
             signal.raise_signal(held)
 
 
-def _append(group: Any, scenes: Scenes) -> None:
+def _append(group: Any, scenes: SceneArrays) -> None:
     for name, values in zip(ARRAYS, scenes, strict=True):
         if values is None:
             continue

@@ -1,16 +1,16 @@
 """What is measured on repeated draws of the posterior: importance-weighted bounds and posterior predictive checks."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_sri.evaluation.likelihood import draw_posterior, effective_sample_size, importance_bound
 from pyro_sri.evaluation.measures import Metrics, mean_and_error, missing
 from pyro_sri.metrics import bits_per_dimension
-from pyro_sri.metrics.likelihood import draw_posterior, effective_sample_size, importance_bound
 from pyro_sri.metrics.predictive import image_statistics, predictive_p_values
+from pyro_sri.programs import Guide, Model
 
 FEWER_SAMPLES = (1, 8)  # bounds from fewer draws stand beside the full one: they show how fast it tightens
 SCENES_AT_ONCE = 32  # more do not fit into the caches, and take longer
@@ -18,8 +18,8 @@ SURPRISING = 0.025  # on either side: p-values beyond mark an image unlike its r
 
 
 def evaluate_draws(
-    model: Any,
-    guide: Any,
+    model: Model,
+    guide: Guide,
     batches: Iterable[Tensor],
     num_samples: int,
     progress: Callable[[int], None] = lambda done: None,
@@ -68,7 +68,7 @@ def evaluate_draws(
 
 
 def _draw(
-    model: Any, guide: Any, images: Tensor, num_samples: int
+    model: Model, guide: Guide, images: Tensor, num_samples: int
 ) -> tuple[Tensor, dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Log weights [B, L]; statistics of the images ([B], or [B, L] with the latents') and of replicates [B, L]."""
     log_weights: list[Tensor] = []

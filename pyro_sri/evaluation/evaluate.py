@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyro
@@ -11,8 +10,6 @@ from numpy.typing import NDArray
 
 from pyro_sri.data.format import DatasetFile, Report
 from pyro_sri.data.loading import Batch, evaluation_batches, to_images
-from pyro_sri.elbo import TermsELBO
-from pyro_sri.errors import UserError
 from pyro_sri.evaluation.draws import evaluate_draws
 from pyro_sri.evaluation.measures import Bound, Counting, Measure, Metrics, Segmentation, TrueStructure, Truth
 from pyro_sri.evaluation.objects import CodeQuality, Order
@@ -20,6 +17,9 @@ from pyro_sri.evaluation.samples import evaluate_samples
 from pyro_sri.features import FeatureExtractor, ScatteringFeatures
 from pyro_sri.inference import Explanation, explain
 from pyro_sri.metrics.structure import Rule
+from pyro_sri.objectives import TermsELBO
+from pyro_sri.programs import Guide, Model
+from pyro_sri.system.errors import UserError
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("towers", "towers_broken", "stacks", "stacks_broken", "shapestacks"), "tower"),
@@ -30,8 +30,8 @@ MOST_SAMPLES = 10_000  # scenes generated if no number is asked for: as many as 
 
 
 def evaluate(
-    model: Any,
-    guide: Any,
+    model: Model,
+    guide: Guide,
     data: Path,
     elbo: TermsELBO | None = None,
     *,

@@ -1,6 +1,7 @@
 """What is measured on inferred images: each measure sees every batch once and keeps a few numbers."""
 
 import math
+import re
 from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from pyro_sri.metrics.structure import Rule, check_structure
 
 Metrics = dict[str, float | int | str | None]
 
+CONFUSION = re.compile(r"count_(\d+)_found_(\d+)")  # images by their number of objects and by the number found
 NO_MASKS = "the data has no masks"
 NO_RULE = "there is a rule for towers, stacks, rooms and CLEVR only"
 

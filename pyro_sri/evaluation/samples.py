@@ -1,26 +1,26 @@
 """What is measured on scenes drawn from the model: how their images compare with real ones, and whether they stand."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from pyro_sri.data.format import Report
 from pyro_sri.data.loading import evaluation_batches, to_images
-from pyro_sri.errors import UserError
 from pyro_sri.evaluation.measures import NO_RULE, Metrics, as_arrays, missing
 from pyro_sri.features import FeatureExtractor, cached_features, extract, images_hash
 from pyro_sri.inference import SCENES_AT_ONCE, draw_scenes
 from pyro_sri.metrics import check_structure, density_coverage, frechet_distance, precision_recall
 from pyro_sri.metrics.structure import Rule
+from pyro_sri.programs import Model
+from pyro_sri.system.errors import UserError
 
 COMPARED = ("frechet", "precision", "recall", "density", "coverage")
 FEWEST = 6  # images of either kind, for the five nearest neighbours of one
 
 
 def evaluate_samples(
-    model: Any,
+    model: Model,
     extractor: FeatureExtractor,
     data: Path,
     split: str,

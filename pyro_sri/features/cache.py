@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_sri.data.format import DatasetFile, pieces
-from pyro_sri.errors import UserError
 from pyro_sri.features.extraction import FeatureExtractor
-from pyro_sri.runs import write_atomically
+from pyro_sri.system.errors import UserError
+from pyro_sri.system.files import write_atomically
 
 Features = NDArray[np.float32]
 

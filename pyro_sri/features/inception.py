@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_sri.errors import UserError
 from pyro_sri.features.cache import cache_folder
 from pyro_sri.features.extraction import to_8_bits
-from pyro_sri.runs import write_atomically
+from pyro_sri.system.errors import UserError
+from pyro_sri.system.files import write_atomically
 
 # NVIDIA's translation of the original network to TorchScript, 95,607,719 bytes, and its sha256 as others publish it.
 URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
@@ -78,7 +78,7 @@ class InceptionFeatures:
             fits = False
         if not fits:
             raise UserError(
-                f"{path} is no Inception network: from images uint8 [B, 3, H, W] it must make features [B, {self.size}]"
+                f"{path} is not an Inception network: it must map images uint8 [B, 3, H, W] to [B, {self.size}]"
             )
 
 

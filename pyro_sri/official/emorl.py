@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from pyro_sri.distributions import ImageLikelihood
-from pyro_sri.errors import UserError
-from pyro_sri.geco import EmorlGECO
 from pyro_sri.guides.emorl import EMORLGuide
 from pyro_sri.models.emorl import EMORLModel, HierarchicalPriorKind
 from pyro_sri.nn import PositionDecoderKind
+from pyro_sri.objectives import EmorlGECO
 from pyro_sri.official.weights import StateDict, check_weights, fill, size_of
+from pyro_sri.system.errors import UserError
 
 GECO_NAMES = ("geco_C_ema", "geco_beta")
 DUAL_GRU = "hvae_networks.gru.cell."

@@ -3,11 +3,11 @@
 import torch
 
 from pyro_sri.distributions import ImageLikelihood
-from pyro_sri.errors import UserError
 from pyro_sri.guides.genesis import GenesisGuide
 from pyro_sri.models.genesis import GenesisModel
 from pyro_sri.nn import GENESIS_IMAGE_SIZES
 from pyro_sri.official.weights import StateDict, check_scene, check_weights, fill, lstm_cell, rename, size_of
+from pyro_sri.system.errors import UserError
 
 _PIXEL_STDS = "std"  # the authors keep the K pixel standard deviations beside their parameters [1, 1, 1, 1, K]
 

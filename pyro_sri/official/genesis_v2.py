@@ -1,13 +1,13 @@
 """The authors' GENESIS-v2."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pyro_sri.distributions import ImageLikelihood
-from pyro_sri.errors import UserError
 from pyro_sri.guides.genesis_v2 import GenesisV2SlotGuide
 from pyro_sri.models.genesis_v2 import AutoregressiveSlotModel
 from pyro_sri.nn import IMAGE_SIZES, InstanceColours, Kernel
 from pyro_sri.official.weights import StateDict, check_scene, check_weights, fill, lstm_cell, rename, size_of
+from pyro_sri.system.errors import UserError
 
 # Prefixes of the authors' names and of ours, in this order; the first that fits is taken.
 GENESIS_V2_GUIDE = {
@@ -77,7 +77,7 @@ def load_genesis_v2(
     check_weights(state_dict)
     renamed = {genesis_v2_parameter_name(name): (name, tensor) for name, tensor in state_dict.items()}
     slot_size = size_of(state_dict, "prior_lstm.weight_ih_l0", 1, "GENESIS-v2")
-    shape = {"image_size": image_size, "num_slots": num_slots, "slot_size": slot_size}
+    shape: dict[str, Any] = {"image_size": image_size, "num_slots": num_slots, "slot_size": slot_size}
     try:
         image_likelihood = ImageLikelihood(kind=likelihood, pixel_std=pixel_std, normalised=likelihood == "mog")
         model = AutoregressiveSlotModel(**shape, likelihood=image_likelihood)

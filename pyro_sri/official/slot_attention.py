@@ -1,10 +1,12 @@
 """The authors' Slot Attention, as EfficientMORL's release ships it."""
 
-from pyro_sri.errors import UserError
+from typing import Any
+
 from pyro_sri.guides.slot_attention import SlotAttentionGuide
 from pyro_sri.models.slot_attention import SlotAttentionModel
 from pyro_sri.nn import PositionDecoderKind
 from pyro_sri.official.weights import StateDict, check_weights, fill, size_of
+from pyro_sri.system.errors import UserError
 
 # Prefixes of the authors' names and of ours.
 _SLOT_ATTENTION = {
@@ -63,7 +65,7 @@ def load_slot_attention(
     check_weights(state_dict)
     renamed = {slot_attention_parameter_name(name): (name, tensor) for name, tensor in state_dict.items()}
     slot_size = size_of(state_dict, "to_q.weight", 0, "Slot Attention")
-    shape = {"image_size": image_size, "num_slots": num_slots, "slot_size": slot_size}
+    shape: dict[str, Any] = {"image_size": image_size, "num_slots": num_slots, "slot_size": slot_size}
     try:
         model = SlotAttentionModel(**shape, decoder=decoder)
     except ValueError as error:

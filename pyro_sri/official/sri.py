@@ -1,9 +1,8 @@
 """The authors' SRI on GENESIS-v2."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pyro_sri.distributions import ImageLikelihood
-from pyro_sri.errors import UserError
 from pyro_sri.guides.genesis_v2 import GenesisV2Guide
 from pyro_sri.guides.segregation import SegregationPair
 from pyro_sri.guides.sri import SRIGuide
@@ -12,6 +11,7 @@ from pyro_sri.models.scene import SceneModel
 from pyro_sri.nn import IMAGE_SIZES, Kernel
 from pyro_sri.official.genesis_v2 import GENESIS_V2_GUIDE, published_colours
 from pyro_sri.official.weights import StateDict, check_weights, fill, lstm_cell, rename, size_of
+from pyro_sri.system.errors import UserError
 
 # Prefixes of the authors' names and of ours, in this order; the first that fits is taken.
 _ATTENTION_BLOCK = {
@@ -92,7 +92,7 @@ def load_sri(
     slot_size = size_of(state_dict, "scene_encoder.project_to_scene_dim.0.weight", 1, "SRI")
     scene_size = size_of(state_dict, "scene_encoder.project_to_scene_dim.0.weight", 0, "SRI")
     blocks = {name.split(".")[2] for name in state_dict if name.startswith("scene_encoder.blocks.")}
-    shape = {"image_size": image_size, "num_slots": num_slots, "slot_size": slot_size}
+    shape: dict[str, Any] = {"image_size": image_size, "num_slots": num_slots, "slot_size": slot_size}
     try:
         image_likelihood = ImageLikelihood(kind=likelihood, pixel_std=pixel_std, normalised=likelihood == "mog")
         model = SceneModel(**shape, scene_size=scene_size, likelihood=image_likelihood)

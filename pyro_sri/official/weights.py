@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from pyro_sri.errors import UserError
-from pyro_sri.torch_files import is_finite, is_plain
+from pyro_sri.system.errors import UserError
+from pyro_sri.system.torch_files import is_finite, is_plain
 
 StateDict = Mapping[str, Tensor]
 
@@ -20,10 +20,10 @@ def check_weights(state_dict: StateDict) -> None:
     """Raises UserError unless the state dict maps names to finite real tensors (and counters to integers)."""
     for name, tensor in state_dict.items():
         if not isinstance(name, str) or len(name) > LONGEST_NAME or not name.isprintable():
-            raise UserError("the weights hold a name that is no parameter's: they must map names to real tensors")
+            raise UserError("the weights have a name that is not text: they must map names to real tensors")
         counts = name.endswith(f".{COUNTER}") and torch.is_tensor(tensor) and tensor.dtype == torch.int64
         if not is_plain(tensor) or not (tensor.dtype in DTYPES or counts):
-            raise UserError(f"the weights hold {name!r}, which is no parameter: they must map names to real tensors")
+            raise UserError(f"the weights hold {name!r}, which is not a parameter: they must map names to real tensors")
         if not is_finite(tensor):
             raise UserError(f"the weights hold values that are not finite, in '{name}'")
 

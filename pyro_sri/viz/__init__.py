@@ -6,7 +6,7 @@ Slots have the same colours everywhere (`PALETTE`), and stand in the order of th
 from pyro_sri.viz.boxes import box_corners, boxes
 from pyro_sri.viz.film import FRAME_MILLISECONDS, FilmError, find_ffmpeg, gif, mp4
 from pyro_sri.viz.graph import graphviz, plate_diagram
-from pyro_sri.viz.latents import SlotPosterior, has_scene, has_slots, infer_slots
+from pyro_sri.viz.latents import SlotBeliefs, has_scene, has_slots, infer_beliefs
 from pyro_sri.viz.logs import curves
 from pyro_sri.viz.masks import canvases, mask_pictures, mask_tiles, slot_pictures, to_uint8
 from pyro_sri.viz.scenes import (
@@ -28,7 +28,7 @@ __all__ = [
     "FilmError",
     "Header",
     "Picture",
-    "SlotPosterior",
+    "SlotBeliefs",
     "Traversals",
     "box_corners",
     "boxes",
@@ -42,7 +42,7 @@ __all__ = [
     "has_scene",
     "has_slots",
     "imaginations",
-    "infer_slots",
+    "infer_beliefs",
     "mask_pictures",
     "mask_tiles",
     "mp4",

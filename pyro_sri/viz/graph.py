@@ -15,6 +15,7 @@ from pyro import poutine
 from pyro.distributions import Delta
 from pyro.infer.inspect import get_model_relations
 
+from pyro_sri.programs import Model
 from pyro_sri.viz.sheets import Picture
 
 NUMBERED = re.compile(r"(.+)_(\d+)")
@@ -59,19 +60,19 @@ class Story(NamedTuple):
     plates: list[str]
 
 
-def without_followers(model: Any) -> Any:
+def without_followers(model: Model) -> Any:
     """The model without the sites that follow from others: what hangs on them hangs on those others."""
     return poutine.block(
         model, hide_fn=lambda site: site["infer"].get("_deterministic", False) or isinstance(site["fn"], Delta)
     )
 
 
-def graphviz(model: Any, image_size: int) -> Any:
+def graphviz(model: Model, image_size: int) -> Any:
     """The graph of all sites, as an object of the package graphviz."""
     return pyro.render_model(without_followers(model), model_args=(torch.zeros(1, 3, image_size, image_size),))
 
 
-def read_story(model: Any, image_size: int) -> Story:
+def read_story(model: Model, image_size: int) -> Story:
     """The story with sites that differ in their number alone taken together."""
     relations = get_model_relations(without_followers(model), (torch.zeros(1, 3, image_size, image_size),))
     parents: Mapping[str, Collection[str]] = relations["sample_sample"]
@@ -93,7 +94,7 @@ def read_story(model: Any, image_size: int) -> Story:
     return Story(nodes, sorted(edge for edge in edges if edge[0] != edge[1]), list(relations["plate_sample"]))
 
 
-def plate_diagram(model: Any, image_size: int) -> Picture:
+def plate_diagram(model: Model, image_size: int) -> Picture:
     """The story in plate notation: uint8 [h, w, 3]."""
     story = read_story(model, image_size)
     width = LETTER * max(len(text) for node in story.nodes for text in (_text(node), node.kind)) + 0.3

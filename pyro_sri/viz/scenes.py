@@ -1,15 +1,15 @@
 """Pictures of scenes: reconstructions, masks and samples, with their slots in the order of the sequence."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyro
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyro_sri.elbo import TermsELBO
 from pyro_sri.inference import Explanation, Scenes, explain, sample_scenes
+from pyro_sri.objectives import TermsELBO
+from pyro_sri.programs import Guide, Model
 from pyro_sri.viz.masks import canvases, mask_tiles, slot_pictures, to_uint8
 from pyro_sri.viz.sheets import PAPER, Header, Picture, enlarge, grid, sheet
 
@@ -123,7 +123,7 @@ def samples_in_order(scenes: Scenes, *, labels: Sequence[str] = ()) -> Picture:
 
 
 def temperatures(
-    model: Any,
+    model: Model,
     num_slots: int,
     *,
     num: int = 8,
@@ -157,7 +157,7 @@ def temperatures(
 
 
 def tensorboard_images(
-    model: Any, guide: Any, images: Tensor, num_samples: int, elbo: TermsELBO | None = None
+    model: Model, guide: Guide, images: Tensor, num_samples: int, elbo: TermsELBO | None = None
 ) -> dict[str, Picture]:
     """Pictures for a training log; draws from the current random state.
 

@@ -1,6 +1,6 @@
 """Traversals: what single dimensions of slots do to an image."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pyro_sri.inference import decode_scenes
 from pyro_sri.metrics.disentanglement import activeness
-from pyro_sri.viz.latents import SlotPosterior
+from pyro_sri.programs import Model
+from pyro_sri.viz.latents import SlotBeliefs
 from pyro_sri.viz.masks import slot_pictures, to_uint8
 from pyro_sri.viz.sheets import Header, Picture, enlarge, sheet
 
@@ -39,7 +40,7 @@ class Traversals(NamedTuple):
     alone: NDArray[np.uint8]
 
 
-def traverse(model: Any, posterior: SlotPosterior, *, num: int = 10, steps: int = 3) -> Traversals:
+def traverse(model: Model, posterior: SlotBeliefs, *, num: int = 10, steps: int = 3) -> Traversals:
     """Moves the most active dimensions of every slot of an image, one at a time.
 
     The image is the first of those with most slots; dimensions are ranked by their mean activeness over its slots.

@@ -10,6 +10,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_sri.inference import decode_scenes
+from pyro_sri.programs import Model
 from pyro_sri.viz.latents import prior_trace, slot_parts
 from pyro_sri.viz.masks import mask_pictures, to_uint8
 from pyro_sri.viz.sheets import Picture, enlarge, sheet
@@ -31,7 +32,7 @@ class _Noise(Messenger):
 
 
 @torch.no_grad()
-def scene_walk(model: Any, *, num: int = 6, frames: int = 48, seed: int = 0) -> list[Picture]:
+def scene_walk(model: Model, *, num: int = 6, frames: int = 48, seed: int = 0) -> list[Picture]:
     """Random walks of the scene variable that end where they began; every slot keeps its noise.
 
     Args:
@@ -52,7 +53,7 @@ def scene_walk(model: Any, *, num: int = 6, frames: int = 48, seed: int = 0) -> 
         raise ValueError("the model has no site `scene`")
     start = prior.nodes["scene"]["fn"]
     walks = start.mean + start.stddev * closed_walks(num, frames, start.mean)  # [num, frames, S]
-    sites = [site for part in slot_parts(prior) for site in part.sites]
+    sites = [site for part in slot_parts(model) for site in part.names(prior.nodes)]
     noise = {site: torch.randn_like(prior.nodes[site]["value"].expand(num, -1)) for site in sites}
     rows = []
     for walk in range(num):

@@ -22,7 +22,7 @@ from pyro_sri.data.generators.clevr import (
 )
 from pyro_sri.data.rendering.casting import render
 from pyro_sri.data.rendering.solids import NEVER
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 COLUMN = {name: place for place, name in enumerate(FACTOR_NAMES)}
 

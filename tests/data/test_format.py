@@ -4,9 +4,9 @@ import h5py
 import numpy as np
 import pytest
 
-from pyro_sri.data.format import DatasetFile, Scenes, check_dataset, one_hot_masks
+from pyro_sri.data.format import DatasetFile, SceneArrays, check_dataset, one_hot_masks
 from pyro_sri.data.writing import write_dataset
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 SIZE, ENTITIES = 8, 3
 
@@ -16,7 +16,7 @@ def some_scenes(num, seed=0):
     images = rng.integers(0, 256, (num, SIZE, SIZE, 3), dtype=np.uint8)
     entities = rng.integers(0, ENTITIES, (num, 1, SIZE, SIZE, 1))
     masks = np.where(entities == np.arange(ENTITIES).reshape(-1, 1, 1, 1), 255, 0).astype(np.uint8)
-    return Scenes(images, masks, rng.random((num, ENTITIES, 2), dtype=np.float32))
+    return SceneArrays(images, masks, rng.random((num, ENTITIES, 2), dtype=np.float32))
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_content_hash_follows_the_arrays_alone(written, tmp_path):
     other, changed = tmp_path / "other.h5", tmp_path / "changed.h5"
     scenes = some_scenes(40, 1), some_scenes(7, 2)
     test = some_scenes(5, 3)
-    joined = Scenes(*(np.concatenate(arrays) for arrays in zip(*scenes, strict=True)))
+    joined = SceneArrays(*(np.concatenate(arrays) for arrays in zip(*scenes, strict=True)))
     write_dataset(other, {"train": [joined], "test": [test]}, {})
     test.images[4, 0, 0, 0] ^= 1
     write_dataset(changed, {"train": [joined], "test": [test]}, {})

@@ -15,7 +15,7 @@ from pyro_sri.data.generators.making import Task, _made, draw, make_dataset
 from pyro_sri.data.generators.multi_dsprites import MultiDSpritesOptions, sprite_bank
 from pyro_sri.data.generators.pieces import Pieces
 from pyro_sri.data.generators.tetrominoes import TetrominoesOptions, cell_brightness, paint, piece_bank
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 
 def some_scenes(name, num=100, size=None, seed=0, split="train", **options):
@@ -125,7 +125,7 @@ def test_the_file_says_how_it_was_made(tmp_path):
         ({"train": -1}, ["-1"]),
         ({"train": 0, "val": 0, "test": 0}, ["at least at 1"]),
         ({"seed": -3}, ["-3"]),
-        ({"workers": 0}, ["0 workers"]),
+        ({"workers": 0}, ["workers is 0"]),
         ({"options": {"num_piece": 2}}, ["num_piece;", "did you mean num_pieces?"]),
         ({"options": {"num_pieces": 6}}, ["6 pieces", "1 to 5"]),
         ({"name": "multi_dsprites", "options": {"min_objects": 4, "max_objects": 3}}, ["4 to 3", "1 to 8"]),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyro.util import get_rng_state
 
 from pyro_sri.data import loading
-from pyro_sri.data.format import DatasetFile, Scenes
+from pyro_sri.data.format import DatasetFile, SceneArrays
 from pyro_sri.data.loading import (
     IMAGES_PER_READ,
     WindowOrder,
@@ -22,7 +22,7 @@ from pyro_sri.data.loading import (
     training_batches,
 )
 from pyro_sri.data.writing import write_dataset
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 NUM, SIZE = 1003, 4  # 16 blocks, the last one of 43 images
 IMAGE_BYTES = 3 * SIZE**2
@@ -39,13 +39,13 @@ def scenes():
     images = rng.integers(0, 256, (NUM, SIZE, SIZE, 3), dtype=np.uint8)
     images[:, 0, 0, 0], images[:, 0, 0, 1] = np.divmod(np.arange(NUM), 256)  # says which image it is
     inside = rng.random((NUM, 1, SIZE, SIZE, 1)) < 0.5
-    return Scenes(images, np.concatenate([inside, ~inside], axis=1) * np.uint8(255))
+    return SceneArrays(images, np.concatenate([inside, ~inside], axis=1) * np.uint8(255))
 
 
 @pytest.fixture(scope="module")
 def path(scenes, tmp_path_factory):
     path = tmp_path_factory.mktemp("loading") / "scenes.h5"
-    write_dataset(path, {"train": [scenes], "test": [Scenes(scenes.images[:7])]}, {})
+    write_dataset(path, {"train": [scenes], "test": [SceneArrays(scenes.images[:7])]}, {})
     return path
 
 

@@ -14,7 +14,7 @@ from pyro_sri.data.format import DatasetFile, check_dataset
 from pyro_sri.data.generators import making
 from pyro_sri.data.generators.making import Task, draw, make_dataset
 from pyro_sri.data.generators.pieces import Pieces, pieces_of
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 NUM = 160  # five pieces of 32
 WORDS = ("--size", "32", "--train", str(NUM), "--val", "0", "--test", "3", "--seed", "4")

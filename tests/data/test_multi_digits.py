@@ -15,7 +15,7 @@ from pyro_sri.data.generators.multi_digits import (
     place,
     render,
 )
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 
 def some_scenes(num=100, size=50, seed=0, split="train", start=0, **options):

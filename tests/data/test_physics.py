@@ -8,7 +8,7 @@ import pytest
 from pyro_sri.data.generators.block_towers import Block, break_tower, draw_tower, judge
 from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.data.physics import audit_towers, simulate
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 
 def cubes(*places, gap=0.0):

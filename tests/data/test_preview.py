@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pyro_sri.data.format import DatasetFile, Scenes
+from pyro_sri.data.format import DatasetFile, SceneArrays
 from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.data.preview import BACKGROUND_COLOURS, OBJECT_COLOURS, colour_masks, contact_sheet, info
 from pyro_sri.data.writing import write_dataset
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def sprites(tmp_path_factory):
 def bare(tmp_path):
     """A file of two grey images without masks."""
     path = tmp_path / "bare.h5"
-    write_dataset(path, {"train": [Scenes(np.full((2, 8, 8, 3), 77, np.uint8))]}, {})
+    write_dataset(path, {"train": [SceneArrays(np.full((2, 8, 8, 3), 77, np.uint8))]}, {})
     return path
 
 

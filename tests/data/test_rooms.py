@@ -21,7 +21,7 @@ from pyro_sri.data.generators.rooms import (
     Walls,
     _parts,
 )
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 COLUMN = {name: place for place, name in enumerate(FACTOR_NAMES)}
 

@@ -20,7 +20,7 @@ from pyro_sri.data.generators.stacks import (
 )
 from pyro_sri.data.rendering.camera import Camera, look_at
 from pyro_sri.data.rendering.casting import cast
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 COLUMN = {name: place for place, name in enumerate(FACTOR_NAMES)}
 

@@ -9,7 +9,7 @@ import pytest
 from pyro_sri.data.generators import GENERATORS
 from pyro_sri.data.generators.family import Drawn
 from pyro_sri.data.generators.towers import FACTOR_NAMES, KINDS, SHAPES
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 SKY, FLOOR = (150, 180, 210), (110, 100, 90)
 FILLED = {"box": 1, "dome": np.pi / 4, "wedge": 0.5, "barrel": 0.95}

@@ -8,9 +8,9 @@ import threading
 import numpy as np
 import pytest
 
-from pyro_sri.data.format import Scenes, check_dataset
+from pyro_sri.data.format import SceneArrays, check_dataset
 from pyro_sri.data.writing import _Output, write_dataset
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 
 def some_scenes(num, seed=0):
@@ -18,7 +18,7 @@ def some_scenes(num, seed=0):
     images = np.random.default_rng(seed).integers(0, 256, (num, 8, 8, 3), dtype=np.uint8)
     masks = np.zeros((num, 2, 8, 8, 1), dtype=np.uint8)
     masks[:, 0, :5] = masks[:, 1, 5:] = 255
-    return Scenes(images, masks, np.ones((num, 2, 3), dtype=np.float32))
+    return SceneArrays(images, masks, np.ones((num, 2, 3), dtype=np.float32))
 
 
 def one_line(caught, *words):

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from launching import PATIENCE, address, as_torchrun, finish, free_port, start, start_pair
 
-from pyro_sri import load, runs
+from pyro_sri import checkpoints, load, runs
 from pyro_sri.scripts.main import main
+from support.launching import PATIENCE, address, as_torchrun, finish, free_port, start, start_pair
 
 ENDLESS = ["--steps", "100000", "--checkpoint-every", "100000", "--validate-every", "100000"]
 ENDLESS += ["--picture-every", "100000", "--log-every", "2"]
@@ -38,7 +38,7 @@ def wait_for(path: Path, processes: Sequence[subprocess.Popen[str]]) -> None:
 
 
 def step(out: Path) -> int:
-    return int(runs.load_checkpoint(out / "checkpoints" / "last.pt")["step"])
+    return int(checkpoints.load_checkpoint(out / "checkpoints" / "last.pt")["step"])
 
 
 def times(errors: Sequence[str], words: str) -> int:

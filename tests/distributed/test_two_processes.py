@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from global_draws import double_precision, global_draws
-from launching import finish, start_pair
 from torch import Tensor
-from worker import RUNS, STOP, long, stop_at, train_comparable
 
-from pyro_sri import runs
-from pyro_sri.stepping import TrainingStep, new_optimizer
-from pyro_sri.training import train
+from pyro_sri import checkpoints, runs
+from pyro_sri.training.loop import train
+from pyro_sri.training.step import TrainingStep, new_optimizer
+from support.global_draws import double_precision, global_draws
+from support.launching import finish, start_pair
+from support.worker import RUNS, STOP, long, stop_at, train_comparable
 
-WORKER = str(Path(__file__).parent / "worker.py")
+WORKER = ("-m", "support.worker")
 TOLERANCE = 1e-5
 FAST = ["sri", "sri-float32", "sri-phases"]
 
@@ -38,8 +38,8 @@ def difference(one: Tensor, other: Tensor) -> float:
     return ((one.double() - other.double()).norm() / one.double().norm().clamp(min=1e-300)).item()
 
 
-def checkpoints(*paths: Path) -> list[dict[str, Any]]:
-    return [runs.load_checkpoint(path / "checkpoints" / "last.pt") for path in paths]
+def last_checkpoints(*paths: Path) -> list[dict[str, Any]]:
+    return [checkpoints.load_checkpoint(path / "checkpoints" / "last.pt") for path in paths]
 
 
 def learning(run: Path) -> list[str]:
@@ -48,7 +48,7 @@ def learning(run: Path) -> list[str]:
     Some have none in exact arithmetic: biases in front of a normalisation. Adam, whose step does not know the size of a
     gradient, moves them by the sign of their rounding errors.
     """
-    (checkpoint,) = checkpoints(run)
+    (checkpoint,) = last_checkpoints(run)
     config = runs.open_run(run).config
     module = TrainingStep(*config.build())
     names_of = {parameter: name for name, parameter in module.named_parameters()}
@@ -61,7 +61,7 @@ def learning(run: Path) -> list[str]:
 
 def differences(one: Path, other: Path) -> dict[str, float]:
     """How far two runs are apart: every logged loss, each controller, all parameters, both moments of Adam."""
-    first, second = checkpoints(one, other)
+    first, second = last_checkpoints(one, other)
     assert first["step"] == second["step"]
     losses = [np.array([line["loss"] for line in log(path) if "loss" in line]) for path in (one, other)]
     found = {"loss": np.abs(losses[1] / losses[0] - 1).max()}
@@ -79,7 +79,7 @@ def differences(one: Path, other: Path) -> dict[str, float]:
 
 def differences_by_tensor(one: Path, other: Path) -> dict[str, float]:
     """The same for each parameter tensor on its own, relative to its largest entry or to Adam's step."""
-    first, second = (checkpoint["objective"] for checkpoint in checkpoints(one, other))
+    first, second = (checkpoint["objective"] for checkpoint in last_checkpoints(one, other))
     step = runs.open_run(one).config.learning_rate
     return {
         name: ((first[name] - second[name]).abs().max() / first[name].abs().max().clamp(min=step)).item()
@@ -89,7 +89,7 @@ def differences_by_tensor(one: Path, other: Path) -> dict[str, float]:
 
 def assert_bit_for_bit(one: Path, other: Path) -> None:
     """The log's means, which are sums of other parts in float64, to the rounding of a sum."""
-    first, second = checkpoints(one, other)
+    first, second = last_checkpoints(one, other)
     assert first["step"] == second["step"]
     assert first["best"] == second["best"]
     assert first["objective"].keys() == second["objective"].keys()
@@ -116,7 +116,7 @@ def folders(tetrominoes: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     with global_draws(before_step=stop_at(STOP)), double_precision():
         train(long(tetrominoes), one / "stopped")
     shutil.copytree(one / "stopped", two / "from-one")
-    pair = start_pair([WORKER, str(tetrominoes), str(two), "stops", "diverges", *FAST])
+    pair = start_pair([*WORKER, str(tetrominoes), str(two), "stops", "diverges", *FAST])
     for name in FAST:
         train_comparable(name, tetrominoes, one)
     for status, errors in finish(pair):
@@ -129,7 +129,7 @@ def slow_folders(tetrominoes: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """The same for the systems that the fast tests leave out."""
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     names = [name for name in RUNS if name not in FAST]
-    pair = start_pair([WORKER, str(tetrominoes), str(two), *names])
+    pair = start_pair([*WORKER, str(tetrominoes), str(two), *names])
     for name in names:
         train_comparable(name, tetrominoes, one)
     for status, errors in finish(pair):
@@ -158,7 +158,7 @@ def test_a_signal_to_one_process_stops_both_and_nothing_is_lost(
     tetrominoes: Path, folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     _, two = folders
-    assert checkpoints(two / "stopped")[0]["step"] == STOP
+    assert last_checkpoints(two / "stopped")[0]["step"] == STOP
     assert [line["step"] for line in log(two / "stopped")] == [4]
     assert list(log(two / "whole")[0]) == list(log(two / "stopped")[0])
 
@@ -200,7 +200,7 @@ def test_both_say_that_it_diverged(step: int, folders: tuple[Path, Path]) -> Non
     last = folders[1] / f"diverged-{step}" / "checkpoints" / "last.pt"
     assert last.exists() == (step > 3)
     if last.exists():
-        assert all(torch.isfinite(t).all() for t in runs.load_checkpoint(last)["objective"].values())
+        assert all(torch.isfinite(t).all() for t in checkpoints.load_checkpoint(last)["objective"].values())
 
 
 @pytest.mark.slow

@@ -13,7 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from killing import (
+from PIL import Image
+
+from pyro_sri.data.format import DatasetFile, check_dataset
+from pyro_sri.data.generators.making import make_dataset
+from pyro_sri.scripts.main import run as run_command
+from support.killing import (
     assert_same_run,
     assert_sound,
     complete,
@@ -22,11 +27,7 @@ from killing import (
     last_step,
     leftovers,
 )
-from PIL import Image
-
-from pyro_sri.data.format import DatasetFile, check_dataset
-from pyro_sri.data.generators.making import make_dataset
-from pyro_sri.scripts.main import run as run_command
+from support.systems import uncovered
 
 SEED = 0
 STEPS = 8
@@ -39,6 +40,7 @@ MODELS = {
     "genesis_v2-g-shapestacks": (),
     "slot_attention-tetrominoes": ("--gradient-clip", 1.0, "--warmup-steps", 4),
 }
+MODELS |= dict.fromkeys(uncovered(MODELS), ())
 SIZES = {"air-multi_digits": 50, "emorl-tetrominoes-reachable": 35, "slot_attention-tetrominoes": 35}
 
 

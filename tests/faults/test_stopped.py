@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killing import assert_same_run, complete, finish, last_step, leftovers, log_lines, start
 
-from pyro_sri import runs
+from pyro_sri import checkpoints, runs
 from pyro_sri.config import EMORLConfig, RunConfig, SRIConfig
-from pyro_sri.errors import UserError
 from pyro_sri.scripts.main import main
 from pyro_sri.scripts.main import run as run_command
-from pyro_sri.stepping import Stepper
-from pyro_sri.training import train
+from pyro_sri.system.errors import UserError
+from pyro_sri.system.files import write_atomically
+from pyro_sri.training.loop import train
+from pyro_sri.training.step import Stepper
+from support.killing import assert_same_run, complete, finish, last_step, leftovers, log_lines, start
 
 TINY: dict[str, Any] = {
     "dataset": "tetrominoes",
@@ -118,15 +119,15 @@ def test_other_signals_after_the_first_change_nothing(tetrominoes: Path, tmp_pat
 
 def test_an_interrupt_while_a_checkpoint_is_written_keeps_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
-    runs.save_checkpoint(path, {"step": 1, "objective": {}})
+    checkpoints.save_checkpoint(path, {"step": 1, "objective": {}})
 
     def interrupted(file: Any) -> None:
         file.write(b"half a file")
         send(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        runs.write_atomically(path, interrupted)
-    assert runs.load_checkpoint(path)["step"] == 1
+        write_atomically(path, interrupted)
+    assert checkpoints.load_checkpoint(path)["step"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_sri.errors import UserError
 from pyro_sri.features import InceptionFeatures, cache_folder, find_inception, inception
+from pyro_sri.system.errors import UserError
 
 
 class WithFlag(nn.Module):
@@ -114,7 +114,7 @@ def test_other_modules_are_refused(kind: Callable[[], nn.Module], tmp_path: Path
     path = scripted(kind(), tmp_path / "own.pt")
     with pytest.raises(UserError) as caught:
         InceptionFeatures(path)
-    one_line(caught, str(path), "no Inception network", "[B, 2048]")
+    one_line(caught, str(path), "not an Inception network", "[B, 2048]")
 
 
 def cut_short(path: Path) -> None:

@@ -10,11 +10,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyro_sri.config import from_yaml, to_yaml
-from pyro_sri.config.files import SYSTEMS
+from pyro_sri.config import from_yaml, systems, to_yaml
 from pyro_sri.config.run import LARGEST, RunConfig
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
+SYSTEMS = systems()
 FIELDS = sorted({field.name for config in SYSTEMS.values() for field in dataclasses.fields(config)})
 NUMBERS = st.integers() | st.integers(-2, 20) | st.floats() | st.sampled_from([10**12, 10**400, -(2**63), 1e308])
 SCALARS = st.none() | st.booleans() | NUMBERS | st.text(max_size=20) | st.dates() | st.binary(max_size=9)

@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
-from kinds import KINDS
-from outcomes import FAILED, OUTPUT, READ, REFUSED
-from workers import Worker, damaged_copy
+
+from support.fuzz.kinds import KINDS
+from support.fuzz.outcomes import FAILED, OUTPUT, READ, REFUSED
+from support.fuzz.workers import Worker, damaged_copy
 
 SEED = 2024
 SHORT, LONG = 8, 110  # cases of each kind

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from misbehaving import BADLY, WELL
-from outcomes import FAILED
-from workers import Worker
+from support.fuzz.misbehaving import BADLY, WELL
+from support.fuzz.outcomes import FAILED
+from support.fuzz.workers import Worker
 
 WORDS = {
     "crashes": "status -11",

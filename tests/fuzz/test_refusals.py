@@ -14,19 +14,21 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from data_kinds import field, make_mnist, make_pictures, make_towers, tetromino_example, tfrecord
-from hdf5_structures import write_plain
 from PIL import Image
-from run_kinds import RUN, TINY, authors_weights, make_run
 
-from pyro_sri.data.format import LARGEST_BLOCK_BYTES, DatasetFile, Scenes, check_dataset, pieces
+from pyro_sri.checkpoints import fill, load_checkpoint
+from pyro_sri.data.format import LARGEST_BLOCK_BYTES, DatasetFile, SceneArrays, check_dataset, pieces
 from pyro_sri.data.readers import convert
 from pyro_sri.data.readers.tfrecord import LONGEST_RECORD
 from pyro_sri.data.writing import write_dataset
-from pyro_sri.errors import UserError
 from pyro_sri.official import load_sri
-from pyro_sri.runs import Run, fill, fill_optimizer, load_checkpoint, open_run, read_log
-from pyro_sri.stepping import TrainingStep, new_optimizer
+from pyro_sri.runs import Run, open_run, read_log
+from pyro_sri.system.errors import UserError
+from pyro_sri.training.optimizers import fill_optimizer
+from pyro_sri.training.step import TrainingStep, new_optimizer
+from support.fuzz.data_kinds import field, make_mnist, make_pictures, make_towers, tetromino_example, tfrecord
+from support.fuzz.hdf5_structures import write_plain
+from support.fuzz.run_kinds import RUN, TINY, authors_weights, make_run
 
 
 def refused(words: str, function: Callable[..., object], *args: Any, **options: Any) -> None:
@@ -146,7 +148,7 @@ def test_text_in_factors_is_refused(scenes: Path) -> None:
 def test_factors_in_columns_are_checked(tmp_path: Path) -> None:
     factors = np.zeros((4, 2), dtype=[("x", "f4"), ("kind", "S3"), ("colour", "f8", (3,))])
     factors["colour"][2, 1, 1] = np.nan
-    write_dataset(tmp_path / "a.h5", {"train": [Scenes(np.zeros((4, 8, 8, 3), np.uint8), None, factors)]}, {})
+    write_dataset(tmp_path / "a.h5", {"train": [SceneArrays(np.zeros((4, 8, 8, 3), np.uint8), None, factors)]}, {})
     refused("train/factors: item 2 has factors that are not finite", check_dataset, tmp_path / "a.h5")
 
 
@@ -174,7 +176,7 @@ def test_attributes_can_be_printed(scenes: Path) -> None:
 
 
 def test_a_pipe_is_no_data_file() -> None:
-    refused("no file that can be read", DatasetFile, "/dev/zero")
+    refused("not a readable file", DatasetFile, "/dev/zero")
 
 
 # Published formats
@@ -251,7 +253,7 @@ def test_a_picture_of_more_pixels_than_there_is_memory_for(tmp_path: Path) -> No
 def test_a_scenario_that_is_no_name(tmp_path: Path, name: str) -> None:
     make_towers(tmp_path)
     (tmp_path / "splits" / "default" / "train.txt").write_text(f"ccs-h=2\n{name}\n")
-    refused("scenario 2 is no name of a folder", convert, tmp_path, tmp_path / "out.h5")
+    refused("scenario 2 is not a folder name", convert, tmp_path, tmp_path / "out.h5")
 
 
 # Checkpoints and weights
@@ -300,7 +302,7 @@ def test_another_tensor_is_refused_and_nothing_is_changed(run: Run, change: Call
 @pytest.mark.parametrize("step", [-1, True, "3", 2.5, None, 10**400])
 def test_a_step_that_is_none(run: Run, step: object) -> None:
     torch.save(load_checkpoint(run.checkpoint()) | {"step": step}, run.checkpoint())
-    refused("its step, best or totals are none", lambda: run.step)
+    refused("its step, best or totals are missing or wrong", lambda: run.step)
 
 
 def test_moments_of_another_shape_are_refused(run: Run) -> None:
@@ -311,11 +313,11 @@ def test_moments_of_another_shape_are_refused(run: Run) -> None:
     fill_optimizer(optimizer, state, run.checkpoint("last"))
     assert len(optimizer.state_dict()["state"]) == len(state["state"])
     state["state"][0]["exp_avg"] = torch.zeros(1)
-    refused("its optimiser state is another's", fill_optimizer, optimizer, state, run.checkpoint("last"))
+    refused("its optimiser state belongs to another run", fill_optimizer, optimizer, state, run.checkpoint("last"))
 
 
 def test_a_compressed_checkpoint_is_not_unpacked(run: Run) -> None:
-    from run_kinds import _compress
+    from support.fuzz.run_kinds import _compress
 
     _compress(run.checkpoint())
     refused("not a readable checkpoint", run.load)
@@ -324,10 +326,10 @@ def test_a_compressed_checkpoint_is_not_unpacked(run: Run) -> None:
 @pytest.mark.parametrize(
     ("name", "tensor", "words"),
     [
-        ("decoder.0.bias", torch.zeros(1).expand(10**6, 10**6), "no parameter"),
-        ("decoder.0.bias", torch.zeros(3).to_sparse(), "no parameter"),
-        ("decoder.0.bias", torch.zeros(3, device="meta"), "no parameter"),
-        ("decoder\x1b[2J", torch.zeros(3), "a name that is no parameter's"),
+        ("decoder.0.bias", torch.zeros(1).expand(10**6, 10**6), "not a parameter"),
+        ("decoder.0.bias", torch.zeros(3).to_sparse(), "not a parameter"),
+        ("decoder.0.bias", torch.zeros(3, device="meta"), "not a parameter"),
+        ("decoder\x1b[2J", torch.zeros(3), "a name that is not text"),
         ("scene_encoder.project_to_scene_dim.0.weight", torch.zeros(10**9, 0), "no network has a layer of that size"),
         ("scene_encoder.project_to_scene_dim.0.weight", torch.zeros(10**6, 8), "no network has a layer of that size"),
     ],

@@ -5,14 +5,14 @@ import copy
 import pyro
 import pytest
 import torch
-from conftest import build_sri
 from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO
 
-from pyro_sri.elbo import SRI_ELBO
 from pyro_sri.guides.sri import SRIGuide
 from pyro_sri.matching import greedy_matching, hungarian_matching, slot_distances
 from pyro_sri.models.scene import SceneModel
+from pyro_sri.objectives import SRI_ELBO
+from support.programs import build_sri
 
 SRI = tuple[SceneModel, SRIGuide]
 

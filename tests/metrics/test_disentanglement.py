@@ -1,7 +1,6 @@
 """DCI against the authors' numbers and codes with known answers; activeness worked by hand."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,9 @@ from pyro_sri.metrics.disentanglement import (
     matched_codes,
     object_factors,
 )
+from support.golden import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "metrics_dci.npz"
+CASE = GOLDEN / "metrics_dci.npz"
 EXACT = 1e-12
 MATRICES = [f"matrix_{number}" for number in range(6)]
 FITTED = ["discrete_gbt", "discrete_first_gbt", "discrete_rf", "mixed_gbt"]
@@ -32,7 +32,7 @@ FITTED = ["discrete_gbt", "discrete_first_gbt", "discrete_rf", "mixed_gbt"]
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, np.ndarray]:
-    with np.load(GOLDEN) as arrays:
+    with np.load(CASE) as arrays:
         return {key: arrays[key] for key in arrays.files}
 
 

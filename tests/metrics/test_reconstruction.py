@@ -1,18 +1,18 @@
 """Reconstruction error and bits per dimension, by hand and against the authors' numbers."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pyro_sri.metrics import bits_per_dimension, mean_squared_error
+from support.golden import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "metrics_segmentation.npz"
+CASE = GOLDEN / "metrics_segmentation.npz"
 
 
 def test_mean_squared_error_golden() -> None:
-    with np.load(GOLDEN) as golden:
+    with np.load(CASE) as golden:
         images, colors, masks = (golden[f"in/mse/{name}"] for name in ("image", "colors", "masks"))
         expected = golden["out/mse"]
     errors = mean_squared_error(images, (masks * colors).sum(1))

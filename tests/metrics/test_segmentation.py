@@ -1,7 +1,6 @@
 """Segmentation scores against scikit-learn, the authors' numbers and cases worked by hand."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +17,9 @@ from pyro_sri.metrics import (
     segmentation_covering,
     slot_labels,
 )
+from support.golden import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "metrics_segmentation.npz"
+CASE = GOLDEN / "metrics_segmentation.npz"
 FLOAT32 = 1e-5  # the references compute in float32
 ARI_CASES = [
     "stacked255",
@@ -38,7 +38,7 @@ ARI_CASES = [
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, np.ndarray]:
-    with np.load(GOLDEN) as arrays:
+    with np.load(CASE) as arrays:
         return {key: arrays[key] for key in arrays.files}
 
 

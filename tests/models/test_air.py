@@ -10,11 +10,11 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Predictive, TraceGraph_ELBO
 
-from pyro_sri.air_elbo import AIR_ELBO, EnumeratedAIR_ELBO, Presence, PresenceAnnealing
-from pyro_sri.guides.air import AIRGuide, find_objects
+from pyro_sri.guides.air import AIRGuide
 from pyro_sri.inference import explain, sample_scenes
 from pyro_sri.models.air import AIRModel, GreyImage, as_grey
 from pyro_sri.nn import affine_matrix, inverse_where, place_windows, read_windows, transform
+from pyro_sri.objectives.air import AIR_ELBO, EnumeratedAIR_ELBO, Presence, PresenceAnnealing
 
 AIR = tuple[AIRModel, AIRGuide]
 
@@ -400,13 +400,13 @@ def test_saved_and_loaded_equal(images: torch.Tensor) -> None:
 
 
 def test_find_objects_is_certain_and_monotone(air: AIR, images: torch.Tensor) -> None:
-    objects = find_objects(air[1], images, num_slots=4)
+    objects = air[1].find_objects(images, num_slots=4)
     assert objects.presence.shape == (4, 4)
     assert objects.where.shape == (4, 4, 3)
     assert objects.what.shape == (4, 4, 5)
     assert (objects.presence.int().diff(dim=1) <= 0).all()
     assert torch.equal(objects.counts, objects.presence.sum(1))
-    again = find_objects(air[1], images, num_slots=4)
+    again = air[1].find_objects(images, num_slots=4)
     assert all(torch.equal(one, other) for one, other in zip(objects, again, strict=True))
 
 

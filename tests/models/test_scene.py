@@ -3,13 +3,13 @@
 import pyro
 import pytest
 import torch
-from conftest import build_sri
 from pyro import poutine
 from pyro.infer import Predictive
 
 from pyro_sri.distributions import ImageLikelihood
 from pyro_sri.guides.sri import SRIGuide
 from pyro_sri.models.scene import SceneModel
+from support.programs import build_sri
 
 SRI = tuple[SceneModel, SRIGuide]
 

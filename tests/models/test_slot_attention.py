@@ -6,13 +6,12 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO
 
-from pyro_sri.elbo import SRI_ELBO
 from pyro_sri.guides.segregation import SegregationPair
 from pyro_sri.guides.slot_attention import SlotAttentionGuide
 from pyro_sri.guides.sri import SRIGuide
 from pyro_sri.models.scene import SceneModel
 from pyro_sri.models.slot_attention import SlotAttentionModel
-from pyro_sri.slot_attention_loss import SlotAttentionLoss
+from pyro_sri.objectives import SRI_ELBO, SlotAttentionLoss
 
 SHAPE = {"image_size": 16, "num_slots": 3, "slot_size": 8}
 

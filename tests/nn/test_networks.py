@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from conftest import Golden, assert_relative
 
 from pyro_sri.nn import (
     IMAGE_SIZES,
@@ -20,6 +19,7 @@ from pyro_sri.nn import (
     coordinate_grid,
     straight_through_clamp,
 )
+from support.golden import Golden, assert_relative
 
 
 def test_recorded_clamp() -> None:

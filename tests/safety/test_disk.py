@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import small_world
 import torch
-from forking import run_command
-from small_world import DATA, FIELDS, RUN, WEIGHTS, contents
 
-from pyro_sri import runs
-from pyro_sri.errors import UserError
+from pyro_sri import checkpoints
+from pyro_sri.system.errors import UserError
+from support import small_world
+from support.forking import run_command
+from support.small_world import DATA, FIELDS, RUN, WEIGHTS, contents
 
 LITTLE = ("--num-images", "2", "--num-samples", "0", "--iwae-images", "0")
 MAKE = ("data", "make", "tetrominoes", "--train", "300", "--val", "0", "--test", "0", "--workers", "1")
@@ -164,14 +164,14 @@ def test_a_checkpoint_that_ends_anywhere(folder: Path, monkeypatch: pytest.Monke
     """torch.save says in many ways that it could not write, depending on where the disk ended."""
     monkeypatch.chdir(folder)
     path = Path(RUN) / "checkpoints" / "last.pt"
-    before, checkpoint = contents(folder), runs.load_checkpoint(path)
+    before, checkpoint = contents(folder), checkpoints.load_checkpoint(path)
     size = path.stat().st_size
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     for part in (0, 1, 64, 1000, *(size * n // 7 for n in range(1, 7)), size - 1000, size - 1):
         resource.setrlimit(resource.RLIMIT_FSIZE, (part, limits[1]))
         try:
             with pytest.raises(UserError, match=r"cannot write run/checkpoints/last\.pt: File too large"):
-                runs.save_checkpoint(path, checkpoint)
+                checkpoints.save_checkpoint(path, checkpoint)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert contents(folder) == before

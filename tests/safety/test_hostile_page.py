@@ -13,14 +13,15 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-import small_world
-from browser import BINARY, Browser
-from small_world import DATA, METRICS, RUN, make_run, write_metrics
 
-from pyro_sri.gallery import Exhibit, Images
+from pyro_sri.report import subjects
+from pyro_sri.report.gallery import Exhibit, Images
+from pyro_sri.report.html import SCRIPT
 from pyro_sri.runs import Run
 from pyro_sri.scripts import report as report_script
-from pyro_sri.viz.page import SCRIPT
+from support import small_world
+from support.browser import BINARY, Browser
+from support.small_world import DATA, METRICS, RUN, make_run, write_metrics
 
 HOSTILE = [
     "<script>window.taken = true; alert(1)</script>",
@@ -92,7 +93,7 @@ def few_exhibits(run: Run, images: Images | None, **_: Any) -> Iterator[Exhibit]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(report_script, "gallery", few_exhibits)
+    monkeypatch.setattr(subjects, "gallery", few_exhibits)
     monkeypatch.chdir(tmp_path)
     return small_world.settle(tmp_path)
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small_world
 import torch
-from forking import run_command
-from small_world import DATA, FIELDS, RUN, WEIGHTS, contents
 
-from pyro_sri.errors import UserError, is_out_of_memory
+from pyro_sri.system.errors import UserError, is_out_of_memory
+from support import small_world
+from support.forking import run_command
+from support.small_world import DATA, FIELDS, RUN, WEIGHTS, contents
 
 LITTLE = ("--num-images", "2", "--num-samples", "0", "--iwae-images", "0")
 TRAIN = ("train", "sri-g-shapestacks", "--data", DATA, *FIELDS.split(), "--checkpoint-every", "1", "--out", "new")
@@ -31,14 +31,18 @@ MAKE = (
 )
 # For every command: where it is when memory runs out, and what helps.
 COMMANDS = {
-    "train": ((*TRAIN, "--steps", "1"), "pyro_sri.stepping:Stepper._work", ("--batch-size", "--recompute-decoder")),
+    "train": (
+        (*TRAIN, "--steps", "1"),
+        "pyro_sri.training.step:Stepper._work",
+        ("--batch-size", "--recompute-decoder"),
+    ),
     "evaluate": (("evaluate", RUN, *LITTLE), "pyro_sri.evaluation.evaluate:explain", ("--batch-size", "--num-samples")),
     "sample": (("sample", RUN, "--num", "2"), "pyro_sri.scripts.sample:draw_scenes", ("--num", "--slots")),
-    "visualize": (("visualize", RUN, "--out", "new"), "pyro_sri.gallery:explain", ("--num",)),
-    "report": (("report", RUN), "pyro_sri.gallery:explain", ("fewer runs",)),
+    "visualize": (("visualize", RUN, "--out", "new"), "pyro_sri.report.gallery:explain", ("--num",)),
+    "report": (("report", RUN), "pyro_sri.report.gallery:explain", ("fewer runs",)),
     "bench": (
         ("bench", "sri-quick", "--batch", "2", "--device", "cpu"),
-        "pyro_sri.stepping:Stepper._work",
+        "pyro_sri.training.step:Stepper._work",
         ("--batch",),
     ),
     "data make": (MAKE, "pyro_sri.data.generators.making:draw", ("--workers",)),
@@ -97,7 +101,7 @@ def test_four_megabytes_are_too_few(folder: Path, name: str) -> None:
 def test_what_was_trained_is_kept_and_goes_on_with_less(folder: Path) -> None:
     assert run_command(*TRAIN, "--steps", "2", cwd=folder).status == 0
     before = (folder / "new" / "checkpoints" / "last.pt").read_bytes()
-    failing = {"pyro_sri.stepping:Stepper._work": ERRORS["a GPU"]}
+    failing = {"pyro_sri.training.step:Stepper._work": ERRORS["a GPU"]}
     assert run_command(*TRAIN, "--steps", "3", "--resume", cwd=folder, instead=failing).status == 2
     assert (folder / "new" / "checkpoints" / "last.pt").read_bytes() == before
     outcome = run_command(*TRAIN, "--steps", "3", "--resume", "--recompute-decoder", cwd=folder)

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import small_world
-from forking import Outcome, run_command, run_here
-from small_world import DATA, FIELDS, METRICS, RUN, contents, make_run, write_metrics
+
+from support import small_world
+from support.forking import Outcome, run_command, run_here
+from support.small_world import DATA, FIELDS, METRICS, RUN, contents, make_run, write_metrics
 
 TRAIN = ("train", "sri-g-shapestacks", "--data", DATA, *FIELDS.split(), "--steps", "1", "--out", "new")
 LITTLE = ("--num-images", "2", "--num-samples", "0", "--iwae-images", "0")
@@ -248,14 +249,14 @@ SIGNALLED = {
     "evaluate writing": (("evaluate", RUN, *LITTLE), "os:fsync"),
     "sample": (("sample", RUN, "--num", "1"), "pyro_sri.scripts.sample:draw_scenes"),
     "sample writing": (("sample", RUN, "--num", "1", "--out", "new.npz"), "os:fsync"),
-    "visualize": (("visualize", RUN, "--out", "new"), "pyro_sri.gallery:explain"),
-    "report": (("report", RUN), "pyro_sri.gallery:explain"),
-    "bench": (("bench", "sri-quick", "--batch", "2"), "pyro_sri.stepping:Stepper._work"),
+    "visualize": (("visualize", RUN, "--out", "new"), "pyro_sri.report.gallery:explain"),
+    "report": (("report", RUN), "pyro_sri.report.gallery:explain"),
+    "bench": (("bench", "sri-quick", "--batch", "2"), "pyro_sri.training.step:Stepper._work"),
     "data make": (MAKE, "pyro_sri.data.generators.making:draw"),
     "data make writing": (MAKE, "pyro_sri.data.writing:_append"),
     "data info": (("data", "info", DATA), "pyro_sri.data.preview:_split_info"),
     "data check": (("data", "check", DATA), "pyro_sri.data.format:_check_items"),
-    "train starting": (TRAIN, "pyro_sri.training:check_data"),
+    "train starting": (TRAIN, "pyro_sri.training.loop:check_data"),
 }
 
 

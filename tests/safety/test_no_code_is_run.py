@@ -10,17 +10,17 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-import small_world
 import torch
 import yaml
-from forking import run_command
-from small_world import DATA, FIELDS, RUN, contents
 
-from pyro_sri import runs
+from pyro_sri import checkpoints, runs
 from pyro_sri.config import from_yaml
-from pyro_sri.errors import UserError
 from pyro_sri.features import find_inception, inception
 from pyro_sri.scripts.ship_weights import ship
+from pyro_sri.system.errors import UserError
+from support import small_world
+from support.forking import run_command
+from support.small_world import DATA, FIELDS, RUN, contents
 
 MARKER = "code-was-run"
 
@@ -97,7 +97,7 @@ def test_the_function_load_runs_nothing(folder: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(folder)
     poison(folder / RUN / "checkpoints" / "best.pt")
     with pytest.raises(UserError, match="not a readable checkpoint"):
-        runs.load_checkpoint(folder / RUN / "checkpoints" / "best.pt")
+        checkpoints.load_checkpoint(folder / RUN / "checkpoints" / "best.pt")
     assert not (folder / MARKER).exists()
 
 

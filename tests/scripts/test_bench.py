@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pyro_sri.errors import UserError
 from pyro_sri.presets import PRESETS
 from pyro_sri.scripts import bench
 from pyro_sri.scripts.main import run
 from pyro_sri.scripts.unit import NUM_SLOTS, plain_decoder, unit
-from pyro_sri.stepping import Stepper
+from pyro_sri.system.errors import UserError
+from pyro_sri.training.step import Stepper
 
 STEP_KEYS = ["best_step_ms", "median_step_ms", "images_per_second", "peak_memory_mb"]
 INFERENCE_KEYS = ["inference_images_per_second", "infer_one_ms"]

@@ -11,13 +11,13 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import Golden
 
 from pyro_sri import __version__, load
 from pyro_sri.config import flag
 from pyro_sri.presets import PRESETS
 from pyro_sri.runs import open_run
 from pyro_sri.scripts.main import COMMANDS, main
+from support.golden import Golden
 
 TINY = (
     "--num-slots 3 --slot-size 8 --scene-size 8 --batch-size 4 --steps 4 --log-every 2 "

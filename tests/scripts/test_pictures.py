@@ -8,14 +8,14 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from pyro_sri import runs, viz
+from pyro_sri import checkpoints, runs, viz
 from pyro_sri.config import SRIConfig
-from pyro_sri.errors import UserError
-from pyro_sri.gallery import Exhibit, load_images
+from pyro_sri.report.gallery import Exhibit, load_images
 from pyro_sri.scripts import sample as sample_script
 from pyro_sri.scripts import visualize as visualize_script
 from pyro_sri.scripts.sample import sample
 from pyro_sri.scripts.visualize import visualize
+from pyro_sri.system.errors import UserError
 from pyro_sri.viz.sheets import GAP, TILE_SIDE
 
 SMALL = {"image_size": 32, "num_slots": 3, "slot_size": 8, "scene_size": 16, "init": "pytorch", "gate_init": 0.5}
@@ -41,7 +41,7 @@ def make_run(path: Path, data: Path | None, **fields: Any) -> runs.Run:
     run = runs.create_run(path, SRIConfig(preset="tiny", dataset="tetrominoes", data=data, **SMALL | fields))
     model, guide, objective = run.config.build()
     checkpoint = {"step": 7, "best": 0.0, "objective": objective(model, guide).state_dict(), "optimizer": {}}
-    runs.save_checkpoint(run.checkpoint(), checkpoint)
+    checkpoints.save_checkpoint(run.checkpoint(), checkpoint)
     return run
 
 
@@ -187,7 +187,7 @@ def test_visualize_refuses(run: runs.Run, tmp_path: Path, tetrominoes: Path) -> 
     for options, says in (
         ({"out": run.path}, "another --out"),
         ({"out": tetrominoes}, "another --out"),
-        ({"out": tmp_path / "x", "num": 0}, "--num 0"),
+        ({"out": tmp_path / "x", "num": 0}, "--num is 0"),
         ({"out": tmp_path / "x", "seed": -1}, "--seed -1"),
         ({"out": tmp_path / "x", "split": "tset"}, "no split 'tset'"),
         ({"out": tmp_path / "x", "data": tmp_path / "gone.h5"}, r"no file .*gone\.h5"),

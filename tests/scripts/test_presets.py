@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 
+from pyro_sri.checkpoints import load_checkpoint
 from pyro_sri.presets import PRESETS
-from pyro_sri.runs import find_run, load_checkpoint
+from pyro_sri.runs import find_run
 from pyro_sri.scripts.bench import _stages
 from pyro_sri.scripts.main import run
-from pyro_sri.stepping import TrainingStep
+from pyro_sri.training.step import TrainingStep
 
 
 @pytest.fixture(scope="module")

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import BINARY, Browser
 from PIL import Image
-from test_report import METRICS, few_exhibits, make_run
 
-from pyro_sri import gallery
 from pyro_sri.data.generators.making import make_dataset
-from pyro_sri.gallery import Exhibit
+from pyro_sri.report import gallery, subjects
+from pyro_sri.report.gallery import Exhibit
 from pyro_sri.runs import Run
 from pyro_sri.scripts import report as report_script
+from support.browser import BINARY, Browser
+from support.reports import METRICS, few_exhibits, make_run
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="there is no Chromium: install chromium or google-chrome")
 
@@ -54,7 +54,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return (gallery.gallery if run.path == full.path else few_exhibits)(run, *given, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report_script, "gallery", exhibits)
+        patch.setattr(subjects, "gallery", exhibits)
         report_script.report(tuple(str(run.path) for run in (full, evil, third)), folder / "page.html")
     return folder / "page.html"
 

@@ -10,15 +10,15 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from pyro_sri import runs
+from pyro_sri import checkpoints, runs
 from pyro_sri.config import SRIConfig
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.loading import to_images
 from pyro_sri.editing import decode, infer_slots
-from pyro_sri.errors import UserError
 from pyro_sri.presets import PRESETS
 from pyro_sri.scripts import sample as sample_script
 from pyro_sri.scripts.sample import plan_edit, read_image, sample
+from pyro_sri.system.errors import UserError
 from pyro_sri.viz import enlarge, to_uint8
 from pyro_sri.viz.sheets import BREAK, FONT_SIZE, GAP, LABEL_GAP, MARGIN, TILE_SIDE
 
@@ -30,7 +30,7 @@ def make_run(path: Path, config: Any) -> runs.Run:
     run = runs.create_run(path, config)
     model, guide, objective = config.build()
     checkpoint = {"step": 1, "best": 0.0, "objective": objective(model, guide).state_dict(), "optimizer": {}}
-    runs.save_checkpoint(run.checkpoint(), checkpoint)
+    checkpoints.save_checkpoint(run.checkpoint(), checkpoint)
     return run
 
 
@@ -165,9 +165,9 @@ def test_an_image_of_another_shape_is_fitted(tmp_path: Path, capsys: pytest.Capt
     [
         ({"keep_slots": "0,3"}, "--keep-slots: there is no slot 3; the slots are 0 to 2"),
         ({"remove_slots": "7"}, "--remove-slots: there is no slot 7; the slots are 0 to 2"),
-        ({"keep_slots": "one"}, "--keep-slots 'one' is no list of slots; write their numbers like 0,2"),
-        ({"keep_slots": "-1"}, "--keep-slots '-1' is no list"),
-        ({"keep_slots": ""}, "--keep-slots '' is no list"),
+        ({"keep_slots": "one"}, "--keep-slots 'one' is not a list of slots; write their numbers like 0,2"),
+        ({"keep_slots": "-1"}, "--keep-slots '-1' is not a list"),
+        ({"keep_slots": ""}, "--keep-slots '' is not a list"),
         ({"keep_slots": "0,1", "remove_slots": "1"}, "slot 1 cannot be both kept and removed"),
         ({"remove_slots": "0,1,2"}, "leaves no slot"),
         ({"keep_slots": "0,2", "slots": 2}, "--slots 2 leaves no room for slot 2; use 3 or more"),

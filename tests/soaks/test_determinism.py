@@ -10,23 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from repeat import fingerprints, hash_weights
-from soak import tiny
-from soaked import PRESETS
 
 from pyro_sri.data.generators import GENERATORS
 from pyro_sri.data.loading import training_batches
-from pyro_sri.training import train
+from pyro_sri.training.loop import train
+from support.repeat import fingerprints, hash_weights
+from support.soak import tiny
+from support.soaked import PRESETS
 
 FEW = ("sri-mog-shapestacks",)
 FAMILIES = ("tetrominoes", "multi_digits")
-SCRIPT = str(Path(__file__).with_name("repeat.py"))
 
 
 def in_another_process(folder: Path, environment: Mapping[str, str], *arguments: str) -> Any:
     """What `repeat.py` prints, run from another folder and in another environment."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    command = [sys.executable, SCRIPT, *arguments]
+    command = [sys.executable, "-m", "support.repeat", *arguments]
     return json.loads(subprocess.run(command, check=True, capture_output=True, cwd=folder, env=environment).stdout)
 
 
@@ -69,7 +68,7 @@ def test_when_a_run_is_looked_at_does_not_matter(tetrominoes: Path, tmp_path: Pa
 def test_who_reads_the_data_does_not_matter(tetrominoes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With data that is read from disk, no worker and two give the same run."""
     from_disk = partial(training_batches, in_memory_limit_bytes=0)
-    monkeypatch.setattr("pyro_sri.training.training_batches", from_disk)
+    monkeypatch.setattr("pyro_sri.training.loop.training_batches", from_disk)
     runs = [
         train(tiny("air-multi_digits", tetrominoes, steps=5, num_workers=workers), tmp_path / str(workers))
         for workers in (0, 2)

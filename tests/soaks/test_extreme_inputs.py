@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from soaked import PRESETS, build
 
-from pyro_sri.data.format import Scenes
+from pyro_sri.data.format import SceneArrays
 from pyro_sri.data.writing import write_dataset
 from pyro_sri.evaluation import Metrics, evaluate
 from pyro_sri.inference import Explanation, explain, sample_scenes
-from pyro_sri.stepping import Stepper, TrainingStep
+from pyro_sri.training.step import Stepper, TrainingStep
+from support.soaked import PRESETS, build
 
 SIZE = 32
 
@@ -77,24 +77,24 @@ def test_one_slot_and_many(preset: str, num_slots: int) -> None:
     )
 
 
-def scenes(name: str) -> Scenes:
+def scenes(name: str) -> SceneArrays:
     """Eight scenes with the background and two objects: mixed extremes, eight times the same, or nothing at all."""
     random = np.random.default_rng(1)
     images = np.zeros((8, SIZE, SIZE, 3), np.uint8)
     masks = np.zeros((8, 3, SIZE, SIZE, 1), np.uint8)
     factors = random.normal(size=(8, 3, 2))
     if name == "nothing":  # no pixel belongs to anything
-        return Scenes(images, masks, factors)
+        return SceneArrays(images, masks, factors)
     masks[:, 0] = 255
     images[:, :, :16], masks[:, 1, :, :16], masks[:, 2, :, 16:] = 200, 255, 255
     if name == "constant":
-        return Scenes(images, masks, np.zeros_like(factors))
+        return SceneArrays(images, masks, np.zeros_like(factors))
     images[0], masks[0, 1:] = 0, 0  # an empty scene
     images[1], masks[1, 1] = 255, 255  # an object everywhere
     images[2], masks[2, 1:] = 0, 0
     images[2, 5, 7], masks[2, 1, 5, 7] = 255, 255  # of a single pixel
     images[3], masks[3] = random.integers(0, 256, images[3].shape), 0  # without an entity
-    return Scenes(images, masks, factors)
+    return SceneArrays(images, masks, factors)
 
 
 def check_metrics(metrics: Metrics) -> None:

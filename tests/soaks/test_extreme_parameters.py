@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pyro
 import pytest
 import torch
-from soaked import HEAVY, PRESETS, build
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
@@ -18,12 +17,13 @@ from pyro_sri.distributions import (
     genesis_prior_scale,
     sri_scale,
 )
-from pyro_sri.geco import EMORL_FLOOR, EmorlGECO, GenesisGECO
-from pyro_sri.mask_kl import mask_divergence
 from pyro_sri.matching import greedy_matching, hungarian_matching, slot_distances
 from pyro_sri.nn import InstanceColours, SlotAttention, StickBreaking
 from pyro_sri.nn.stick_breaking import break_stick
-from pyro_sri.stepping import TrainingStep
+from pyro_sri.objectives.geco import EMORL_FLOOR, EmorlGECO, GenesisGECO
+from pyro_sri.objectives.mask_kl import mask_divergence
+from pyro_sri.training.step import TrainingStep
+from support.soaked import HEAVY, PRESETS, build
 
 RAW = (0.0, 1.0, -1.0, 80.0, -80.0, 104.0, -104.0, 1e3, -1e3, 1e4, -1e4)
 PRECISIONS = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from soak import Summary, soak, summarise, tiny
-from soaked import HEAVY, OTHERS, PRESETS, SRI
 
 from pyro_sri.config import EMORLConfig, RunConfig
-from pyro_sri.geco import EMORL_FLOOR
+from pyro_sri.objectives.geco import EMORL_FLOOR
 from pyro_sri.presets import find_preset
+from support.soak import Summary, soak, summarise, tiny
+from support.soaked import HEAVY, OTHERS, PRESETS, SRI
 
 SEEDS = range(5)
 STRESSED = 3  # seeds from here on train at ten times the preset's learning rate
@@ -45,7 +45,7 @@ def test_sixty_steps(preset: str, tetrominoes: Path, tmp_path: Path) -> None:
 
 def soak_alone(preset: str, steps: int, seed: int, folder: Path, *options: str) -> None:
     """A soak in a process of its own, and what must hold of it."""
-    script = [sys.executable, str(Path(__file__).with_name("soak.py"))]
+    script = [sys.executable, "-m", "support.soak"]
     arguments = [preset, "--steps", str(steps), "--seed", str(seed), "--out", str(folder), *options]
     subprocess.run([*script, *arguments], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     summary = summarise(folder / f"{preset}-{seed}.jsonl")

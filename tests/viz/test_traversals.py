@@ -13,12 +13,13 @@ from torch import Tensor
 from pyro_sri.guides.air import AIRGuide
 from pyro_sri.guides.emorl import EMORLGuide
 from pyro_sri.guides.genesis import GenesisGuide
+from pyro_sri.guides.slot_attention import SlotAttentionGuide
 from pyro_sri.inference import SCENES_AT_ONCE
 from pyro_sri.models.air import AIRModel
 from pyro_sri.models.emorl import EMORLModel
 from pyro_sri.models.genesis import GenesisModel
 from pyro_sri.models.slot_attention import SlotAttentionModel
-from pyro_sri.viz import enlarge, has_slots, infer_slots, to_uint8, traversal_frames, traversal_sheet, traverse
+from pyro_sri.viz import enlarge, has_slots, infer_beliefs, to_uint8, traversal_frames, traversal_sheet, traverse
 from pyro_sri.viz.sheets import TILE_SIDE
 
 SIDE = 4
@@ -47,7 +48,7 @@ def toy_guide(images: Tensor) -> None:
 def test_traversal_by_hand() -> None:
     images = torch.full((2, 3, SIDE, SIDE), 0.2)
     images[1, :2] = 0.4  # the third dimension never changes
-    posterior = infer_slots(toy_guide, images)
+    posterior = infer_beliefs(toy_guide, images)
     assert_allclose(posterior.means[1], [[0.4, 0.4, 0.2], [0.8, 0.8, 0.4]], rtol=1e-6)
     assert_allclose(posterior.scales[0, 1], [1, 0.5, 0.25])
     assert posterior.present.all()
@@ -72,7 +73,7 @@ def test_traversal_by_hand() -> None:
 
 def test_pictures_of_a_traversal() -> None:
     images = torch.rand(3, 3, SIDE, SIDE) / 4
-    traversals = traverse(toy_model, infer_slots(toy_guide, images), steps=2)
+    traversals = traverse(toy_model, infer_beliefs(toy_guide, images), steps=2)
     sheet = traversal_sheet(traversals, caption="images")
     most = int(traversals.activeness.sum(1).argmax())
     last = enlarge(traversals.pictures[most, 2, 4])
@@ -87,7 +88,7 @@ def test_pictures_of_a_traversal() -> None:
 
 def test_posteriors_do_not_depend_on_how_many_are_inferred_at_once() -> None:
     images = torch.rand(SCENES_AT_ONCE + 2, 3, SIDE, SIDE)
-    means = infer_slots(toy_guide, images).means
+    means = infer_beliefs(toy_guide, images).means
     assert_array_equal(means[:, 1], 2 * images[:, :, 0, 0])
 
 
@@ -111,7 +112,7 @@ def emorl() -> tuple[Any, Any]:
 def test_slots_of_every_system(build: Any, sites: dict[str, Any], images: Tensor) -> None:
     model, guide = build()
     assert has_slots(model)
-    posterior = infer_slots(guide, images)
+    posterior = infer_beliefs(guide, images)
     names = [f"{word} {i}" for word, (_, size) in sites.items() for i in range(size)]
     assert [posterior.name(i) for i in range(len(names))] == names
     given = posterior.values(posterior.means[:1], 0)
@@ -134,7 +135,7 @@ def test_air_moves_the_objects_that_are_there(images: Tensor) -> None:
     guide = AIRGuide(model)
     present = torch.tensor([[1.0, 0, 0], [1, 1, 0], [1, 1, 0], [0, 0, 0]])
     with pyro.poutine.condition(data={f"z_pres_{t}": present[:, t] for t in range(3)}):
-        posterior = infer_slots(guide, images)
+        posterior = infer_beliefs(guide, images)
     assert_array_equal(posterior.present, present.bool())
     traversals = traverse(model, posterior, steps=1)
     assert traversals.slots == [0, 1]
@@ -143,7 +144,8 @@ def test_air_moves_the_objects_that_are_there(images: Tensor) -> None:
     assert np.ptp(traversals.pictures.astype(int), 2).any()
 
 
-def test_slots_that_are_no_random_variables_stay_out(sri: Any, images: Tensor) -> None:
-    assert not has_slots(SlotAttentionModel(image_size=32, num_slots=2, slot_size=8))
+def test_slots_that_are_no_random_variables_stay_out(images: Tensor) -> None:
+    shape: dict[str, Any] = {"image_size": 32, "num_slots": 2, "slot_size": 8}
+    assert not has_slots(SlotAttentionModel(**shape))
     with pytest.raises(ValueError, match="slot_0"):
-        infer_slots(sri[1].segregation.guide, images)
+        infer_beliefs(SlotAttentionGuide(**shape), images)

@@ -13,7 +13,7 @@ from pyro_sri.data.generators.rooms import ROOMS
 from pyro_sri.data.generators.stacks import STACKS, STACKS_BROKEN
 from pyro_sri.data.generators.tetrominoes import TETROMINOES
 from pyro_sri.data.generators.towers import TOWERS, TOWERS_BROKEN
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 GENERATORS: dict[str, Generator] = {
     family.name: family

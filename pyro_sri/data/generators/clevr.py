@@ -17,7 +17,7 @@ from pyro_sri.data.rendering.camera import Camera, look_at
 from pyro_sri.data.rendering.casting import Hits, cast, render
 from pyro_sri.data.rendering.soft import ambient_occlusion, soft_light
 from pyro_sri.data.rendering.solids import NEVER, Box, Cylinder, Floats, Form, Solid, Sphere, Vector, power, yawed
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 PUBLISHED_SIZE = 96  # of CLEVR6 after cropping
 PUBLISHED_ROWS, PUBLISHED_COLUMNS = 240, 320
@@ -91,7 +91,9 @@ class ClevrOptions:
     """How many objects a scene has: uniform between the two, 1 to 10 (published: 3 to 10)."""
 
     min_objects: int = MIN_OBJECTS
+    """Fewest objects per scene."""
     max_objects: int = MAX_OBJECTS
+    """Most objects per scene."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_objects <= self.max_objects <= MAX_OBJECTS:
@@ -106,6 +108,7 @@ class Clevr6Options(ClevrOptions):
     """As for clevr, with at most 6 objects."""
 
     max_objects: int = 6
+    """Most objects per scene."""
 
 
 class Ground:

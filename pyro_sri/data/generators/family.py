@@ -9,8 +9,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from pyro_sri.data.format import Scenes, one_hot_masks
-from pyro_sri.errors import UserError
+from pyro_sri.data.format import SceneArrays, one_hot_masks
+from pyro_sri.system.errors import UserError
 
 
 class Drawn(NamedTuple):
@@ -20,9 +20,9 @@ class Drawn(NamedTuple):
     entities: NDArray[np.uint8]  # [n, H, W], the number of the entity that each pixel belongs to
     factors: NDArray[np.float32]  # [n, O, F]; O is the number of entities, background included
 
-    def scenes(self) -> Scenes:
+    def scenes(self) -> SceneArrays:
         """The same with one mask per entity."""
-        return Scenes(self.images, one_hot_masks(self.entities, self.factors.shape[1]), self.factors)
+        return SceneArrays(self.images, one_hot_masks(self.entities, self.factors.shape[1]), self.factors)
 
 
 @dataclass(frozen=True)

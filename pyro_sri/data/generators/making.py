@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyro_sri.data.format import SPLITS, DatasetFile, Report, Scenes
+from pyro_sri.data.format import SPLITS, DatasetFile, Report, SceneArrays
 from pyro_sri.data.generators import GENERATORS, find_generator
 from pyro_sri.data.generators.family import Drawn
 from pyro_sri.data.generators.pieces import Pieces, folder_of, pieces_of
 from pyro_sri.data.writing import refuse_existing, write_dataset
-from pyro_sri.errors import UserError
-from pyro_sri.seeds import check_seed
+from pyro_sri.system.errors import UserError
+from pyro_sri.system.seeds import check_seed
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -97,7 +97,7 @@ def make_dataset(
         raise UserError(f"cannot make {counts} images; counts start at 0, and one of them at least at 1")
     check_seed(seed)
     if workers < 1:
-        raise UserError(f"{workers} workers can do nothing; use at least 1")
+        raise UserError(f"workers is {workers}: it must be at least 1")
     parsed = family.parse_options(options or {})
     tasks = {
         split: [
@@ -143,7 +143,7 @@ def _is_made(out: Path, attributes: Mapping[str, object], counts: Mapping[str, i
         return False
 
 
-def _reported(tasks: Sequence[Task], scenes: Iterator[Scenes], progress: Report | None) -> Iterator[Scenes]:
+def _reported(tasks: Sequence[Task], scenes: Iterator[SceneArrays], progress: Report | None) -> Iterator[SceneArrays]:
     for task in tasks:
         yield next(scenes)
         if progress is not None:
@@ -151,7 +151,7 @@ def _reported(tasks: Sequence[Task], scenes: Iterator[Scenes], progress: Report 
 
 
 @contextmanager
-def _made(tasks: Sequence[Task], workers: int, pieces: Pieces) -> Iterator[Iterator[Scenes]]:
+def _made(tasks: Sequence[Task], workers: int, pieces: Pieces) -> Iterator[Iterator[SceneArrays]]:
     """The scenes of tasks, in their order; worker w makes those of tasks w, w + workers, w + 2 workers, ..."""
     workers = min(workers, len(tasks))
     if workers == 1:
@@ -188,7 +188,7 @@ def _work(sender: Connection, tasks: Sequence[Task], pieces: Pieces) -> None:
         return  # the main process is gone
 
 
-def _taken(task: Task, pieces: Pieces, pipe: Connection | None = None) -> Scenes:
+def _taken(task: Task, pieces: Pieces, pipe: Connection | None = None) -> SceneArrays:
     """The scenes of a task from its piece, once a worker has made it; made here where it is not there or damaged."""
     if pipe is not None:
         try:

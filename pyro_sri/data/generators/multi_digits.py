@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_sri.data.generators.family import Drawn, Generator, choose, draw_until, windows
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 Floats = NDArray[np.floating[Any]]
 
@@ -40,7 +40,9 @@ class MultiDigitsOptions:
     """How many digits a scene has: uniform between the two, 0 to 3; some scenes must have one."""
 
     min_objects: int = 0
+    """Fewest digits per scene."""
     max_objects: int = 2
+    """Most digits per scene."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.min_objects <= self.max_objects <= MAX_OBJECTS and self.max_objects > 0):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pyro_sri.data.generators.colours import rgb
 from pyro_sri.data.generators.family import Drawn, Generator, choose, draw_until, windows
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 Variant = Literal["colored_on_grayscale", "binarized", "colored_on_colored"]
 
@@ -38,37 +38,38 @@ MAX_OBJECTS = 8  # more would hide one another, and be redrawn, most of the time
 FACTOR_NAMES = ("visible", "shape", "red", "green", "blue", "x", "y", "scale", "angle")
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True)
 class MultiDSpritesOptions:
-    """Which of the published variants, and how many sprites a scene has (uniform between the two, 1 to 8).
+    """Which of the published variants, and how many sprites a scene has (uniform between the two, 1 to 8)."""
 
-    colored_on_grayscale: sprites of any hue, neither pale nor dark, on grey of any brightness; 2 to 5 of them.
-    binarized: white sprites on black; 2 or 3 of them.
-    colored_on_colored: sprites and background of any colour; 1 to 4 of them.
-    """
+    variant: Variant = "colored_on_grayscale"
+    """colored_on_grayscale: 2 to 5 sprites of any hue on grey; binarized: 2 or 3 white sprites on black;
+    colored_on_colored: 1 to 4 sprites, sprites and background of any colour."""
+    min_objects: int | None = None
+    """Fewest sprites per scene; left out: as in the variant."""
+    max_objects: int | None = None
+    """Most sprites per scene; left out: as in the variant."""
 
-    variant: Variant
-    min_objects: int
-    max_objects: int
-
-    def __init__(
-        self,
-        variant: Variant = "colored_on_grayscale",
-        min_objects: int | None = None,
-        max_objects: int | None = None,
-    ) -> None:
-        """None is the number of the variant, and what the attribute then holds."""
-        if variant not in NUM_OBJECTS:
-            raise UserError(f"multi_dsprites has no variant {variant!r}; use one of {', '.join(NUM_OBJECTS)}")
-        least = NUM_OBJECTS[variant][0] if min_objects is None else min_objects
-        most = NUM_OBJECTS[variant][1] if max_objects is None else max_objects
+    def __post_init__(self) -> None:
+        if self.variant not in NUM_OBJECTS:
+            raise UserError(f"multi_dsprites has no variant {self.variant!r}; use one of {', '.join(NUM_OBJECTS)}")
+        least, most = self.num_objects
         if not 1 <= least <= most <= MAX_OBJECTS:
             raise UserError(
                 f"multi_dsprites cannot place {least} to {most} objects; "
                 f"use min_objects and max_objects from 1 to {MAX_OBJECTS}, in order"
             )
-        for name, value in (("variant", variant), ("min_objects", least), ("max_objects", most)):
-            object.__setattr__(self, name, value)  # the class is frozen
+        for name, value in (("min_objects", least), ("max_objects", most)):
+            object.__setattr__(self, name, value)  # what a data file says of its scenes; the class is frozen
+
+    @property
+    def num_objects(self) -> tuple[int, int]:
+        """Fewest and most sprites per scene."""
+        least, most = NUM_OBJECTS[self.variant]
+        return (
+            least if self.min_objects is None else self.min_objects,
+            most if self.max_objects is None else self.max_objects,
+        )
 
 
 def make(rngs: Sequence[np.random.Generator], size: int, options: MultiDSpritesOptions, split: str) -> Drawn:
@@ -89,9 +90,9 @@ def make(rngs: Sequence[np.random.Generator], size: int, options: MultiDSpritesO
         everything zero where `visible` is.
     """
     bank = sprite_bank(size)  # [3, 6, 40, side, side]
-    side, most, num_scenes = bank.shape[-1], options.max_objects, len(rngs)
+    side, num_scenes, (least, most) = bank.shape[-1], len(rngs), options.num_objects
     min_visible = max(1, round(MIN_VISIBLE_PIXELS * (size / PUBLISHED_SIZE) ** 2))
-    counts = options.min_objects + choose(np.array([rng.random() for rng in rngs]), most - options.min_objects + 1)
+    counts = least + choose(np.array([rng.random() for rng in rngs]), most - least + 1)
     exists = np.arange(most) < counts[:, None]  # [n, M]
 
     def place(draws: NDArray[np.float64]) -> tuple[tuple[NDArray[np.intp], ...], NDArray[np.intp]]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pyro_sri.data.generators.family import Drawn
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 RECIPE = "recipe.json"
 EXPLANATION = "explanation"

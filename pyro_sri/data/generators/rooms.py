@@ -31,7 +31,7 @@ from pyro_sri.data.rendering.solids import (
     yawed,
 )
 from pyro_sri.data.rendering.textures import SIDE, noise
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 Variant = Literal["train", "empty_room", "six_objects", "identical_color"]
 
@@ -67,6 +67,7 @@ class RoomsOptions:
     """Which published variant: train (1 to 3 objects), empty_room, six_objects, identical_color (4 to 6 objects)."""
 
     variant: Variant = "train"
+    """train: 1 to 3 objects; empty_room: none; six_objects; identical_color: 4 to 6 objects of one colour."""
 
     def __post_init__(self) -> None:
         if self.variant not in get_args(Variant):

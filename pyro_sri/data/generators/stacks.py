@@ -18,7 +18,7 @@ from pyro_sri.data.rendering import textures
 from pyro_sri.data.rendering.camera import Camera, look_at, square_window
 from pyro_sri.data.rendering.casting import Hits, cast, lit, render
 from pyro_sri.data.rendering.solids import NEVER, Box, Cylinder, Floats, Form, Solid, Sphere, Vector, power, yawed
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 PUBLISHED_SIZE = 64
 MIN_BLOCKS, MAX_BLOCKS = 2, 6
@@ -75,9 +75,13 @@ class StacksOptions:
     """
 
     min_objects: int = MIN_BLOCKS
+    """Fewest blocks per tower."""
     max_objects: int = MAX_BLOCKS
+    """Most blocks per tower."""
     cameras: tuple[int, ...] = tuple(range(1, 17))
+    """Numbers of the cameras to draw from, 1 to 16."""
     zoom: float = 1.0
+    """1 is framed as published; up to 3 shows the tower larger, as far as it fits."""
 
     def __post_init__(self) -> None:
         if not MIN_BLOCKS <= self.min_objects <= self.max_objects <= MAX_BLOCKS:
@@ -96,7 +100,9 @@ class BrokenStacksOptions(StacksOptions):
     """As for stacks; and what is wrong with them, drawn uniformly: see break_tower."""
 
     cameras: tuple[int, ...] = (1, 4, 7, 10)
+    """Numbers of the cameras to draw from, 1 to 16."""
     kinds: tuple[Kind, ...] = SEPARATED
+    """What is wrong with a tower."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_sri.data.generators.family import Drawn, Generator, choose, draw_until, windows
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 # The pieces in their first orientation and the quarter turns (counter-clockwise) that they come in: 17 kinds. The
 # published set has 17 of the 19 one-sided orientations; that the two without are those of Z is an assumption.
@@ -37,6 +37,7 @@ class TetrominoesOptions:
     """How many pieces a scene has, 1 to 5 (the published scenes have 3)."""
 
     num_pieces: int = 3
+    """Pieces per scene."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_pieces <= MAX_PIECES:

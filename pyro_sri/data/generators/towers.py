@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_sri.data.generators.family import Drawn, Generator, choose, draw_until
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 Variant = Literal["different_colours", "any_colours"]
 Shape = Literal["box", "dome", "wedge", "barrel"]
@@ -65,9 +65,13 @@ class TowersOptions:
     """
 
     variant: Variant = "different_colours"
+    """Whether the blocks of a tower differ in colour, or may have the same."""
     min_objects: int = MIN_BLOCKS
+    """Fewest blocks per tower."""
     max_objects: int = 4
+    """Most blocks per tower."""
     shapes: tuple[Shape, ...] = ("box", "dome")
+    """Shapes of blocks; domes and wedges come on top only."""
 
     def __post_init__(self) -> None:
         if self.variant not in get_args(Variant):
@@ -92,6 +96,7 @@ class BrokenTowersOptions(TowersOptions):
     """
 
     kinds: tuple[Kind, ...] = KINDS
+    """What is wrong with a tower."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

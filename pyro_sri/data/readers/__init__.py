@@ -16,7 +16,7 @@ from pyro_sri.data.readers.reader import Options, Reader
 from pyro_sri.data.readers.shapestacks import is_shapestacks_folder, read_shapestacks
 from pyro_sri.data.readers.tfrecord import is_tfrecord_file
 from pyro_sri.data.writing import write_dataset
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 Format = Literal["tfrecords", "emorl", "shapestacks", "mnist", "folder"]
 

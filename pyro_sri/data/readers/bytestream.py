@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 BYTES_PER_READ = 64 * 1024
 GZIP_MAGIC = b"\x1f\x8b"

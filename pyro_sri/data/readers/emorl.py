@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.data.format import ARRAYS, HDF5_ERRORS, SPLITS, Report, Scenes, check_stored, finite_rows, stored
+from pyro_sri.data.format import ARRAYS, HDF5_ERRORS, SPLITS, Report, SceneArrays, check_stored, finite_rows, stored
 from pyro_sri.data.readers.entities import NO_ENTITY, entity_map, keep_entities, kept_entities
 from pyro_sri.data.readers.geometry import (
     ALL,
@@ -28,7 +28,7 @@ from pyro_sri.data.readers.geometry import (
 from pyro_sri.data.readers.reader import Conversion, Options
 from pyro_sri.data.readers.splits import at_most, wanted_splits
 from pyro_sri.data.readers.stacking import Scene, scenes_per_piece, stack
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 
 def is_hdf5_file(path: Path) -> bool:
@@ -71,7 +71,7 @@ def read_emorl(path: Path, options: Options, progress: Report) -> Conversion:
     if names and names[0]:
         attributes["factor_names"] = names[0]
 
-    def pieces(split: str) -> Iterator[Scenes]:
+    def pieces(split: str) -> Iterator[SceneArrays]:
         scenes = _scenes(path, split, window, size, max_objects, progress)
         what = f"scenes in {split} of {path}{fitting}"
         return stack(at_most(scenes, options.counts[split], what), entities.get(split))

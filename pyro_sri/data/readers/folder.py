@@ -9,7 +9,7 @@ from pyro_sri.data.readers.pictures import SUFFIXES, files_below, read_rgb
 from pyro_sri.data.readers.reader import Conversion, Options, reported
 from pyro_sri.data.readers.splits import divide, wanted_splits
 from pyro_sri.data.readers.stacking import Scene, stack
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 SIZE = 64
 

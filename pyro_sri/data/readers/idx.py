@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_sri.data.readers.bytestream import GZIP_MAGIC, READ_ERRORS, ByteStream, open_stream
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 UINT8 = 8  # the type
 LARGEST = 128 * 1024**2  # bytes; MNIST has 47 million
@@ -39,7 +39,7 @@ def read_idx(path: Path, num_axes: int) -> NDArray[np.uint8]:
 def _array(stream: ByteStream, num_axes: int) -> NDArray[np.uint8]:
     start, lengths = stream.read(4), stream.read(4 * num_axes)
     if start != bytes((0, 0, UINT8, num_axes)):
-        raise ValueError(f"it is no idx file of bytes with {num_axes} axes")
+        raise ValueError(f"it is not an idx file of bytes with {num_axes} axes")
     if len(lengths) < 4 * num_axes:
         raise EOFError
     shape = struct.unpack(f">{num_axes}I", lengths)

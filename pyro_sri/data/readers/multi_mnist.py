@@ -18,7 +18,7 @@ from pyro_sri.data.readers.idx import read_idx
 from pyro_sri.data.readers.reader import Conversion, Options, reported
 from pyro_sri.data.readers.splits import wanted_splits
 from pyro_sri.data.readers.stacking import Scene, stack
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 DIGIT, CANVAS = 28, 50  # sides in pixels
 SCALE_MEAN, SCALE_DEVIATION = 1.3, 0.1  # a digit has a side of 28 / scale pixels
@@ -120,7 +120,7 @@ def _digits(images_file: Path, labels_file: Path) -> Digits:
         shapes = f"{digits.images.shape} and {digits.labels.shape}"
         raise UserError(f"{images_file} and {labels_file.name} have the shapes {shapes}, not (n, 28, 28) and (n,)")
     if digits.labels.max() > 9:
-        raise UserError(f"{labels_file} has the label {digits.labels.max()}, which is no digit; download it again")
+        raise UserError(f"{labels_file} has the label {digits.labels.max()}, which is not a digit; download it again")
     return digits
 
 

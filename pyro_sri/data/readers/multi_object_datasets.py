@@ -31,7 +31,7 @@ from pyro_sri.data.readers.reader import Conversion, Options
 from pyro_sri.data.readers.splits import divide
 from pyro_sri.data.readers.stacking import Scene, stack
 from pyro_sri.data.readers.tfrecord import read_records
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 # In the order of the columns to make of them.
 FACTORS = (

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 # What is read, whatever a file is called. Pillow knows others, and starts another program for some.
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")

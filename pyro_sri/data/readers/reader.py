@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from pyro_sri.data.format import Report, Scenes
-from pyro_sri.errors import UserError
-from pyro_sri.seeds import check_seed
+from pyro_sri.data.format import Report, SceneArrays
+from pyro_sri.system.errors import UserError
+from pyro_sri.system.seeds import check_seed
 
 SIZES = (8, 1024)
 MAX_OBJECTS = (1, 200)
@@ -73,7 +73,7 @@ class Options:
 class Conversion(NamedTuple):
     """A source opened and understood: what `write_dataset` takes. Its scenes are read as they are taken."""
 
-    splits: Mapping[str, Iterable[Scenes]]
+    splits: Mapping[str, Iterable[SceneArrays]]
     attributes: Mapping[str, object]
 
 

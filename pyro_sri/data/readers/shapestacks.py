@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.data.format import Report, Scenes
+from pyro_sri.data.format import Report, SceneArrays
 from pyro_sri.data.readers.geometry import centre, resize_image, resize_map, window_attribute
 from pyro_sri.data.readers.pictures import files_below, read_picture, read_rgb
 from pyro_sri.data.readers.reader import Conversion, Options, reported
 from pyro_sri.data.readers.splits import at_most, wanted_splits
 from pyro_sri.data.readers.stacking import Scene, stack
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 PUBLISHED_SHAPE = (224, 224)
 WINDOW = centre(*PUBLISHED_SHAPE, side=196)
@@ -66,7 +66,7 @@ def read_shapestacks(path: Path, options: Options, progress: Report) -> Conversi
     if options.cameras is not None:
         attributes["cameras"] = list(options.cameras)
 
-    def pieces(split: str) -> Iterator[Scenes]:
+    def pieces(split: str) -> Iterator[SceneArrays]:
         scenarios = _scenarios(lists[split], path / "recordings")
         has_masks = any(_by_camera(path / "iseg" / scenario, "iseg") for scenario in scenarios)
         counted = reported(scenarios, f"scenarios of {split}", len(scenarios), progress)
@@ -99,7 +99,7 @@ def _scenarios(file: Path, recordings: Path) -> list[str]:
         raise UserError(f"{file} cannot be read; it must have one scenario per line") from None
     for number, line in enumerate(lines, 1):
         if line.name in ("", "..") or len(line.name) > LONGEST_NAME or not line.name.isprintable():
-            raise UserError(f"{file}: scenario {number} is no name of a folder; download the list again")
+            raise UserError(f"{file}: scenario {number} is not a folder name; download the list again")
     return [line.name if (recordings / line.name).is_dir() else line.stem for line in lines]
 
 

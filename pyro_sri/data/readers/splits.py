@@ -7,7 +7,7 @@ from pathlib import Path
 from pyro_sri.data.format import SPLITS
 from pyro_sri.data.readers.reader import Options
 from pyro_sri.data.readers.stacking import Scene
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 # Scenes of a source without splits that become val, and as many test, unless the user says otherwise.
 HELD_OUT = 1_000

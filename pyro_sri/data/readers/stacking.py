@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.data.format import SCENES_PER_READ, Scenes, one_hot_masks
+from pyro_sri.data.format import SCENES_PER_READ, SceneArrays, one_hot_masks
 
 BYTES_PER_PIECE = 64 * 1024**2
 
@@ -24,7 +24,7 @@ def scenes_per_piece(bytes_per_scene: int) -> int:
     return max(1, min(SCENES_PER_READ, BYTES_PER_PIECE // bytes_per_scene))
 
 
-def stack(scenes: Iterable[Scene], num_entities: int | None = None) -> Iterator[Scenes]:
+def stack(scenes: Iterable[Scene], num_entities: int | None = None) -> Iterator[SceneArrays]:
     """The scenes in pieces, with masks in place of entity maps.
 
     Args:
@@ -42,10 +42,10 @@ def stack(scenes: Iterable[Scene], num_entities: int | None = None) -> Iterator[
         yield _stacked(held, num_entities)
 
 
-def _stacked(scenes: Sequence[Scene], num_entities: int | None) -> Scenes:
+def _stacked(scenes: Sequence[Scene], num_entities: int | None) -> SceneArrays:
     maps = [scene.entities for scene in scenes if scene.entities is not None]
     factors = [scene.factors for scene in scenes if scene.factors is not None]
-    return Scenes(
+    return SceneArrays(
         np.stack([scene.image for scene in scenes]),
         None if num_entities is None else one_hot_masks(np.stack(maps), num_entities),
         np.stack(factors) if factors else None,

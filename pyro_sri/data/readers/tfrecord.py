@@ -12,7 +12,7 @@ import google_crc32c
 
 from pyro_sri.data.format import Report
 from pyro_sri.data.readers.bytestream import READ_ERRORS, ByteStream, looks_compressed, open_stream
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 HEADER = struct.Struct("<QI")
 CHECKSUM = struct.Struct("<I")

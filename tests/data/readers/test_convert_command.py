@@ -7,9 +7,9 @@ from PIL import Image
 
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.readers import READERS
-from pyro_sri.errors import UserError
 from pyro_sri.scripts.cli import parse
 from pyro_sri.scripts.convert import convert
+from pyro_sri.system.errors import UserError
 
 
 def run(*words):

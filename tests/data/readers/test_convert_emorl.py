@@ -7,7 +7,7 @@ from PIL import Image
 
 from pyro_sri.data.format import DatasetFile, check_dataset
 from pyro_sri.data.readers import convert
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 SIZE, ENTITIES = 12, 4
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.readers import convert
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 
 def noise(height, width, seed=0):

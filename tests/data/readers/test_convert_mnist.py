@@ -10,7 +10,7 @@ from PIL import Image
 from pyro_sri.data.format import DatasetFile, check_dataset
 from pyro_sri.data.readers import convert
 from pyro_sri.data.readers.multi_mnist import Digits, draw_scene
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 SPLIT_NUMBERS = {"train": 0, "val": 1, "test": 2}
 
@@ -150,14 +150,14 @@ def test_half_of_mnist(tmp_path, mnist):
     [
         (idx(np.zeros((3, 27, 28), np.uint8)), "(3, 27, 28)"),
         (idx(np.zeros((5, 28, 28), np.uint8)), "(20,)"),
-        (idx(np.zeros((20, 784), np.uint8)), "no idx file"),
+        (idx(np.zeros((20, 784), np.uint8)), "not an idx file"),
         (idx(some_digits(20, 0)[0])[:-1], "cut short"),
         (idx(some_digits(20, 0)[0])[:10], "cut short"),
         (idx(some_digits(20, 0)[0]) + b"x", "longer than it says"),
-        (b"", "no idx file"),
+        (b"", "not an idx file"),
         (gzip.compress(idx(some_digits(20, 0)[0]))[:-9], "cut short"),
         (bytes((0, 0, 8, 3)) + b"\xff" * 12, "claims to have"),
-        (b"<html>", "no idx file"),
+        (b"<html>", "not an idx file"),
     ],
 )
 def test_damaged_files(tmp_path, mnist, content, words):

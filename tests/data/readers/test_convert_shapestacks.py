@@ -8,7 +8,7 @@ from PIL import Image
 
 from pyro_sri.data.format import DatasetFile, check_dataset
 from pyro_sri.data.readers import convert
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 SCENARIOS = {"train": ["ccs-hard-h=3", "ccs-hard-h=2"], "eval": ["blocks-easy-h=2"], "test": ["ccs-easy-h=6"]}
 VALUES = [20, 51, 85, 102, 200, 255]

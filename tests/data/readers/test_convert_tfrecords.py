@@ -20,7 +20,7 @@ from pyro_sri.data.format import DatasetFile, check_dataset
 from pyro_sri.data.readers import convert
 from pyro_sri.data.readers.example import feature_values, parse_example
 from pyro_sri.data.readers.tfrecord import masked_crc32c, read_records
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 COMPRESSIONS = {"gzip": gzip.compress, "zlib": zlib.compress, "none": bytes}
 

@@ -1,0 +1,87 @@
+"""Checkpoints: what a run keeps of its weights and its optimiser, read without trust."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyro_sri.system.errors import UserError
+from pyro_sri.system.files import write_atomically
+from pyro_sri.system.torch_files import fits, is_finite, is_plain, load_torch_file
+
+Checkpoint = dict[str, Any]
+
+LARGEST_NUMBER = 1e38  # about the largest of float32: neither training nor evaluation writes a larger one
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint atomically; it can be read with `torch.load(weights_only=True)`."""
+    write_atomically(path, lambda file: torch.save(checkpoint, file))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint, without running code from it, and verifies its checksums.
+
+    Raises:
+        UserError: If it is missing, damaged, not one of ours, or holds values that are not finite.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: was the run stopped before its first checkpoint?")
+    try:
+        checkpoint = load_torch_file(path)
+    except Exception as error:  # a damaged file can fail in many ways
+        raise UserError(f"{path} is not a readable checkpoint: it is damaged or was not written by train") from error
+    if not isinstance(checkpoint, dict) or not {"step", "objective"} <= checkpoint.keys():
+        raise UserError(f"{path} is not a checkpoint of a run: it has no step or no weights")
+    step, best, totals = checkpoint["step"], checkpoint.get("best", 0.0), checkpoint.get("totals", {})
+    if not is_count(step) or not is_number(best) or best != best or not isinstance(totals, dict):  # NaN is not itself
+        raise UserError(f"{path} is not a checkpoint of a run: its step, best or totals are missing or wrong")
+    groups = {"weights": checkpoint["objective"], "totals": totals, "averaged weights": checkpoint.get("averaged", {})}
+    for group, tensors in groups.items():
+        if not isinstance(tensors, dict) or not all(map(is_plain, tensors.values())):
+            raise UserError(f"{path} is not a checkpoint of a run: its {group} are not tensors")
+        if not all(map(is_finite, tensors.values())):
+            raise UserError(f"{path} holds {group} that are not finite: use another checkpoint")
+    if any(not isinstance(name, str) or total.shape != (2,) for name, total in totals.items()):
+        raise UserError(f"{path} is not a checkpoint of a run: its step, best or totals are missing or wrong")
+    return checkpoint
+
+
+def evaluated_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """The weights that are evaluated, drawn from and started from: averaged over steps where the run did that."""
+    weights: dict[str, torch.Tensor] = checkpoint["averaged" if "averaged" in checkpoint else "objective"]
+    return weights
+
+
+def is_count(value: object) -> bool:
+    """Whether this is a whole number from 0 on, of ordinary size."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_NUMBER
+
+
+def is_number(value: object) -> bool:
+    """Whether this is a number of ordinary size, which can be drawn and averaged, or not a finite one."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return True
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER
+
+
+def fill(module: torch.nn.Module, weights: Any, path: Path) -> None:
+    """Loads weights into a module, all or none.
+
+    Raises:
+        UserError: If they do not fit.
+    """
+    check_fits(module, weights, path)
+    module.load_state_dict(weights)
+
+
+def check_fits(module: torch.nn.Module, weights: Any, path: Path) -> None:
+    """Raises UserError unless weights are those of such a module: names, shapes and types."""
+    ours = module.state_dict()
+    try:
+        fit = weights.keys() == ours.keys() and all(fits(weights[name], tensor) for name, tensor in ours.items())
+    except (RuntimeError, TypeError, AttributeError, KeyError, ValueError):
+        fit = False
+    if not fit:
+        raise UserError(f"{path} does not fit the configuration: other networks, or a field was edited")

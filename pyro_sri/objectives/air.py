@@ -1,0 +1,273 @@
+"""The objectives of AIR (Eslami et al. 2016): presence bits by score function, or summed out."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pyro import poutine
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+
+from pyro_sri.models.air import GreyImage
+from pyro_sri.objectives.base import Terms, TermsELBO, Traces, analytic_kl, log_prob, log_ratio, run_against
+from pyro_sri.programs import Guide, Model
+
+BOUND = ("nll", "kl_pres", "kl_where", "kl_what")
+PRESENCE, WHERE, WHAT = "z_pres_", "z_where_", "z_what_"
+
+
+class PresenceAnnealing(nn.Module):
+    """A training schedule for the presence bits' KL: everything is tried before anything is decided.
+
+    Two ways, alone or together; both end, after `steps`, at the model's own bound, and the model itself never changes.
+
+    - `start`: the prior's presence probabilities move to the model's own from this one, linearly in their logits. The
+      published schedule starts near 1: many objects are tried before the decoder can draw any.
+    - `weight`: the KL counts so many times at first, falling geometrically to once. The bound stays valid, if loose;
+      the posterior over the number of objects stays close to the prior, so that every number is learned from, and each
+      object learns to do without those behind it.
+
+    Attributes:
+        steps_done: Training steps so far, a buffer.
+
+    Args:
+        steps: Training steps until the bound is the model's own.
+        start: Presence probability of the prior at first, between 0 and 1; None leaves the prior alone.
+        weight: Weight of the KL at first, positive.
+
+    Raises:
+        ValueError: On values out of range.
+    """
+
+    steps_done: Tensor
+
+    def __init__(self, steps: int, *, start: float | None = None, weight: float = 1.0) -> None:
+        super().__init__()
+        if steps < 1 or not weight > 0 or not (start is None or 0 < start < 1):
+            raise ValueError(f"annealing takes steps >= 1, start in (0, 1), weight > 0; got {steps}, {start}, {weight}")
+        self.steps = steps
+        self.start_logit = None if start is None else math.log(start) - math.log1p(-start)
+        self.log_weight = math.log(weight)
+        self.register_buffer("steps_done", torch.zeros((), dtype=torch.long))
+
+    @property
+    def remaining(self) -> Tensor:
+        """1 at the start of training, 0 from `steps` on."""
+        return (1 - self.steps_done / self.steps).clamp(min=0)
+
+    def weight(self) -> Tensor:
+        """What the KL counts at this point of training."""
+        return (self.remaining * self.log_weight).exp()
+
+    def prior(self, prior: "Presence") -> "Presence":
+        """The prior at this point of training."""
+        if self.start_logit is None:
+            return prior
+        logits = prior.log_yes - prior.log_no
+        logits = logits + self.remaining.to(logits) * (self.start_logit - logits)
+        return Presence(F.logsigmoid(logits), F.logsigmoid(-logits))
+
+    def advance(self) -> None:
+        """One step more."""
+        self.steps_done += 1
+
+
+class Presence(NamedTuple):
+    """Log probabilities that there is, or is not, an object at step t, given one at step t - 1: each [B, T]."""
+
+    log_yes: Tensor
+    log_no: Tensor
+
+    def of_counts(self) -> Tensor:
+        """Log probability of n = 0 .. T objects, [B, T + 1]."""
+        start = torch.zeros_like(self.log_yes[:, :1])
+        return torch.cat([start, self.log_yes.cumsum(1)], 1) + torch.cat([self.log_no, start], 1)
+
+    def of_bits(self, bits: Tensor) -> Tensor:
+        """Log probability of each presence bit given the one before, [B, T]: 0 once there was no object."""
+        return _before(bits) * torch.where(bits.bool(), self.log_yes, self.log_no)
+
+
+class AIR_ELBO(TermsELBO):
+    r"""The published objective of AIR: presence bits by score function, with baselines.
+
+    The negative ELBO from one sample per image, averaged over the batch. Its gradient is that of
+
+    .. math::
+        -\log p(x, z) + \log q(z^{where}, z^{what} \mid x)
+        - \textstyle\sum_t \log q(z^{pres}_t)\, [R_t - b_t] + \sum_t ([R_t] - b_t)^2
+
+    where brackets hold constants, :math:`b_t` is the baseline of the guide's site `z_pres_t` (0 without) and
+    :math:`R_t` = log p - log q of all latents of steps t, t + 1, .. plus :math:`\log p(x \mid z)`: what Pyro's
+    `TraceGraph_ELBO` follows on the same sites, divided by the batch size. Annealing is part of the R_t.
+
+    Example::
+
+        model = AIRModel(image_size=50)
+        guide = AIRGuide(model, baseline_scale=1.0)
+        elbo = AIR_ELBO(annealing=PresenceAnnealing(100_000, start=0.99))
+        svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-4}), elbo)
+
+    Args:
+        annealing: Schedule of the presence bits' KL in training; None leaves it alone.
+    """
+
+    bound = BOUND
+
+    def __init__(self, *, annealing: PresenceAnnealing | None = None) -> None:
+        super().__init__()
+        self.annealing = annealing
+
+    def read(self, traces: Traces) -> Terms:
+        """Each [B] in nats: `nll`, `kl_pres`, `kl_where`, `kl_what` by Monte Carlo, which add up to the negative ELBO;
+        `annealing`, what annealing adds to them; `score`, always 0, which holds the score function's gradient;
+        `baseline`, the squared error of the baselines."""
+        guide, model = traces
+        steps = _steps(guide)
+        bits = torch.stack([guide.nodes[f"{PRESENCE}{t}"]["value"] for t in steps], 1)  # [B, T]
+        posterior, prior = _presence(guide, steps), _presence(model, steps)
+        log_q = posterior.of_bits(bits)
+        pres = log_q.detach() - prior.of_bits(bits)
+        annealing = _extra(self, log_q, prior, lambda presence: presence.of_bits(bits)).detach()
+        where = torch.stack([log_ratio(guide, model, f"{WHERE}{t}") for t in steps], 1)
+        what = torch.stack([log_ratio(guide, model, f"{WHAT}{t}") for t in steps], 1)
+        nll = -log_prob(model, "image")
+        costs = (pres + annealing + where + what).detach()
+        returns = -nll.detach()[:, None] - costs.flip(1).cumsum(1).flip(1)  # R_t, [B, T]
+        baselines = torch.stack([_baseline(guide, f"{PRESENCE}{t}", nll) for t in steps], 1)
+        score = log_q * (returns - baselines.detach())
+        return {
+            "nll": nll,
+            "kl_pres": pres.sum(1),
+            "kl_where": where.sum(1),
+            "kl_what": what.sum(1),
+            "annealing": annealing.sum(1),
+            "score": (score.detach() - score).sum(1),
+            "baseline": (returns - baselines).square().sum(1),
+        }
+
+    def objective(self, terms: Terms) -> Tensor:
+        """The negative (annealed) ELBO in nats per image, with the gradient of the class; moves the annealing."""
+        error = terms["baseline"].mean()
+        return _objective(self, terms, "score") + (error - error.detach())
+
+
+class EnumeratedAIR_ELBO(TermsELBO):
+    r"""The objective of AIR with the number of objects summed out: no score function, no baselines, less variance.
+
+    Presence is monotone, so that its T bits have T + 1 patterns, one for each number n of objects. Step t is the same
+    in all patterns that have it. One run of guide and model with every object present thus gives all of
+
+    .. math::
+        L = \sum_{n=0}^T q(n \mid x) \Big[ -\log p(x \mid z_{<n})
+            + \log \frac{q(n \mid x)}{p(n)} + \sum_{t<n} KL_t \Big], \qquad
+        q(n \mid x) = (1 - p_n) \textstyle\prod_{t<n} p_t, \quad p_T = 0
+
+    where :math:`p_t` is the guide's presence probability after the objects before: the published bound with its
+    expectation over n in closed form. :math:`KL_t` of z_where and z_what is analytic. Gradients reach the presence
+    probabilities through q(n), and every step learns from every image.
+
+    It takes any AIR guide; baselines are not used. Negative ELBO averaged over the batch.
+
+    Args:
+        annealing: Schedule of the presence bits' KL in training; None leaves it alone.
+    """
+
+    bound = BOUND
+
+    def __init__(self, *, annealing: PresenceAnnealing | None = None) -> None:
+        super().__init__()
+        self.annealing = annealing
+
+    def trace(self, model: Model, guide: Guide, images: Tensor, **kwargs: Any) -> Traces:
+        """Runs the guide on images [B, 3, H, W] with all objects present, and the model against it.
+
+        Raises:
+            ValueError: If an enclosing handler fixes presence bits.
+        """
+        with poutine.trace() as recorder, _AllPresent():
+            guide(images, **kwargs)
+        guide_trace = recorder.trace
+        if any(site["is_observed"] for name, site in guide_trace.nodes.items() if name.startswith(PRESENCE)):
+            raise ValueError(
+                "the number of objects is summed out: presence bits cannot be conditioned on; use AIR_ELBO"
+            )
+        return Traces(guide_trace, run_against(model, guide_trace, images, **kwargs))
+
+    def read(self, traces: Traces) -> Terms:
+        """Each [B] in nats: `nll`, `kl_pres`, `kl_where`, `kl_what`, expectations over the number of objects, which add
+        up to the negative ELBO; `annealing`, what annealing adds to them."""
+        guide, model = traces
+        steps = _steps(guide)
+        log_q, prior = _presence(guide, steps).of_counts(), _presence(model, steps)
+        log_p = prior.of_counts()
+        q = log_q.exp()  # [B, T + 1]
+        present = q.flip(1).cumsum(1).flip(1)[:, 1:]  # q(n > t), [B, T]
+        where = torch.stack([analytic_kl(guide, model, f"{WHERE}{t}") for t in steps], 1)
+        what = torch.stack([analytic_kl(guide, model, f"{WHAT}{t}") for t in steps], 1)
+        return {
+            "nll": -(q * _log_likelihoods(model)).sum(1),
+            "kl_pres": (q * (log_q - log_p)).sum(1),
+            "kl_where": (present * where).sum(1),
+            "kl_what": (present * what).sum(1),
+            "annealing": (q * _extra(self, log_q, prior, Presence.of_counts)).sum(1),
+        }
+
+    def objective(self, terms: Terms) -> Tensor:
+        """The negative (annealed) ELBO in nats per image; moves the annealing in training."""
+        return _objective(self, terms)
+
+
+class _AllPresent(Messenger):
+    """Every object is there."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"].startswith(PRESENCE):
+            msg["value"] = torch.ones_like(msg["fn"].probs)
+            msg["done"] = True
+
+
+def _objective(elbo: AIR_ELBO | EnumeratedAIR_ELBO, terms: Terms, *surrogates: str) -> Tensor:
+    loss = torch.stack([terms[name].mean() for name in (*BOUND, "annealing", *surrogates)]).sum()
+    if elbo.annealing is not None and elbo.training and torch.is_grad_enabled():
+        elbo.annealing.advance()
+    return loss
+
+
+def _extra(
+    elbo: AIR_ELBO | EnumeratedAIR_ELBO, log_q: Tensor, prior: Presence, score: Callable[[Presence], Tensor]
+) -> Tensor:
+    """What annealing adds to log q - log p in training; 0 in evaluation."""
+    if elbo.annealing is None or not elbo.training:
+        return torch.zeros_like(log_q)
+    return elbo.annealing.weight() * (log_q - score(elbo.annealing.prior(prior))) - (log_q - score(prior))
+
+
+def _steps(trace: Trace) -> range:
+    return range(sum(name.startswith(PRESENCE) for name in trace.nodes))
+
+
+def _before(bits: Tensor) -> Tensor:
+    """z_pres of the step before, [B, T]."""
+    return torch.cat([torch.ones_like(bits[:, :1]), bits[:, :-1]], 1)
+
+
+def _presence(trace: Trace, steps: range) -> Presence:
+    dists = [trace.nodes[f"{PRESENCE}{t}"]["fn"] for t in steps]
+    return Presence(*(torch.stack([d.log_prob(torch.full_like(d.probs, bit)) for d in dists], 1) for bit in (1, 0)))
+
+
+def _baseline(trace: Trace, name: str, like: Tensor) -> Tensor:
+    value: Tensor = trace.nodes[name]["infer"].get("baseline", {}).get("baseline_value", torch.zeros_like(like))
+    return value
+
+
+def _log_likelihoods(model: Trace) -> Tensor:
+    """log p(x | the first n objects) for n = 0 .. T: [B, T + 1]."""
+    site = model.nodes["image"]
+    drawn = model.nodes["slot_rgb"]["value"][:, :, 0]  # [B, T, H, W], one of three equal channels
+    canvases = torch.cat([torch.zeros_like(drawn[:, :1]), drawn.cumsum(1)], 1)
+    return GreyImage(canvases, site["fn"].scale).log_prob(site["value"][:, None])

@@ -1,0 +1,227 @@
+"""The objective of EMORL: a hierarchical bound, then refinement steps that follow its gradient (Emami et al. 2021)."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyro_sri.distributions import diagonal_normal, sri_scale
+from pyro_sri.objectives.base import Terms, TermsELBO, analytic_kl, log_prob, run_against
+from pyro_sri.objectives.geco import GECO, EmorlGECO
+from pyro_sri.programs import Guide, Model
+from pyro_sri.system.processes import num_processes
+
+
+class Iteration(NamedTuple):
+    """One posterior of the slots, and what it is worth.
+
+    Attributes:
+        guide: Trace of every draw so far; the layer that a refined posterior stands for has that posterior as its site.
+        model: Trace of the model on the last draw.
+        posterior: lambda: mean and raw scale, each [B, K, D].
+        memory: That of the refinement network [B, K, D]; None before it ran.
+        nll: [B] in nats.
+        kl: [B] in nats.
+    """
+
+    guide: Trace
+    model: Trace
+    posterior: tuple[Tensor, Tensor]
+    memory: Tensor | None
+    nll: Tensor
+    kl: Tensor
+
+
+class EMORLTraces(NamedTuple):
+    """One inference, refined.
+
+    Attributes:
+        guide: That of the last iteration.
+        model: That of the last iteration.
+        iterations: Bottom-up inference, then the refinement steps.
+        priors: Trace of the hierarchical prior, each layer given a fresh draw of the one before it in the chain.
+        layer_kls: KL of each layer of bottom-up inference, in the order of the chain: [L, B] in nats.
+        kl_above: What a bound pays for the layers above the last iteration's posterior, [B] in nats.
+    """
+
+    guide: Trace
+    model: Trace
+    iterations: tuple[Iteration, ...]
+    priors: Trace
+    layer_kls: Tensor
+    kl_above: Tensor
+
+
+class EMORL_ELBO(TermsELBO):
+    r"""The objective of EMORL, and the iterative inference that it drives.
+
+    .. math::
+        L &= \textstyle\sum_{i=0}^{I} w_i L_i, \quad w_i = (I + 3 - i) / (I + 1), \quad L_i = NLL_i + \beta KL_i \\
+        NLL_0 &= -\log p(x \mid z_{L-1}), \quad
+            KL_0 = \textstyle\sum_l KL( q(z_l \mid z_{l-1}, x) \,\|\, p(z_l \mid z'_{l \pm 1}) ) \\
+        \lambda_i &= \lambda_{i-1} + f(\lambda_{i-1}, \nabla_{\lambda_{i-1}} L_{i-1}), \quad z \sim q(z; \lambda_i) \\
+        NLL_i &= -\log p(x \mid z), \quad KL_i = KL( q(z; \lambda_i) \,\|\, p(z) ), \quad i = 1 .. I
+
+    Priors are conditioned on fresh draws z' of the posteriors (sites `prior_draw_l`); p(z) is the prior of the layer
+    that a refined posterior stands for (see HierarchicalPrior). For f the gradient is a constant. All KLs are analytic.
+    With GECO, L_i = beta KL_i - constraint(NLL_i) of the batch means; the last NLL moves it.
+
+    I is `guide.refinement_steps`, or the argument `refinement_steps` of `trace`, `terms` and the loss: 0 is bottom-up
+    inference alone. Refinement takes gradients under `torch.no_grad` too, but cannot in inference mode. Handlers that
+    fix draws cut the gradient that it follows.
+
+    The terms are `nll`, `kl_slots` (of the last iteration), `kl_above`, and `nll_i`, `kl_i` of each iteration before.
+    The first three add up to a bound on -log p(x). `kl_above` is zero except after refinement with the prior "rpp":
+    there `kl_slots` is against :math:`p(z_0 \mid z_1')`, and what the layers above cost a bound is no part of the loss.
+
+    Example::
+
+        elbo = EMORL_ELBO(geco=EmorlGECO(target=-2.206, image_size=96))
+        SVI(model, guide, pyro.optim.Adam({"lr": 4e-4}), elbo).step(images)
+        terms = elbo.terms(model, guide, images, refinement_steps=0)
+
+    Args:
+        geco: Controller of the NLL's weight; None weighs it by 1.
+        kl_weight: beta.
+        curriculum: Pairs of a training step and the number of refinement steps from there on, the first at 0; in
+            evaluation mode there are none. None leaves the number to `guide.refinement_steps`.
+    """
+
+    bound = ("nll", "kl_slots", "kl_above")
+
+    def __init__(
+        self,
+        *,
+        geco: EmorlGECO | None = None,
+        kl_weight: float = 1.0,
+        curriculum: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.geco = geco
+        self.kl_weight = kl_weight
+        self.curriculum = curriculum
+
+    @property
+    def phase(self) -> int | None:
+        """I of the curriculum at this step; None without one."""
+        if self.curriculum is None:
+            return None
+        return [steps for start, steps in self.curriculum if start <= self.step][-1]
+
+    def refinement_steps(self, guide: Any) -> int:
+        """I, as the curriculum or the guide says."""
+        steps = self.phase
+        if steps is None:
+            return guide.refinement_steps
+        return steps if self.training else 0
+
+    def controllers(self) -> dict[str, GECO]:
+        """`beta`: that of the bound."""
+        return {} if self.geco is None else {"beta": self.geco}
+
+    def trace(
+        self, model: Model, guide: Guide, images: Tensor, *, refinement_steps: int | None = None, **kwargs: Any
+    ) -> EMORLTraces:
+        """Infers bottom-up, then refines.
+
+        Args:
+            model: An `EMORLModel`.
+            guide: Its `EMORLGuide`.
+            images: [B, 3, H, W] in [0, 1].
+            refinement_steps: I; `guide.refinement_steps` if None.
+            **kwargs: Passed on to model and guide.
+
+        Raises:
+            ValueError: If a handler is wrapped around model or guide, which hides their networks; on refinement in
+                inference mode.
+        """
+        if not hasattr(model, "prior") or not hasattr(guide, "refinement"):
+            raise ValueError("a wrapped model or guide hides its networks: use handlers as contexts around the call")
+        steps = self.refinement_steps(guide) if refinement_steps is None else refinement_steps
+        if steps and torch.is_inference_mode_enabled():
+            raise ValueError("refinement follows a gradient, and inference mode has none: use torch.no_grad instead")
+        learning = torch.is_grad_enabled()
+        order, refined_layer = model.prior.order, model.prior.refined_layer
+        with torch.set_grad_enabled(learning or steps > 0):
+            guide_trace = poutine.trace(guide).get_trace(images, **kwargs)
+            posterior = guide_trace.nodes["_RETURN"]["value"]
+            model_trace = run_against(model, guide_trace, images, **kwargs)
+            priors = _conditional_priors(model.prior, guide_trace)
+            layer_kls = torch.stack([analytic_kl(guide_trace, priors, _site(layer)) for layer in order])
+            last = Iteration(
+                guide_trace, model_trace, posterior, None, -log_prob(model_trace, "image"), layer_kls.sum(0)
+            )
+            iterations = [last]
+            for step in range(1, steps + 1):
+                loss = self._loss(last.nll, last.kl) / num_processes()  # a share of that of the whole batch
+                gradients = torch.autograd.grad(loss, last.posterior, retain_graph=learning)
+                guide_trace, posterior, memory = _refine(guide.refinement, step, last, gradients, refined_layer)
+                model_trace = run_against(model, guide_trace, images, decoded_layer=refined_layer, **kwargs)
+                kl = analytic_kl(guide_trace, priors, _site(refined_layer))
+                last = Iteration(guide_trace, model_trace, posterior, memory, -log_prob(model_trace, "image"), kl)
+                iterations.append(last)
+            kl_above = layer_kls[: order.index(refined_layer) if steps else 0].sum(0)
+        if not learning:
+            last.guide.detach_()
+            last.model.detach_()
+        return EMORLTraces(last.guide, last.model, tuple(iterations), priors, layer_kls, kl_above)
+
+    def posterior(self, traces: EMORLTraces, site: str) -> Distribution:
+        """That of the last iteration, for the site that it stands for or that the image shows."""
+        loc, raw_scale = traces.iterations[-1].posterior
+        return diagonal_normal(loc.detach(), sri_scale(raw_scale.detach()), 2)  # refinement takes gradients even here
+
+    def read(self, traces: EMORLTraces) -> Terms:
+        """`nll`, `kl_slots`, `kl_above`, and `nll_i`, `kl_i` of the iterations before the last: each [B], in nats."""
+        *earlier, last = traces.iterations
+        terms = {"nll": last.nll, "kl_slots": last.kl, "kl_above": traces.kl_above}
+        for i, iteration in enumerate(earlier):
+            terms |= {f"nll_{i}": iteration.nll, f"kl_{i}": iteration.kl}
+        return terms if torch.is_grad_enabled() else {name: term.detach() for name, term in terms.items()}
+
+    def objective(self, terms: Terms) -> Tensor:
+        """Weighs every iteration's batch means into one loss (nats per image) and, when training, moves GECO."""
+        steps = sum(name.startswith("nll_") for name in terms)
+        pairs = [(f"nll_{i}", f"kl_{i}") for i in range(steps)] + [("nll", "kl_slots")]
+        losses = [self._loss(terms[nll], terms[kl]) for nll, kl in pairs]
+        loss = torch.stack([(steps + 3 - i) / (steps + 1) * loss for i, loss in enumerate(losses)]).sum()
+        if self.geco is not None and self.training and torch.is_grad_enabled():
+            self.geco.update(terms["nll"].mean())
+        return loss
+
+    def _loss(self, nll: Tensor, kl: Tensor) -> Tensor:
+        """L_i, from nats per image [B]."""
+        nll, kl = nll.mean(), self.kl_weight * kl.mean()
+        return nll + kl if self.geco is None else self.geco(nll, kl)
+
+
+def _conditional_priors(prior: Any, guide_trace: Trace) -> Trace:
+    """The hierarchical prior, each layer given the guide's fresh draw of the one before it in the chain."""
+    fresh = guide_trace.copy()
+    for layer in prior.order[:-1]:
+        fresh.nodes[_site(layer)] = guide_trace.nodes[f"prior_draw_{layer}"]
+    num_scenes, num_slots, _ = guide_trace.nodes[_site(0)]["value"].shape
+    return run_against(prior, fresh, num_scenes, num_slots)
+
+
+def _refine(
+    refinement: Any, step: int, last: Iteration, gradients: tuple[Tensor, ...], layer: int
+) -> tuple[Trace, tuple[Tensor, Tensor], Tensor]:
+    """One step: the trace with its draw, which also stands for a layer's; the posterior; the network's memory."""
+    plate_is_known = poutine.block(hide=["scenes"])  # an enclosing recorder would meet it twice
+    with plate_is_known, poutine.trace() as recorder, pyro.plate("scenes", len(last.nll)):
+        posterior, memory = refinement(step, last.posterior, gradients, last.memory)
+    drawn = recorder.trace.nodes[f"refined_slots_{step}"]
+    guide_trace = last.guide.copy()
+    guide_trace.add_node(drawn["name"], **drawn)
+    guide_trace.nodes[_site(layer)] = {**drawn, "name": _site(layer), "mask": None, "infer": {}}
+    return guide_trace, posterior, memory
+
+
+def _site(layer: int) -> str:
+    return f"layer_{layer}_slots"

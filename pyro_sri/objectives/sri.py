@@ -1,0 +1,242 @@
+"""The objective of SRI (Emami et al. 2023): the segregation's, the scene model's, and the prior's alone."""
+
+import re
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Independent, Normal
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import Distribution, kl_divergence
+
+from pyro_sri.distributions import diagonal_normal
+from pyro_sri.guides.segregation import Segregation, auxiliary
+from pyro_sri.objectives.base import Terms, TermsELBO, latent_sites, log_prob, run_against
+from pyro_sri.objectives.geco import GECO
+from pyro_sri.objectives.mask_kl import MaskKL, read_mask_kl
+from pyro_sri.programs import Guide, Model
+
+TERMS = ("segregation_nll", "segregation_kl", "nll", "kl_scene", "kl_slots", "kl_cross")
+
+POINT = 1e-10  # the least standard deviation of a segregated slot: some segregations give points
+ORDERED_SLOT = re.compile(r"slot_\d+")
+
+
+class _Held(Messenger):
+    """Keeps gradients from the posteriors of the ordered slots."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if ORDERED_SLOT.fullmatch(msg["name"]):
+            msg["fn"] = diagonal_normal(msg["fn"].mean.detach(), msg["fn"].stddev.detach())
+
+
+class SRITraces(NamedTuple):
+    """One run of guide, model and segregation model; None for what did not run, and no image where none was decoded."""
+
+    guide: Trace
+    model: Trace | None
+    segregation: Trace | None
+
+
+def trace_sri(model: Model, guide: Guide, images: Tensor, **kwargs: Any) -> SRITraces:
+    """Runs the guide on images [B, 3, H, W], and the models against it."""
+    guide_trace = poutine.trace(guide).get_trace(images, **kwargs)
+    model_trace = run_against(model, guide_trace, images, **kwargs)
+    if not hasattr(guide, "segregation"):
+        if "segregated_slots" in guide_trace:
+            raise ValueError("a wrapped SRI guide hides its segregation: use handlers as contexts around the call")
+        return SRITraces(guide_trace, model_trace, None)
+    if guide.segregation.model is None:
+        return SRITraces(guide_trace, model_trace, None)
+    return SRITraces(guide_trace, model_trace, run_against(guide.segregation.model, guide_trace, images, **kwargs))
+
+
+def encode_slots(guide: Any, images: Tensor) -> Tensor:
+    """What an SRI guide's segregation infers of images [B, 3, H, W]: means and standard deviations, [B, K, 2D].
+
+    Without gradients; how pixels are clustered is drawn.
+    """
+    with torch.no_grad(), pyro.plate("scenes", len(images)):
+        means, scales, _ = guide.segregate(images)
+    return torch.cat([means, scales], dim=-1)
+
+
+def trace_prior(model: Model, guide: Guide, encoded: Tensor) -> SRITraces:
+    """Runs the guide's later stages on encoded slots [B, K, 2D], and the model's slots against them: without decoding.
+
+    What the guide infers of the ordered slots is fixed: gradients reach the prior and q(s | x) alone.
+    """
+    num_scenes, num_slots, _ = encoded.shape
+    means, scales = encoded.chunk(2, dim=-1)
+
+    def ordered() -> None:
+        with pyro.plate("scenes", num_scenes):
+            with auxiliary():
+                slots = pyro.sample("segregated_slots", diagonal_normal(means, scales.clamp(min=POINT), 2))
+            guide.relate_and_imagine(Segregation(means, scales, slots))
+
+    def imagined() -> None:
+        with pyro.plate("scenes", num_scenes):
+            model.sample_slots(num_scenes, num_slots)
+
+    with _Held():
+        guide_trace = poutine.trace(ordered).get_trace()
+    return SRITraces(guide_trace, run_against(imagined, guide_trace), None)
+
+
+def read_terms(traces: SRITraces) -> Terms:
+    """The terms of the objective, each [B] in nats, as `SRI_ELBO.read` names them."""
+    guide, model, segregation = traces
+    segregation_terms = {} if segregation is None else _read_segregation_terms(guide, segregation)
+    if model is None:
+        return segregation_terms
+    terms = segregation_terms
+    if "image" in model:
+        nll = -log_prob(model, "image")
+        terms = dict.fromkeys(TERMS, torch.zeros_like(nll)) | segregation_terms | {"nll": nll}
+    pairs: dict[str, list[tuple[Distribution, Distribution]]] = {"kl_scene": [], "kl_slots": [], "kl_cross": []}
+    for name in latent_sites(model, guide):
+        posterior = guide.nodes[name]["fn"]
+        pairs["kl_scene" if name == "scene" else "kl_slots"].append((posterior, model.nodes[name]["fn"]))
+        if (imagined := f"imagined_{name}") in guide:
+            pairs["kl_cross"].append((posterior, guide.nodes[imagined]["fn"]))
+    return terms | {term: _total_kl(of_term) for term, of_term in pairs.items() if of_term}
+
+
+def _read_segregation_terms(guide: Trace, segregation: Trace) -> Terms:
+    """NLL and Monte Carlo KL (as in GENESIS-v2); the guide's sites may be masked, so densities are computed here."""
+    nll = -log_prob(segregation, "image")
+    kl = torch.zeros_like(nll)
+    for name in latent_sites(segregation, guide):
+        kl = kl + log_prob(guide, name) - log_prob(segregation, name)
+    return {"segregation_nll": nll, "segregation_kl": kl}
+
+
+def _total_kl(pairs: Sequence[tuple[Distribution, Distribution]]) -> Tensor:
+    """Sum of the analytic KLs of posteriors from their priors: [B]; of diagonal normals of one shape all at once."""
+    posteriors, priors = zip(*pairs, strict=True)
+    normal = all(isinstance(site, Independent) and isinstance(site.base_dist, Normal) for site in posteriors + priors)
+    if normal and len({(site.batch_shape, site.event_shape) for site in posteriors + priors}) == 1:
+        return kl_divergence(_stack(posteriors), _stack(priors)).sum(0)
+    return torch.stack([kl_divergence(*pair) for pair in pairs]).sum(0)
+
+
+def _stack(normals: Sequence[Independent]) -> Independent:
+    """K diagonal normals [B] of one shape as one [K, B]."""
+    loc = torch.stack([normal.base_dist.loc for normal in normals])
+    scale = torch.stack([normal.base_dist.scale for normal in normals])
+    return Normal(loc, scale).to_event(len(normals[0].event_shape))
+
+
+class SRI_ELBO(TermsELBO):
+    r"""The objective of SRI (Emami et al. 2023, equations 8 to 12).
+
+    .. math::
+        L &= L_{seg} + L_{SRI} \\
+        L_{seg} &= -\log p(x \mid z^\pi) + \log q(z^\pi \mid x) - \log p(z^\pi) \\
+        L_{SRI} &= -\log p(x \mid z) + KL_{scene} + KL_{slots} + KL_{cross} \\
+        KL_{scene} &= KL( q(s \mid x) \,\|\, N(0, I) ) \\
+        KL_{slots} &= \textstyle\sum_k KL( q(z_k \mid s, x) \,\|\, p(z_k \mid z_{<k}, s) ) \\
+        KL_{cross} &= \textstyle\sum_k KL( q(z_k \mid s, x) \,\|\, p(z_k \mid \hat z_{<k}, s) )
+
+    one sample per image, averaged over the batch; the segregation's KL is Monte Carlo (as in GENESIS-v2), the others
+    are analytic. With GECO each of the two lines is NLL + beta KL (or EMORL's form) with its own controller.
+
+    Guides without a `segregation` attribute or imagined slots have zeros for those terms.
+
+    Example::
+
+        svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-4}), SRI_ELBO())
+        svi.step(images)
+
+    Args:
+        geco: Controller of L_SRI; None weighs every term by 1.
+        segregation_geco: Controller of L_seg; None weighs both terms by 1.
+        segregation_steps: Training steps at the start that compute L_seg alone, at half the cost.
+        prior_from: Step from which training computes the KLs of L_SRI alone, for fixed q(z | x), without decoding:
+            then p(z | s) and q(s | x) learn, at a fraction of the cost. None: never.
+        cross: Whether KL_cross is part of the loss (table 3c leaves it out); it is read either way.
+        mask_kl: Adds KL(`attention_masks` of the guide || `slot_masks` of the segregation's model) to the segregation's
+            KL; where L_SRI trains the segregation, to the KLs of L_SRI. It is not part of the bound; its gradient goes
+            to both ("attached"), to the attention masks alone ("detached"), or to the decoder alone ("decoder": at
+            weight 1, whatever the KLs weigh).
+
+    Raises:
+        ValueError: On another mask KL.
+    """
+
+    bound = ("nll", "kl_scene", "kl_slots")
+
+    def __init__(
+        self,
+        *,
+        geco: GECO | None = None,
+        segregation_geco: GECO | None = None,
+        segregation_steps: int = 0,
+        prior_from: int | None = None,
+        cross: bool = True,
+        mask_kl: MaskKL = "none",
+    ) -> None:
+        super().__init__(mask_kl)
+        self.geco = geco
+        self.segregation_geco = segregation_geco
+        self.segregation_steps = segregation_steps
+        self.prior_from = prior_from
+        self.cross = cross
+
+    @property
+    def phase(self) -> Hashable:
+        """What is trained: "segregation" alone, "all", or the "prior" alone."""
+        if self.step < self.segregation_steps:
+            return "segregation"
+        return "all" if self.prior_from is None or self.step < self.prior_from else "prior"
+
+    def controllers(self) -> dict[str, GECO]:
+        """`beta` of L_SRI and `beta_segregation` of L_seg."""
+        both = {"beta": self.geco, "beta_segregation": self.segregation_geco}
+        return {name: geco for name, geco in both.items() if geco is not None}
+
+    def trace(self, model: Model, guide: Guide, images: Tensor, **kwargs: Any) -> SRITraces:
+        """Runs the guide on images [B, 3, H, W], and the models (sites `scene`, `slot_k`, `image`) against it.
+
+        While the prior trains alone, what `encode_slots` made of the images [B, K, 2D] may stand for them.
+        """
+        if self.training and self.phase == "segregation":
+            pair = guide.segregation
+            guide_trace = poutine.trace(pair.guide).get_trace(images, **kwargs)
+            return SRITraces(guide_trace, None, run_against(pair.model, guide_trace, images, **kwargs))
+        if self.training and self.phase == "prior":
+            return trace_prior(model, guide, images if images.ndim == 3 else encode_slots(guide, images))
+        return trace_sri(model, guide, images, **kwargs)
+
+    def read(self, traces: SRITraces) -> Terms:
+        """`segregation_nll`, `segregation_kl`, `nll`, `kl_scene`, `kl_slots`, `kl_cross`: each [B], in nats.
+
+        The first two alone while the segregation trains alone, the last three while the prior does;
+        `segregation_mask_kl` (`mask_kl` where the segregation has no model of its own) if asked.
+        """
+        terms = read_terms(traces)
+        if self.mask_kl == "none" or not terms.keys() & {"nll", "segregation_nll"}:
+            return terms
+        if traces.segregation is not None:
+            return terms | {"segregation_mask_kl": read_mask_kl(self.mask_kl, traces.guide, traces.segregation)}
+        return terms | {"mask_kl": read_mask_kl(self.mask_kl, traces.guide, traces.model)}
+
+    def objective(self, terms: Terms) -> Tensor:
+        """Weighs the terms' batch means into one loss (nats per image) and, when training, moves GECO."""
+        mean = {name: term.mean() for name, term in terms.items()}
+        if "segregation_nll" not in mean:  # the prior alone: there is nothing to weigh its KLs against
+            return self._kl_of_sri(mean)
+        segregation_mask_kl = mean.get("segregation_mask_kl", 0.0)
+        loss = self.weigh(self.segregation_geco, mean["segregation_nll"], mean["segregation_kl"], segregation_mask_kl)
+        if "nll" in mean:
+            loss = loss + self.weigh(self.geco, mean["nll"], self._kl_of_sri(mean), mean.get("mask_kl", 0.0))
+        return loss
+
+    def _kl_of_sri(self, mean: Terms) -> Tensor:
+        names = ("kl_scene", "kl_slots", "kl_cross") if self.cross else ("kl_scene", "kl_slots")
+        return torch.stack([mean[name] for name in names if name in mean]).sum()

@@ -1,0 +1,99 @@
+"""Runs as the report shows them: what they are, their pictures, and the commands that repeat them."""
+
+import inspect
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pyro.infer.elbo import ELBOModule
+
+from pyro_sri.data.generators import GENERATORS
+from pyro_sri.report.gallery import ACTIVENESS_IMAGES, Exhibit, Images, gallery, load_images, missing_data
+from pyro_sri.report.html import Html, animation, picture
+from pyro_sri.runs import Run
+
+NUM_SCENES = 6  # on a sheet
+
+
+class Figure(NamedTuple):
+    """An exhibit as it stands on the page.
+
+    Attributes:
+        title: What it is called.
+        html: The picture and its caption.
+    """
+
+    title: str
+    html: Html
+
+
+class Subject(NamedTuple):
+    """A run and what the page shows of it.
+
+    Attributes:
+        given: How the user named the run.
+        name: A short name, different from the others'.
+        run: The run.
+        facts: What it is, in a few words each.
+        figures: Its pictures, by the name of the exhibit and whether it moves.
+        metrics: What `evaluate` found, or None.
+        commands: What trains and evaluates it.
+    """
+
+    given: str
+    name: str
+    run: Run
+    facts: dict[str, str]
+    figures: dict[tuple[str, bool], Figure]
+    metrics: dict[str, Any] | None
+    commands: tuple[str, ...]
+
+
+def show_run(run: Run, given: str, name: str, *, data: Path | None, seed: int, commands: tuple[str, ...]) -> Subject:
+    """Draws a run's pictures and gathers what is known of it.
+
+    Args:
+        run: The run.
+        given: How the user named it.
+        name: A short name, different from the others'.
+        data: The dataset file whose images are shown; the run's own if None.
+        seed: Seed of the pictures' draws.
+        commands: What trains and evaluates it.
+    """
+    module, metrics = run.load_module(), run.metrics()
+    images = load_images(run, None, ACTIVENESS_IMAGES, data)
+    exhibits = gallery(run, images, num=NUM_SCENES, seed=seed, module=module)
+    figures = {(exhibit.name, len(exhibit.frames) > 1): _figure(exhibit, name) for exhibit in exhibits}
+    return Subject(given, name, run, _facts(run, module, images, metrics), figures, metrics, commands)
+
+
+def _figure(exhibit: Exhibit, name: str) -> Figure:
+    alt = f"{exhibit.title} of {name}"
+    if len(exhibit.frames) > 1:
+        html = animation(exhibit.frames, exhibit.milliseconds, alt, exhibit.caption)
+    else:
+        html = picture(exhibit.frames[0], alt, exhibit.caption, pixelated=exhibit.pixelated)
+    return Figure(exhibit.title, html)
+
+
+def _facts(run: Run, module: ELBOModule, images: Images | None, metrics: dict[str, Any] | None) -> dict[str, str]:
+    config, untrained = run.config, run.config.untrained(run.step)
+    return {
+        "what it is": (inspect.getdoc(type(config)) or config.preset).splitlines()[0],
+        "preset": config.preset,
+        "data": _describe_data(run, images, metrics),
+        "images": f"{config.image_size} x {config.image_size}",
+        "trained for": f"{run.step} of {config.steps} steps" + (f"; {untrained}" if untrained else ""),
+        "slots": str(module.model.num_slots),
+        "parameters": f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} million",
+        "training seed": str(config.seed),
+    }
+
+
+def _describe_data(run: Run, images: Images | None, metrics: dict[str, Any] | None) -> str:
+    if images is not None:
+        return images.origin
+    if metrics is not None and "data" in metrics:
+        return f"{metrics['data']} ({missing_data(run)})"
+    dataset = run.config.dataset
+    origin = ", generated unless converted from published files" if dataset in GENERATORS else ""
+    return f"{dataset}{origin} ({missing_data(run)})"

@@ -1,0 +1,87 @@
+"""Files that are written whole or not at all, by one process at a time."""
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from pyro_sri.system.errors import UserError, causes
+
+
+@contextlib.contextmanager
+def plain_disk_errors(path: Path) -> Iterator[None]:
+    """Turns what a full or read-only disk raises into one plain line about `path`."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch.save raises its own after the disk's, or instead of it
+        failure = next((cause for cause in causes(error) if isinstance(cause, OSError)), None)
+        if failure is None and "write" not in str(error):
+            raise
+        reason = "the disk may be full" if failure is None else failure.strerror or str(failure)
+        full = failure is None or failure.errno in (errno.ENOSPC, errno.EDQUOT)
+    else:
+        return
+    raise UserError(f"cannot write {path}: {reason}; {'free some space' if full else 'choose another place'}")
+
+
+def unfinished(path: Path) -> Path:
+    """Where a file stands while `write_atomically` writes it."""
+    return path.with_name(f".{path.name}.unfinished")
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Writes a file under another name beside it, flushes it to the disk, and renames it.
+
+    A kill leaves at most the file `unfinished(path)`, which the next writing of `path` takes over. Two processes that
+    write `path` do so one after the other.
+
+    Raises:
+        UserError: If the disk is full or read-only; the old file, if any, stays.
+    """
+    temporary = unfinished(path)
+    with plain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open_locked(temporary, wait=True) as file:
+            try:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+
+
+@contextlib.contextmanager
+def open_locked(path: Path, wait: bool) -> Iterator[IO[bytes]]:
+    """Opens a file, emptied, that no other process opens this way until it is closed, renamed or removed.
+
+    The kernel keeps the lock, and drops it when this process ends in whatever way; processes forked from this one do
+    not have it. On file systems without locks any number of processes may open the file.
+
+    Raises:
+        BlockingIOError: If another process has the file and this one is not to wait.
+    """
+    while True:
+        with open(path, "wb", opener=open_in_place) as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise BlockingIOError(errno.EAGAIN, "in use by another process") from None
+            try:
+                still_there = os.path.samestat(path.stat(), os.fstat(file.fileno()))
+            except FileNotFoundError:
+                still_there = False
+            if still_there:  # else the process that had it has renamed or removed it meanwhile
+                file.truncate()
+                yield file
+                return
+
+
+def open_in_place(path: str, flags: int) -> int:
+    """Opens a file as it is, and never where a link leads that came with a run directory."""
+    return os.open(path, flags & ~os.O_TRUNC | os.O_NOFOLLOW, 0o666)

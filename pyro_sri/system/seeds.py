@@ -1,0 +1,23 @@
+"""Seeds: which ones there are, and how a training step is seeded."""
+
+import numpy as np
+
+from pyro_sri.system.errors import UserError
+
+LARGEST_SEED = 2**32 - 1  # what NumPy's global generator takes, which Pyro seeds too
+
+
+def check_seed(seed: int) -> None:
+    """Raises UserError unless every random generator takes the seed."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"--seed {seed} is out of range: use a whole number from 0 to {LARGEST_SEED}")
+
+
+def seed_step(seed: int, rank: int, step: int) -> None:
+    """Seeds every device's generator for one step of one process."""
+    import torch  # here, because the processes that make data only check seeds and start in half the time without it
+
+    value = int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0]) >> 1
+    torch.default_generator.manual_seed(value)  # torch.manual_seed takes milliseconds to note where it was called
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(value)

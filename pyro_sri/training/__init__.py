@@ -1,0 +1,1 @@
+"""Training: the loop, a step, and how steps are carried out."""

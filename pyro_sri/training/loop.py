@@ -1,0 +1,482 @@
+"""Training: one loop for every system, on lightning-fabric; stops and resumes without a trace."""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyro
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.strategies import DDPStrategy
+from pyro.infer.elbo import ELBOModule
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from pyro_sri import checkpoints, runs
+from pyro_sri.config import RESUMABLE, Device, RunConfig, flag
+from pyro_sri.data.format import DatasetFile
+from pyro_sri.data.loading import evaluation_batches, held_batches, to_images, training_batches
+from pyro_sri.objectives import Terms
+from pyro_sri.objectives.sri import encode_slots
+from pyro_sri.system.errors import UserError
+from pyro_sri.system.files import plain_disk_errors, write_atomically
+from pyro_sri.system.processes import mean_over_processes, plain_connection_errors, total_over_processes
+from pyro_sri.system.seeds import seed_step
+from pyro_sri.system.signals import ENDING, handling
+from pyro_sri.training.capture import WARM_UP
+from pyro_sri.training.optimizers import fill_optimizer
+from pyro_sri.training.schedule import learning_rate
+from pyro_sri.training.step import Stepper, TrainingStep, new_optimizer
+from pyro_sri.viz import tensorboard_images
+
+VALIDATED_STEPS = WARM_UP  # first steps of a run that check every distribution's arguments and sites' shapes
+AGREE_EVERY = {"cpu": 1, "cuda": 10}  # steps between the questions whether to stop; a GPU has to be waited for
+PICTURE_IMAGES = 8
+ENCODED_AT_ONCE = 64  # images
+TENSORBOARD = "tensorboard"
+
+Progress = Callable[[int, dict[str, float] | None], None]
+
+
+class Diverged(UserError):
+    """The loss or a parameter is no longer finite; the last good checkpoint stands."""
+
+
+@plain_connection_errors()
+def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Progress | None = None) -> runs.Run:
+    """Trains a run from its start or from its last checkpoint to `config.steps`.
+
+    A step's draws are a pure function of (seed, process, step), and so is its batch: a resumed run continues bit for
+    bit on CPUs, and up to the order in which GPUs add on those.
+
+    In the main thread, Ctrl-C (SIGINT) and SIGTERM end training after the current step, with a checkpoint; a second
+    Ctrl-C ends it at once and leaves the last checkpoint as it is. A kill leaves at most an empty file ".lock" and one
+    ".NAME.unfinished" beside each file NAME, which the resumed run takes over, and a cut last log line.
+
+    Args:
+        config: The run; `config.data` names the file.
+        path: The run directory; new or empty unless `resume`.
+        resume: Continue the run in `path` if there is one.
+        progress: Called with the number of steps done before the first and after every step, and at log lines with
+            the means of the terms (else None).
+
+    Returns:
+        The finished run, or the run as far as it came when it was interrupted.
+
+    Raises:
+        UserError: On data that does not fit, a folder that holds something else or that another process trains in,
+            changed fields, a full disk.
+        Diverged: If the loss is no longer finite; in every process of a distributed run.
+        KeyboardInterrupt: On a second Ctrl-C.
+    """
+    fabric = _fabric(config)
+    check_data(config)
+    resumed = resume and (path / runs.CONFIG).exists()
+    if resumed:
+        check_same(config, runs.open_run(path).config)
+    else:
+        runs.check_new(path)
+    config = dataclasses.replace(config, data_hash=config.data_hash or data_hash(config))
+    run = runs.Run(path, config)
+    torch.manual_seed(config.seed)
+    step_module = TrainingStep(*config.build())
+    optimizer = new_optimizer(step_module, config)
+    state = _State()
+    if config.start_from is not None and not (resumed and run.checkpoint("last").exists()):
+        weights = runs.find_run(config.start_from).checkpoint()
+        checkpoints.fill(step_module, checkpoints.evaluated_weights(checkpoints.load_checkpoint(weights)), weights)
+    fabric.barrier()  # every process has looked before the first one writes
+    with _locked(fabric, path, new=not resumed):
+        if resumed and run.checkpoint("last").exists():
+            state.restore(run, step_module, optimizer)
+        _check_shared(fabric, path, state.step)
+        if state.step > config.steps:
+            raise UserError(f"{path} is at step {state.step} already: --steps {config.steps} would go back")
+        if state.step == config.steps and run.checkpoint("last").exists():
+            return run
+        if fabric.is_global_zero:
+            runs.write_config(path, config)
+        fabric.barrier()
+        return _Trainer(config, run, fabric, step_module, optimizer, state, progress).run_steps()
+
+
+def pick_device(device: Device) -> torch.device:
+    """The device that "auto", "cpu" or "cuda" means here.
+
+    Raises:
+        UserError: If there is no GPU where one is asked for.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("there is no GPU that PyTorch can use: leave out --device cuda or set --device cpu")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _fabric(config: RunConfig) -> Fabric:
+    accelerator = pick_device(config.device).type
+    if accelerator == "cuda" and config.devices > torch.cuda.device_count():
+        raise UserError(f"--devices {config.devices} asks for more GPUs than the {torch.cuda.device_count()} here")
+    _check_launcher(config)
+    alone = config.num_processes == 1
+    strategy = "auto" if alone else DDPStrategy(find_unused_parameters=config.idle_parameters)
+    try:
+        fabric = Fabric(accelerator=accelerator, devices=config.devices, num_nodes=config.nodes, strategy=strategy)
+        fabric.launch()
+    except (ValueError, RuntimeError) as error:  # a launcher's settings, an address, a port
+        raise UserError(f"cannot start or join the {config.num_processes} processes: {error}") from error
+    return fabric
+
+
+def _check_launcher(config: RunConfig) -> None:
+    """Raises UserError unless a launcher started the run's processes, or there is none and none is needed."""
+    if TorchElasticEnvironment.detect():
+        launcher, devices, total = "torchrun", int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    elif SLURMEnvironment.detect():
+        devices, total = int(os.environ.get("SLURM_NTASKS_PER_NODE", 1)), int(os.environ["SLURM_NTASKS"])
+        launcher = "srun"
+    else:
+        if config.nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= os.environ.keys():
+            raise UserError(
+                f"--nodes {config.nodes}: start it on every machine with torchrun or srun, or set MASTER_ADDR, "
+                "MASTER_PORT and NODE_RANK there"
+            )
+        return
+    if (config.devices, config.nodes) != (devices, total // devices):
+        raise UserError(
+            f"--devices {config.devices} --nodes {config.nodes} do not fit the processes that {launcher} started: "
+            f"give --devices {devices} --nodes {total // devices}"
+        )
+
+
+def _check_shared(fabric: Fabric, path: Path, step: int) -> None:
+    """Raises UserError unless all processes found the same checkpoint, if any, in the run directory."""
+    if mean_over_processes(torch.tensor(step, device=fabric.device, dtype=torch.float64)).item() != step:
+        raise UserError(f"the processes do not see the same run in {path}: put it where all machines have it")
+
+
+@contextlib.contextmanager
+def _locked(fabric: Fabric, path: Path, new: bool) -> Iterator[None]:
+    """Keeps other runs out of the run directory; where one is there already, every process refuses."""
+    with contextlib.ExitStack() as stack:
+        refusal = None
+        if fabric.is_global_zero:
+            try:
+                stack.enter_context(runs.lock_run(path))
+                if new:
+                    runs.check_new(path)
+            except UserError as error:
+                refusal = error
+        if total_over_processes(torch.tensor(float(refusal is not None), device=fabric.device)).item():
+            raise refusal or UserError(f"the first process cannot use {path}: it says why")
+        yield
+
+
+def check_data(config: RunConfig) -> None:
+    """Raises UserError unless the data file is there and fits the run."""
+    with DatasetFile(config.data_file) as data:
+        if data.image_size != config.image_size:
+            raise UserError(f"{config.data} holds {data.image_size}x{data.image_size} images, not {config.image_size}")
+        if config.batch_size > data.num_images("train"):
+            raise UserError(
+                f"{config.data} has {data.num_images('train')} training images, fewer than --batch-size "
+                f"{config.batch_size}: choose a smaller batch or make more"
+            )
+
+
+def check_same(config: RunConfig, stored: RunConfig) -> None:
+    """Raises UserError if a resumed run would not be the stored one."""
+    if type(config) is not type(stored):
+        raise UserError(f"the run to resume is of the system '{stored.system}', not '{config.system}'")
+    if config.data != stored.data and data_hash(config) != stored.data_hash:
+        raise UserError(f"{config.data} holds other scenes than {stored.data}, which the run to resume was trained on")
+    changed = [
+        f"{flag(field.name)} (was {getattr(stored, field.name)})"
+        for field in dataclasses.fields(config)
+        if field.name not in RESUMABLE and getattr(config, field.name) != getattr(stored, field.name)
+    ]
+    if changed:
+        raise UserError(f"a resumed run cannot change {', '.join(changed)}: leave it out, or start a new run")
+
+
+def data_hash(config: RunConfig) -> str:
+    """The content hash of the run's data file: a resumed run may find it elsewhere, but not changed."""
+    with DatasetFile(config.data_file) as data:
+        return data.content_hash()
+
+
+@dataclasses.dataclass
+class _State:
+    """Where a run stands, beside weights and optimiser."""
+
+    step: int = 0
+    best: float = math.inf
+    totals: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # what the next log line has so far
+    averaged: dict[str, Tensor] | None = None  # the weights, averaged over steps
+
+    def restore(self, run: runs.Run, module: ELBOModule, optimizer: torch.optim.Optimizer) -> None:
+        path = run.checkpoint("last")
+        checkpoint = checkpoints.load_checkpoint(path)
+        checkpoints.fill(module, checkpoint["objective"], path)
+        fill_optimizer(optimizer, checkpoint.get("optimizer"), path)
+        self.step, self.best = checkpoint["step"], float(checkpoint.get("best", math.inf))
+        self.totals = dict(checkpoint.get("totals", {}))
+        if run.config.ema:
+            checkpoints.check_fits(module, checkpoint.get("averaged"), path)
+            self.averaged = checkpoint["averaged"]
+
+
+class _Trainer:
+    """The loop and its bookkeeping."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run: runs.Run,
+        fabric: Fabric,
+        module: TrainingStep,
+        optimizer: torch.optim.Optimizer,
+        state: _State,
+        progress: Progress | None,
+    ) -> None:
+        self.config, self.run, self.fabric, self.state, self.progress = config, run, fabric, state, progress
+        self.module, self.optimizer = module, optimizer
+        self.stepper = Stepper(config, fabric, module, optimizer, state.totals, state.averaged)
+        self.log_start = (state.step, time.perf_counter())
+        self.stopped = False
+        self.saved_step = state.step
+        self.writer: SummaryWriter | None = None
+        if fabric.is_global_zero:
+            self._cut_log()
+            with plain_disk_errors(run.path / TENSORBOARD):
+                self.writer = SummaryWriter(run.path / TENSORBOARD, purge_step=state.step + 1)
+
+    def run_steps(self) -> runs.Run:
+        """Trains to the last step, or until a signal; leaves a checkpoint either way."""
+        config, state = self.config, self.state
+        batches = self._batches()
+        first = state.step
+        self._report(None)
+        if config.steps == 0:
+            self._save(improved=True)
+        self.module.train()
+        try:
+            with pyro.settings.context(module_local_params=True), self._signals():
+                while state.step < config.steps and not self._should_stop():
+                    # A process that refuses its share on its own would leave the others waiting.
+                    validated = state.step < first + VALIDATED_STEPS and self.fabric.world_size == 1
+                    with pyro.validation_enabled(validated):
+                        batch = next(batches)
+                        try:
+                            self.stepper(batch, state.step)
+                        except (ValueError, RuntimeError):  # a distribution may refuse what is not finite
+                            if not self._is_finite():
+                                raise self._diverged() from None
+                            raise
+                    state.step += 1
+                    self._bookkeeping()
+                if self.saved_step != state.step:  # stopped by a signal
+                    self._save(improved=False)
+        finally:
+            if self.writer is not None:
+                with contextlib.suppress(OSError):  # what could not be written has been reported
+                    self.writer.close()
+        return self.run
+
+    def _batches(self) -> Iterator[Tensor]:
+        """What the steps to come take: images, then encoded slots where the run says so."""
+        config, step = self.config, self.state.step
+        images = training_batches(
+            config.data_file,
+            "train",
+            config.batch_size,
+            config.seed,
+            step,
+            num_workers=config.num_workers,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+            device=self.fabric.device,
+        )
+        until = config.encoded_from
+        taken = itertools.islice(images, None if until is None else max(until - step, 0))
+        return itertools.chain((batch["images"] for batch in taken), self._encoded_batches())
+
+    def _encoded_batches(self) -> Iterator[Tensor]:
+        """Slots of training images, encoded when the first are asked for."""
+        config, first = self.config, self.config.encoded_from
+        assert first is not None, "images never end otherwise"
+        slots, processes = self._encode(first), self.fabric.world_size
+        size = min(config.images_per_step(first), len(slots) - len(slots) % processes)  # of a small set, all of it
+        yield from held_batches(slots, size, config.seed, self.state.step - first, self.fabric.global_rank, processes)
+
+    @torch.no_grad()
+    def _encode(self, first: int) -> Tensor:
+        """The slots of all training images [N, K, 2D], for the steps from `first` on: the same in every process and
+        whenever the run is resumed."""
+        seed_step(self.config.seed, 0, first)
+        module = self.module.eval()
+        batches = evaluation_batches(self.config.data_file, "train", ENCODED_AT_ONCE, masks=False)
+        images = (to_images(batch["images"], self.fabric.device) for batch in batches)
+        slots = torch.cat([encode_slots(module.guide, batch) for batch in images])
+        module.train()
+        return slots
+
+    def _should_stop(self) -> bool:
+        """Whether a signal came, to any process: they stop after the same step, which they agree on now and then."""
+        if self.fabric.world_size == 1:
+            return self.stopped
+        if self.state.step % AGREE_EVERY[self.fabric.device.type]:
+            return False
+        return bool(total_over_processes(torch.tensor(float(self.stopped), device=self.fabric.device)).item())
+
+    def _bookkeeping(self) -> None:
+        """What is due after a step: log line, validation, pictures, checkpoint."""
+        step, config = self.state.step, self.config
+        last = step == config.steps
+        line = self._log() if step % config.log_every == 0 or last else None
+        self._report(line)
+        validate = step % config.validate_every == 0 or last
+        improved = self._validate() if validate else False
+        if self.writer is not None and (step % config.picture_every == 0 or last):
+            self._log_pictures(self.writer)
+        if validate or last or step % config.checkpoint_every == 0:
+            self._save(improved)
+
+    def _report(self, line: dict[str, float] | None) -> None:
+        if self.progress is not None and self.fabric.is_global_zero:
+            self.progress(self.state.step, line)
+
+    def _log(self) -> dict[str, float]:
+        self._require_finite()
+        since, start = self.log_start
+        images = sum(self.config.images_per_step(step) for step in range(since, self.state.step))
+        seconds = time.perf_counter() - start
+        line = self.stepper.take_means()
+        line |= {name: geco.beta.item() for name, geco in self.module.elbo.controllers().items()}
+        line["learning_rate"] = learning_rate(self.config, self.state.step - 1)
+        line["images_per_second"] = images / seconds
+        self.log_start = (self.state.step, time.perf_counter())
+        self._write(line)
+        return line
+
+    def _write(self, line: dict[str, float]) -> None:
+        if self.writer is None:
+            return
+        with plain_disk_errors(self.run.path / runs.LOG), runs.open_log(self.run.path) as log:
+            log.write(json.dumps({"step": self.state.step, **line}) + "\n")
+        with plain_disk_errors(self.run.path / TENSORBOARD):
+            for name, value in line.items():
+                self.writer.add_scalar(name, value, self.state.step)
+            self.writer.flush()
+
+    @torch.no_grad()
+    def _validate(self) -> bool:
+        """Means of the terms over validation images; whether -ELBO is the lowest so far. True without such images."""
+        with DatasetFile(self.config.data_file) as data:
+            if "val" not in data.splits:
+                return True
+            available = data.num_images("val")
+        module = self.module.eval()
+        seed_step(self.config.seed, 0, 0)
+        sums: Terms = {}
+        count = 0
+        total = min(self.config.validation_images, available)
+        with self.stepper.averaged():
+            for batch in evaluation_batches(self.config.data_file, "val", self.config.batch_size, total):
+                images = to_images(batch["images"], self.fabric.device)
+                for name, term in module.elbo.terms(module.model, module.guide, images).items():
+                    sums[name] = sums.get(name, 0) + term.sum()
+                count += len(images)
+        module.train()
+        means = {name: value / count for name, value in sums.items()}
+        self._write({f"val_{name}": mean.item() for name, mean in means.items()})
+        negative_elbo = module.elbo.negative_elbo(means).item()
+        improved = negative_elbo < self.state.best
+        if improved:
+            self.state.best = negative_elbo
+        return improved
+
+    @torch.no_grad()
+    def _log_pictures(self, writer: SummaryWriter) -> None:
+        split = "val"
+        with DatasetFile(self.config.data_file) as data:
+            split = split if split in data.splits else "train"
+            count = min(PICTURE_IMAGES, data.num_images(split))
+        batch = next(evaluation_batches(self.config.data_file, split, count, count))
+        seed_step(self.config.seed, 0, 0)
+        module = self.module.eval()
+        images = to_images(batch["images"], self.fabric.device)
+        with self.stepper.averaged():
+            pictures = tensorboard_images(module.model, module.guide, images, PICTURE_IMAGES, module.elbo)
+        with plain_disk_errors(self.run.path / TENSORBOARD):
+            for name, picture in pictures.items():
+                writer.add_image(name, picture, self.state.step, dataformats="HWC")
+            writer.flush()
+        module.train()
+
+    def _save(self, improved: bool) -> None:
+        self._require_finite()
+        totals = {name: mean_over_processes(total).cpu() for name, total in self.stepper.totals.items()}
+        if self.fabric.is_global_zero:
+            checkpoint = {
+                "step": self.state.step,
+                "best": self.state.best,
+                "objective": self.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "totals": totals,
+            }
+            if self.stepper.average is not None:
+                checkpoint["averaged"] = self.stepper.average.state_dict()
+            if improved or not self.run.checkpoint("best").exists():
+                checkpoints.save_checkpoint(self.run.checkpoint("best"), checkpoint)
+            checkpoints.save_checkpoint(self.run.checkpoint("last"), checkpoint)
+        self.saved_step = self.state.step
+        self.fabric.barrier()
+
+    def _require_finite(self) -> None:
+        """Raises Diverged in every process if in one of them something is not finite."""
+        if total_over_processes((~self._is_finite()).float()).item():
+            raise self._diverged()
+
+    def _is_finite(self) -> Tensor:
+        """Whether every loss so far was, and every parameter and buffer is, finite in this process."""
+        fine = self.stepper.finite
+        for tensor in self.module.state_dict().values():
+            fine = fine & torch.isfinite(tensor).all()
+        return fine
+
+    def _diverged(self) -> Diverged:
+        last = self.run.checkpoint("last")
+        kept = f"{last} is the last good checkpoint" if last.exists() else "there is no checkpoint yet"
+        return Diverged(
+            f"training diverged before step {self.state.step}: the loss or a parameter is not finite; {kept}; "
+            "try a smaller --learning-rate or a --gradient-clip"
+        )
+
+    def _cut_log(self) -> None:
+        """Removes log lines beyond the checkpoint: their steps will be done again."""
+        path = self.run.path / runs.LOG
+        kept = [line for line in runs.read_log(path) if line["step"] <= self.state.step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        if path.exists() and path.read_text() != text:
+            write_atomically(path, lambda file: file.write(text.encode()))
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Makes Ctrl-C and SIGTERM end the run after the current step, with a checkpoint; a second Ctrl-C, at once."""
+        interrupted = False
+
+        def stop(number: int, _: object) -> None:
+            nonlocal interrupted
+            if number == signal.SIGINT and interrupted:
+                raise KeyboardInterrupt
+            self.stopped, interrupted = True, interrupted or number == signal.SIGINT
+
+        with handling(stop, *ENDING):
+            yield

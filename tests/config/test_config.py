@@ -1,0 +1,179 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from pyro_sri.config import SRIConfig, from_yaml, to_yaml
+from pyro_sri.config.run import STEP_NUMBERS
+from pyro_sri.objectives import SRI_ELBO, EmorlGECO, GenesisGECO
+from pyro_sri.presets import PRESETS, find_preset
+from pyro_sri.system.errors import UserError
+
+QUICK = SRIConfig(preset="p", dataset="tetrominoes", image_size=32, num_slots=3, slot_size=8, scene_size=8)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_yaml(name: str) -> None:
+    config = dataclasses.replace(PRESETS[name].config, data=Path("/some/where.h5"))
+    assert from_yaml(to_yaml(config), "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sri-mog-shapestacks", ("mog", True, 0.7, 0.5655, 9, 64, 500_000)),
+        ("sri-g-shapestacks", ("gaussian", False, 0.7, -0.353, 9, 64, 500_000)),
+        ("sri-mog-objects_room", ("mog", True, 0.7, 0.5655, 7, 64, 500_000)),
+        ("sri-g-objects_room", ("gaussian", False, 0.7, -0.353, 7, 64, 500_000)),
+        ("sri-mog-clevr6", ("mog", False, 0.1, -2.265, 7, 96, 425_000)),
+        ("sri-g-clevr6", ("gaussian", False, 0.7, -0.356, 7, 96, 425_000)),
+    ],
+)
+def test_published_hyper_parameters(name: str, expected: tuple[object, ...]) -> None:
+    config = find_preset(name).config
+    fields = ("likelihood", "normalised", "pixel_std", "geco_target", "num_slots", "image_size", "steps")
+    assert tuple(getattr(config, field) for field in fields) == expected
+    assert (config.slot_size, config.scene_size, config.attention_layers) == (64, 128, 3)
+    assert (config.batch_size, config.learning_rate, config.geco_step, config.geco_speedup) == (32, 1e-4, 1e-6, 10)
+    assert (config.init, config.beta_init, config.decay_steps, config.matching) == ("official", 1.0, 0, "greedy")
+
+
+def test_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'sri-mog-clevr6'"):
+        find_preset("sri-mog-clevr")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2", "not YAML"),
+        ("just words", "names no system"),
+        ("system: sry", "did you mean 'sri'"),
+        ("system: sri\npreset: p\ndataset: d\nnum_slot: 3", "did you mean 'num_slots'"),
+        ("system: sri\ndataset: d", "lacks the field 'preset'"),
+        ("system: sri\npreset: p\ndataset: d\nnum_slots: many", "must be of type int"),
+        ("system: sri\npreset: p\ndataset: d\nnum_slots: true", "must be of type int"),
+        ("system: sri\npreset: p\ndataset: d\nlearning_rate: fast", "must be of type float"),
+        ("system: sri\npreset: p\ndataset: d\nkernel: square", "must be one of gaussian, laplacian, epanechnikov"),
+        (to_yaml(QUICK).replace("num_slots: 3", "num_slots: 0"), "--num-slots is 0"),
+        (to_yaml(QUICK).replace("dataset: tetrominoes\n", ""), "lacks the field 'dataset'"),
+        ("system: [sri]", "asks for the system"),
+        ("!!python/object/apply:os.getcwd []", "not YAML"),
+    ],
+)
+def test_bad_yaml_is_one_plain_line(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        from_yaml(text, "config.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_exponents_without_a_point_are_numbers() -> None:
+    text = to_yaml(QUICK).replace("learning_rate: 0.0001", "learning_rate: 1e-4")
+    assert "1e-4" in text
+    assert from_yaml(text, "config.yaml").learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_slots": 0},
+        {"pixel_std": 0.0},
+        {"pixel_std": -1.0},
+        {"pixel_std": float("nan")},
+        {"steps": -1},
+        {"batch_size": 0},
+        {"learning_rate": 0.0},
+        {"slot_size": 12},
+        {"slot_size": 72},
+        {"image_size": 48},
+        {"beta_init": 0.0},
+        {"beta_min": 5.0, "beta_max": 1.0},
+        {"learning_rate": float("inf")},
+        {"ema": 1.0},
+        {"ema": -0.1},
+        {"geco_target": float("nan")},
+        {"posterior_scale_init": 1e30},
+    ],
+)
+def test_impossible_values_are_refused(fields: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="must be") as caught:
+        dataclasses.replace(QUICK, **fields)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("--")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**70])
+def test_impossible_seeds_are_refused(seed: int) -> None:
+    with pytest.raises(UserError, match="--seed"):
+        dataclasses.replace(QUICK, seed=seed)
+
+
+def test_build_follows_the_fields() -> None:
+    model, guide, objective = dataclasses.replace(QUICK, geco="emorl", attention_layers=1, share_decoder=True).build()
+    assert isinstance(objective, SRI_ELBO)
+    assert isinstance(objective.geco, EmorlGECO)
+    assert len(guide.scene_encoder.blocks) == 1
+    assert guide.segregation.model.decoder is model.decoder
+    assert dataclasses.replace(QUICK, geco="none").build()[2].geco is None
+    geco = dataclasses.replace(QUICK, beta_init=0.1, beta_max=1.0).build()[2].geco
+    assert isinstance(geco, GenesisGECO)
+    assert geco.beta.item() == pytest.approx(0.1)
+    assert geco.beta_range[1] == 1.0
+
+
+def test_fields_that_a_run_was_made_without_have_their_defaults() -> None:
+    text = to_yaml(QUICK).replace("attention_layers: 3\n", "")
+    assert text != to_yaml(QUICK)
+    assert from_yaml(text, "config.yaml") == QUICK
+
+
+@pytest.mark.parametrize(("old", "new"), [("true", "position"), ("false", "none")])
+def test_fields_under_their_old_names(old: str, new: str) -> None:
+    text = to_yaml(QUICK).replace(f"colour_start: {QUICK.colour_start}\n", f"semiconv: {old}\n")
+    assert from_yaml(text, "config.yaml") == dataclasses.replace(QUICK, colour_start=new)
+    with pytest.raises(UserError, match="semiconv"):
+        from_yaml(f"{text}colour_start: none\n", "config.yaml")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_survives_its_file(name: str) -> None:
+    config = PRESETS[name].config
+    assert from_yaml(to_yaml(config), "config.yaml") == config
+    assert config.tiny().image_size == min(config.image_sizes)
+
+
+def test_a_schedule_keeps_its_shares_of_a_run() -> None:
+    quick = dataclasses.replace(
+        QUICK, steps=1000, segregation_steps=750, warmup_steps=5, decay_steps=1000, geco_step=1e-6, halving_steps=0
+    )
+    short = quick.stretched(100)
+    assert (short.steps, short.segregation_steps, short.warmup_steps, short.decay_steps) == (100, 75, 1, 100)
+    assert short.halving_steps == 0  # never
+    assert short.geco_step == pytest.approx(1e-5)
+    assert quick.stretched(3).warmup_steps == 1
+    assert quick.stretched(1000) == quick
+    assert quick.stretched(0) == dataclasses.replace(quick, steps=0)
+    others = dataclasses.asdict(quick) | short.schedule() | {"steps": 100}
+    assert dataclasses.asdict(short) == others
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_number_of_steps_is_part_of_the_schedule_or_of_the_bookkeeping(name: str) -> None:
+    """A field of another system must not be forgotten when a run is shortened."""
+    config = PRESETS[name].config
+    numbers = {field.name for field in dataclasses.fields(config) if field.name.endswith("_steps")}
+    assert numbers <= {*STEP_NUMBERS, "refinement_steps", "later_refinement_steps"}
+    short = config.stretched(config.steps // 10)
+    assert {name: short.schedule()[name] for name in config.schedule() if name in STEP_NUMBERS} == {
+        name: value // 10 for name, value in config.schedule().items() if name in STEP_NUMBERS
+    }
+
+
+def test_a_scene_model_that_no_step_trained() -> None:
+    config = dataclasses.replace(QUICK, segregation_steps=10)
+    assert config.untrained(11) is None
+    assert config.untrained(10) == (
+        "the scene model is untrained: all 10 steps train the segregation alone (--segregation-steps 10)"
+    )
+    assert QUICK.untrained(0) is None  # it was never meant to wait
+    assert dataclasses.replace(config, start_from="other").untrained(10) is None
