@@ -12,7 +12,7 @@ DEMO    = demo
 PYTHONS  ?= python3.11 python3.12 python3.13
 VERSIONS  = $(PYTHONS:%=versions-%) versions-oldest versions-newest
 
-.PHONY: demo test test-slow lint types unit coverage bench faults fuzz soak versions $(VERSIONS) audit clean help
+.PHONY: demo test test-slow lint types unit coverage docs dist bench faults fuzz soak versions $(VERSIONS) audit clean help
 
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1  \t/p' Makefile
@@ -57,6 +57,20 @@ coverage: $(BIN)/.dev  ## the same tests with line coverage; slower
 test-slow: $(BIN)/.dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
+docs: $(BIN)/.library  ## render docs/ and the API into build/site
+	$(PIP) install -c constraints.txt -e ".[docs]"
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
+	@echo "open build/site/index.html"
+
+dist: $(BIN)/.dev  ## build wheel and sdist into dist/, install the wheel into an empty environment and draw samples with it
+	rm -rf dist build/lib build/dist
+	$(PIP) install -c constraints.txt build
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(PYTHON) -m venv build/dist
+	build/dist/bin/pip --disable-pip-version-check --quiet install "$(TORCH)"
+	build/dist/bin/pip --disable-pip-version-check --quiet install -c constraints.txt dist/*.whl
+	cd build/dist && bin/pyro-sri sample sri-quick --num 4 --out samples.png
+
 bench: $(BIN)/.library  ## the standard benchmarks, written into docs/performance.md (most of an hour, 20 GiB)
 	$(BIN)/python -m pyro_sri.scripts.standard_bench
 
@@ -90,6 +104,7 @@ $(VERSIONS): versions-%:
 	cd build/versions; $*/bin/pytest ../../tests -m "not slow" -n auto $(WARNINGS)
 
 audit: $(BIN)/.dev  ## whether dependencies are pinned, permissive and free of known vulnerabilities
+	$(PIP) install -c constraints.txt -e ".[docs]"
 	$(PIP) check
 	$(BIN)/python tools/audit.py
 	@test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip -q install pip-audit; }

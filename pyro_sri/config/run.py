@@ -199,7 +199,7 @@ class RunConfig(ABC):
 
     @property
     def encoded_from(self) -> int | None:
-        """Step from which steps take the slots of images, encoded once, instead of images; None: never."""
+        """Step from which steps take the slots of images that were encoded once, or None."""
         return None
 
     def images_per_step(self, step: int) -> int:

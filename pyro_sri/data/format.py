@@ -1,6 +1,6 @@
 """The dataset file: one HDF5 layout for published, converted and generated scenes.
 
-Groups `train`, `val`, `test` (at least one of them), each with
+Groups `train`, `val`, `test` (at least one of them), each with::
 
     imgs     uint8 [n, H, W, 3], H == W
     masks    uint8 [n, O, H, W, 1], 255 inside an entity, 0 outside; entity 0 is the background unless the file's

@@ -129,7 +129,7 @@ def covering_from_labels(
 ) -> SegmentationCovering:
     """Segmentation covering (Engelcke et al. 2021, GENESIS-V2) of each image.
 
-    With R_i the pixels of true label i and S_j those of predicted label j:
+    With R_i the pixels of true label i and S_j those of predicted label j::
 
         cover_i = max_j |R_i and S_j| / |R_i or S_j|
         mean    = average of cover_i over the true labels that occur in the image

@@ -6,33 +6,33 @@ a 64 x 64 image; in larger and smaller images every measure grows and shrinks wi
 
 What is an object:
 
- 1. A pixel belongs to the mask that is largest there, the first of them on ties. The pixels of a mask fall into pieces
-    (eight neighbours).
- 2. Unless the caller says which masks are background, these are: each with a twentieth of the pixels on the image's
-    border or more, and each that reaches both the left and the right border.
- 3. A piece of fewer than 4 pixels (in any image of fewer than 2) is a speck; so is a piece with fewer than a tenth of
-    the pixels of its mask's largest piece, unless the mask is background. Pixels of specks go to what is nearest. Each
-    mask that has a piece left is background or an object.
- 4. Objects touch where a pixel of one is directly above, below, left or right of a pixel of the other, or would be but
-    for one pixel (in any image at least one) of background between them. An object is over another in the columns in
-    which it has a pixel so above one of the other.
+1. A pixel belongs to the mask that is largest there, the first of them on ties. The pixels of a mask fall into pieces
+   (eight neighbours).
+2. Unless the caller says which masks are background, these are: each with a twentieth of the pixels on the image's
+   border or more, and each that reaches both the left and the right border.
+3. A piece of fewer than 4 pixels (in any image of fewer than 2) is a speck; so is a piece with fewer than a tenth of
+   the pixels of its mask's largest piece, unless the mask is background. Pixels of specks go to what is nearest. Each
+   mask that has a piece left is background or an object.
+4. Objects touch where a pixel of one is directly above, below, left or right of a pixel of the other, or would be but
+   for one pixel (in any image at least one) of background between them. An object is over another in the columns in
+   which it has a pixel so above one of the other.
 
 In every rule:
 
- 5. There is an object, and each is in one piece; further pieces are allowed where the shortest line from the largest
-    one runs over other objects, which then hide what is between, and over no more background than in 4.
+5. There is an object, and each is in one piece; further pieces are allowed where the shortest line from the largest
+   one runs over other objects, which then hide what is between, and over no more background than in 4.
 
 The rule "tower":
 
- 6. There are at least two blocks.
- 7. All blocks are connected by touching.
- 8. Ordered by the heights of their middles, each block rests on the one before it. It is over it in at least a third
-    of the columns of the narrower of the two. And the line along which they touch is no steeper than 60 degrees: it
-    runs along the columns in which the block is over the other less those in which it is under it, and rises by the
-    rows in which it is to the left less those in which it is to the right.
- 9. The middle of all that rests on a block, weighted by pixels, is in line with the columns in which it rests there,
-    give or take a pixel. What is upright may lean outwards in the picture, by as much as it does for a camera with the
-    field of view of ShapeStacks that looks down by 45 degrees.
+6. There are at least two blocks.
+7. All blocks are connected by touching.
+8. Ordered by the heights of their middles, each block rests on the one before it. It is over it in at least a third
+   of the columns of the narrower of the two. And the line along which they touch is no steeper than 60 degrees: it
+   runs along the columns in which the block is over the other less those in which it is under it, and rises by the
+   rows in which it is to the left less those in which it is to the right.
+9. The middle of all that rests on a block, weighted by pixels, is in line with the columns in which it rests there,
+   give or take a pixel. What is upright may lean outwards in the picture, by as much as it does for a camera with the
+   field of view of ShapeStacks that looks down by 45 degrees.
 10. The lowest block does not touch the upper border of the image.
 
 The rules "room" and "table", in which objects stand on one floor seen from above:

@@ -81,7 +81,7 @@ def log_ratio(guide_trace: Trace, model_trace: Trace, name: str) -> Tensor:
 
 
 class TermsELBO(Trace_ELBO, nn.Module, ABC):
-    """An ELBO made of named terms, whose weights live in buffers: `ELBOModule`s save, move and switch them.
+    """An ELBO made of named terms, whose weights live in buffers: an `ELBOModule` saves, moves and switches them.
 
     A system's objective says how guide and model are run, how the terms are read off, and how they are weighed.
     Usable with `pyro.infer.SVI` and as `elbo(model, guide)`. Controllers move in training mode with gradients on, after

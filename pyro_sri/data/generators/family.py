@@ -82,10 +82,10 @@ def draw_until(
     Args:
         rngs: n random generators, one per scene.
         shape: The shape of one scene's draws.
-        accept: Takes draws [m, *shape] and the scenes (indices) that they are for; says which of them will do.
+        accept: Takes draws `[m, *shape]` and the scenes (indices) that they are for; says which of them will do.
 
     Returns:
-        The accepted draws, in [0, 1), [n, *shape].
+        The accepted draws, in [0, 1), `[n, *shape]`.
     """
     draws = np.empty((len(rngs), *shape))
     pending = np.arange(len(rngs))
