@@ -62,14 +62,15 @@ docs: $(BIN)/.library  ## render docs/ and the API into build/site
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
 	@echo "open build/site/index.html"
 
-dist: $(BIN)/.dev  ## build wheel and sdist into dist/, install the wheel into an empty environment and draw samples with it
-	rm -rf dist build/lib build/dist
-	$(PIP) install -c constraints.txt build
-	$(BIN)/python -m build --no-isolation --outdir dist .
-	$(PYTHON) -m venv build/dist
-	build/dist/bin/pip --disable-pip-version-check --quiet install "$(TORCH)"
-	build/dist/bin/pip --disable-pip-version-check --quiet install -c constraints.txt dist/*.whl
-	cd build/dist && bin/pyro-sri sample sri-quick --num 4 --out samples.png
+dist:  ## build wheel and sdist into dist/, install the wheel into an empty environment and draw samples with it
+	rm -rf dist build/lib build/packaging build/empty
+	$(PYTHON) -m venv build/packaging
+	build/packaging/bin/pip --disable-pip-version-check --quiet install build
+	build/packaging/bin/python -m build --outdir dist .
+	$(PYTHON) -m venv build/empty
+	build/empty/bin/pip --disable-pip-version-check --quiet install "$(TORCH)"
+	build/empty/bin/pip --disable-pip-version-check --quiet install -c constraints.txt dist/*.whl
+	cd build/empty && bin/pyro-sri sample sri-quick --num 4 --out samples.png
 
 bench: $(BIN)/.library  ## the standard benchmarks, written into docs/performance.md (most of an hour, 20 GiB)
 	$(BIN)/python -m pyro_sri.scripts.standard_bench

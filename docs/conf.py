@@ -1,4 +1,4 @@
-"""How `make docs` renders pages and docstrings: Sphinx, with formulas as MathML, which needs no script and no network."""
+"""How `make docs` renders pages and docstrings: Sphinx, with formulas as MathML, which need no script or network."""
 
 from docutils import nodes
 from latex2mathml.converter import convert
