@@ -110,21 +110,18 @@ def _codes(elbo: TermsELBO, traces: Any, record: Record) -> Codes | None:
     for latents in record.codes:
         moments = [_moments(elbo.posterior(traces, name)) for name in latents.names(traces.guide.nodes)]
         if moments:
-            parts = [
-                torch.stack(moment, 1) if latents.of_each_slot else moment[0] for moment in zip(*moments, strict=True)
-            ]
-            means.append(parts[0])
-            scales.append(parts[1])
+            of_slots = zip(*moments, strict=True)
+            mean, scale = (torch.stack(parts, 1) if latents.of_each_slot else parts[0] for parts in of_slots)
+            means.append(mean)
+            scales.append(scale)
     return Codes(torch.cat(means, -1), torch.cat(scales, -1)) if means else None
 
 
 def _moments(posterior: Any) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation; 0 for a point."""
-    return (
-        (posterior.v, torch.zeros_like(posterior.v))
-        if isinstance(posterior, Delta)
-        else (posterior.mean, posterior.stddev)
-    )
+    if isinstance(posterior, Delta):
+        return posterior.v, torch.zeros_like(posterior.v)
+    return posterior.mean, posterior.stddev
 
 
 class Scenes(NamedTuple):

@@ -123,6 +123,7 @@ class Program(PyroModule):
         if "__init__" in cls.__dict__:
             cls.__init__ = pyro.settings.context(module_local_params=True)(cls.__init__)  # type: ignore[method-assign]
 
+    @pyro.settings.context(module_local_params=True)
     def __init__(self, name: str = "", num_slots: int | None = None) -> None:
         super().__init__(name)
         if num_slots is not None:
