@@ -14,7 +14,7 @@ from pyro_sri.config import (
     SRIConfig,
     nearest,
 )
-from pyro_sri.errors import UserError
+from pyro_sri.system.errors import UserError
 
 Fields = dict[str, Any]
 
@@ -75,8 +75,8 @@ _QUICK: Fields = {
     "lstm_units": 256,
     "init": "pytorch",
     "likelihood": "gaussian",
-    "pixel_std": 0.06,
-    "geco_target": -1.23,
+    "pixel_std": 0.05,
+    "geco_target": -1.12,
     "geco_step": 1e-5,
     "beta_init": 0.01,
     "beta_min": 0.01,
@@ -87,12 +87,12 @@ _QUICK: Fields = {
     "posterior_scale_init": 0.05,
     "mask_kl": "decoder",
     "ema": 0.999,
-    "steps": 4_800,
+    "steps": 9_000,
     "batch_size": 16,
     "optimizer": "muon",
     "learning_rate": 2.5e-3,
     "warmup_steps": 100,
-    "decay_steps": 4_800,
+    "decay_steps": 9_000,
     "log_every": 100,
     "validate_every": 1_000,
     "picture_every": 2_000,
@@ -103,9 +103,9 @@ _QUICK_SRI: Fields = {
     "scene_size": 64,
     "scene_width": 64,
     "share_decoder": True,
-    "segregation_steps": 4_200,
-    "prior_from": 4_800,
-    "steps": 8_400,
+    "segregation_steps": 4_600,
+    "prior_from": 5_200,
+    "decay_steps": 5_200,
 }
 _QUICK_DATA: Fields = {"size": 32, "train": 20_000, "val": 256, "test": 1_000}
 _TOWERS: Fields = {"dataset": "towers", "image_size": 32, "num_slots": 6}
@@ -115,6 +115,14 @@ _QUICK_TETROMINOES: Fields = {
     "num_slots": 4,
     "colour_start": "contrast",
     "position_weight": 0.45,
+    "learn_masks": True,
+    "mask_kl": "attached",
+    "pixel_std": 0.06,
+    "geco_target": -1.23,
+    "segregation_steps": 3_000,
+    "prior_from": 3_600,
+    "decay_steps": 3_600,
+    "steps": 7_200,
 }
 
 
@@ -169,21 +177,21 @@ PRESETS: dict[str, Preset] = {
         Preset(
             SRIConfig(preset="sri-quick", **_TOWERS, **(_QUICK | _QUICK_SRI)),
             "SRI on small flat towers: objects come apart, and scenes are drawn in a learnt order, on a laptop",
-            "makes its own data (32x32); 20 minutes on one core, and weights ship",
+            "makes its own data (32x32); 12 to 25 minutes on one core, and weights ship",
             makes_data=_QUICK_DATA,
             data_name="towers",
         ),
         Preset(
             SRIConfig(preset="sri-quick-tetrominoes", **(_QUICK | _QUICK_SRI | _QUICK_TETROMINOES)),
             "SRI on small images of three Tetrominoes",
-            "makes its own data (32x32); half an hour on one core",
+            "makes its own data (32x32); 10 to 20 minutes on one core",
             makes_data=_QUICK_DATA,
             data_name="tetrominoes-32",
         ),
         Preset(
             GenesisV2Config(preset="genesis_v2-quick", **_TOWERS, **_QUICK),
             "GENESIS-v2 on the same towers, with all options of sri-quick that it has: a baseline",
-            "makes its own data (32x32); 15 minutes on one core",
+            "makes its own data (32x32); 13 to 25 minutes on one core",
             makes_data=_QUICK_DATA,
             data_name="towers",
         ),
