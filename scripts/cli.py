@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -110,6 +111,14 @@ def check_memory(what: str, num_bytes: int) -> None:
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if num_bytes > there:
         raise UserError(f"{what} take more memory than the {there / 1e9:.3g} GB of this machine; ask for fewer")
+
+
+def check_new_file(path: Path, suffixes: tuple[str, ...]) -> None:
+    """Raises UserError unless the file has one of the suffixes and is not there yet."""
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"--out {path} does not end in {' or '.join(suffixes)}; choose another --out")
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path} exists already; choose another --out")
 
 
 @contextmanager

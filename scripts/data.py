@@ -17,9 +17,8 @@ from pyro_sri.data.format import check_dataset
 from pyro_sri.data.generators import GENERATORS, find_generator
 from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.data.physics import audit_towers
-from pyro_sri.scripts.cli import note, parse, parse_subcommand, progress_bar
+from pyro_sri.scripts.cli import check_new_file, note, parse, parse_subcommand, progress_bar
 from pyro_sri.scripts.convert import convert
-from pyro_sri.scripts.sample import check_new_file
 from pyro_sri.system.errors import UserError, printable
 
 MAKE = "pyro-sri data make"

@@ -90,7 +90,8 @@ def evaluate_runs(
     found = [runs.find_run(name) for name in given]
     paths = [data or own_data_of(run) or run.config.data_file for run in found]
     for run, path in zip(found, paths, strict=True):
-        check_image_size(path, run.config.image_size)
+        with DatasetFile(path) as file:
+            file.require_size(run.config.image_size)
     place = pick_device(device)
     extractor = _extractor(inception, download_inception)
     check_memory(f"the features of --num-samples {num_samples}", 4 * extractor.size * (num_samples or 0))
@@ -146,16 +147,6 @@ def _extractor(inception: Path | None, download: bool) -> FeatureExtractor:
     if file is None:
         note("the Inception file could not be downloaded: comparing by wavelet features instead, which give no FID")
     return ScatteringFeatures() if file is None else InceptionFeatures(file)
-
-
-def check_image_size(data: Path, image_size: int) -> None:
-    """Raises UserError if a data file's images are not of the run's size."""
-    with DatasetFile(data) as file:
-        if file.image_size != image_size:
-            raise UserError(
-                f"{data} holds {file.image_size}x{file.image_size} images, the run was trained on "
-                f"{image_size}x{image_size}: give a file of that size with --data"
-            )
 
 
 def print_table(name: str, metrics: Metrics) -> None:

@@ -12,10 +12,9 @@ from pyro_sri.config import flag
 from pyro_sri.report.page import make_page
 from pyro_sri.report.subjects import show_run
 from pyro_sri.runs import Run, find_run
-from pyro_sri.scripts.cli import parse
+from pyro_sri.scripts.cli import check_new_file, parse
 from pyro_sri.scripts.evaluate import evaluate_runs
 from pyro_sri.scripts.own_data import own_data_of
-from pyro_sri.scripts.sample import check_new_file
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import write_atomically
 from pyro_sri.system.seeds import check_seed

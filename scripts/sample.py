@@ -21,7 +21,7 @@ from pyro_sri.editing import CANDIDATES, decode, imagine_rest, infer_slots, remo
 from pyro_sri.inference import SCENES_AT_ONCE, Scenes, draw_scenes
 from pyro_sri.programs import Guide, Model
 from pyro_sri.runs import WEIGHTS, Run, find_run
-from pyro_sri.scripts.cli import check_memory, note, parse
+from pyro_sri.scripts.cli import check_memory, check_new_file, note, parse
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import write_atomically
 from pyro_sri.system.seeds import check_seed
@@ -257,14 +257,6 @@ def _edit_sheet(image: Tensor, inferred: Scenes, edit: Edit, images: NDArray[np.
         labels[: len(rows)],
         row_breaks=[1],
     )
-
-
-def check_new_file(path: Path, suffixes: tuple[str, ...]) -> None:
-    """Raises UserError unless the file has one of the suffixes and is not there yet."""
-    if path.suffix.lower() not in suffixes:
-        raise UserError(f"--out {path} does not end in {' or '.join(suffixes)}; choose another --out")
-    if path.exists() or path.is_symlink():
-        raise UserError(f"{path} exists already; choose another --out")
 
 
 def _check(num: int, slots: int | None, temperature: float) -> None:

@@ -157,6 +157,12 @@ class DatasetFile:
     def _optional(self, split: str, name: str) -> Any | None:
         return self.images(split).parent.get(name)
 
+    def require_size(self, image_size: int) -> None:
+        """Raises UserError unless the images are of this size."""
+        if self.image_size != image_size:
+            ours, wanted = f"{self.image_size}x{self.image_size}", f"{image_size}x{image_size}"
+            raise UserError(f"{self.path} holds {ours} images; the run needs {wanted}: name another file with --data")
+
     def num_images(self, split: str) -> int:
         """How many images a split has."""
         return int(self.images(split).shape[0])

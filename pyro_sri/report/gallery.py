@@ -15,7 +15,6 @@ from pyro_sri.data.loading import to_images
 from pyro_sri.inference import Scenes, explain, sample_scenes
 from pyro_sri.programs import Model, record_of
 from pyro_sri.runs import Run
-from pyro_sri.system.errors import UserError
 
 ACTIVENESS_IMAGES = 64  # how many images say which dimensions of a slot are active
 DETAILED_IMAGES = 3  # whose slots are shown in detail
@@ -81,9 +80,7 @@ def load_images(run: Run, split: str | None, num: int, data: Path | None = None)
     if data is None and missing_data(run) is not None:
         return None
     with DatasetFile(data) if data is not None else run.open_data() as file:
-        if file.image_size != run.config.image_size:
-            size, wanted = file.image_size, run.config.image_size
-            raise UserError(f"{file.path} holds {size}x{size} images; the run needs {wanted}x{wanted}")
+        file.require_size(run.config.image_size)
         split = split or file.splits[-1]
         pixels = torch.from_numpy(file.read(file.images(split), slice(num)))
         return Images(to_images(pixels, "cpu"), f"{describe_data(file)}, split {split}")

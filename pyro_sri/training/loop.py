@@ -181,8 +181,7 @@ def _locked(fabric: Fabric, path: Path, new: bool) -> Iterator[None]:
 def check_data(config: RunConfig) -> None:
     """Raises UserError unless the data file is there and fits the run."""
     with DatasetFile(config.data_file) as data:
-        if data.image_size != config.image_size:
-            raise UserError(f"{config.data} holds {data.image_size}x{data.image_size} images, not {config.image_size}")
+        data.require_size(config.image_size)
         if config.batch_size > data.num_images("train"):
             raise UserError(
                 f"{config.data} has {data.num_images('train')} training images, fewer than --batch-size "
