@@ -15,14 +15,14 @@ from pyro_sri.system.threads import wait_passively
 PRESET = "sri-quick"
 IMAGES = 320
 SECONDS = 340  # that training may take, which leaves the rest of ten minutes to installing, evaluating and the report
-FEWEST = 2_800  # steps, of the preset's 9,000: with fewer objects are not apart
+FEWEST = 2_800  # steps, of the preset's 9,000: with fewer, objects are not apart
 TIMED = 40  # steps of the segregation that say how fast this machine is; others take about as long
 
 
 def demo(out: Path, seed: int) -> None:
     """Trains the quick preset from scratch, evaluates it and writes `out/report.html`.
 
-    It trains for as many steps as this machine takes in less than six minutes. Stopped half-way, it goes on where it was.
+    It trains for as many steps as this machine takes in less than six minutes. Stopped half-way, it continues.
 
     Args:
         out: Folder for the run and the report.
@@ -45,7 +45,7 @@ def demo(out: Path, seed: int) -> None:
 
 
 def affordable_steps() -> int:
-    """How many steps this machine takes in the time that training has, by its speed over the first few."""
+    """How many steps this machine takes in the time that training has, by its speed over a few."""
     from pyro_sri import runs
     from pyro_sri.presets import find_preset
 
