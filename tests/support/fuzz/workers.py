@@ -94,7 +94,7 @@ def _read_sound(kind: Kind, folder: Path) -> dict[str, Numbers]:
 
 
 def _serve(connection: Connection, folder: Path, module: str) -> None:
-    kinds: Mapping[str, Kind] = importlib.import_module(module).KINDS
+    kinds: Mapping[str, Kind] = importlib.import_module(f"support.fuzz.{module}").KINDS
     expected: dict[str, Mapping[str, Numbers]] = {}
     while True:
         try:
