@@ -63,12 +63,12 @@ def test_an_interrupt_in_the_middle_of_a_write_is_not_lost(tmp_path, monkeypatch
 SLOW_WRITER = """
 import sys, time
 import numpy as np
-from pyro_sri.data.format import Scenes
+from pyro_sri.data.format import SceneArrays
 from pyro_sri.data.writing import write_dataset
 
 def pieces():
     while True:
-        yield Scenes(np.zeros((64, 32, 32, 3), np.uint8))
+        yield SceneArrays(np.zeros((64, 32, 32, 3), np.uint8))
         print("written", flush=True)
 
 write_dataset(sys.argv[1], {"train": pieces()}, {})
