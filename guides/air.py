@@ -1,6 +1,5 @@
 """Attend, Infer, Repeat, and its differential form: the guides of AIR and DAIR (Eslami et al. 2016)."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -197,9 +196,7 @@ class AIRGuide(Program):
         with poutine.trace() as recorder, _MostLikely():
             self(images, num_slots=num_slots)
         nodes = recorder.trace.nodes
-
-        def steps(name: str) -> Tensor:
-            found = (f"{name}_{t}" for t in itertools.count())
-            return torch.stack([nodes[site]["value"] for site in itertools.takewhile(nodes.__contains__, found)], 1)
-
-        return Objects(steps("z_pres").bool(), steps("z_where"), steps("z_what"))
+        presence, where, what = (
+            torch.stack([nodes[site]["value"] for site in latents.names(nodes)], 1) for latents in self.record.latents
+        )
+        return Objects(presence.bool(), where, what)

@@ -58,9 +58,8 @@ class IndependentSlotModel(Program):
         num_scenes = batch_size(images, num_scenes)
         num_slots = self.num_slots if num_slots is None else num_slots
         with pyro.plate("scenes", num_scenes):
-            slots = pyro.sample(
-                "segregated_slots", self.slot_prior(num_scenes, num_slots, temperature=temperature)
-            )  # [B, K, D]
+            prior = self.slot_prior(num_scenes, num_slots, temperature=temperature)
+            slots = pyro.sample("segregated_slots", prior)  # [B, K, D]
             return sample_image(self.likelihood, self.decoder(slots), images)
 
 

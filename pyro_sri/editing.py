@@ -124,7 +124,7 @@ def imagine_rest(
     sites = _draw_latents(model, given, candidates * num_scenes, num_slots, temperature)
     for name, value in given.items():
         log_weights = log_weights + sites[name]["fn"].log_prob(value).view_as(log_weights)
-    drawn = torch.stack([sites[_sequence(model).name(k)]["value"] for k in range(num_slots)], 1)
+    drawn = torch.stack([sites[name]["value"] for name in map(_sequence(model).name, range(num_slots))], 1)
     chosen = Categorical(logits=log_weights.T).sample()  # [B]
     return Imagined(
         slots=drawn.unflatten(0, log_weights.shape)[chosen, torch.arange(num_scenes, device=slots.device)],
@@ -207,7 +207,8 @@ def _draw_latents(
 
     The model is asked for one slot more, and the run ends where that would be drawn.
     """
-    end = poutine.escape(escape_fn=lambda site: site["name"] == _sequence(model).name(num_slots))
+    beyond = _sequence(model).name(num_slots)
+    end = poutine.escape(escape_fn=lambda site: site["name"] == beyond)
     with poutine.trace() as recorder, contextlib.suppress(NonlocalExit), poutine.condition(data=given), end:
         model(num_scenes=num_scenes, num_slots=num_slots + 1, temperature=temperature)
     nodes: dict[str, Any] = recorder.trace.nodes
