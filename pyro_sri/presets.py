@@ -89,6 +89,7 @@ _QUICK: Fields = {
     "ema": 0.999,
     "steps": 9_000,
     "batch_size": 16,
+    "threads": 1,
     "optimizer": "muon",
     "learning_rate": 2.5e-3,
     "warmup_steps": 100,

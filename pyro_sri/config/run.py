@@ -25,7 +25,7 @@ OptimizerKind = Literal["adam", "muon"]
 # (Data may move, but not change: its content is compared.)
 RESUMABLE = frozenset(
     {"steps", "device", "devices", "nodes", "capture", "compile", "recompute_decoder", "num_workers"}
-    | {"log_every", "picture_every", "data", "data_hash"}
+    | {"threads", "log_every", "picture_every", "data", "data_hash"}
 )
 
 # How --help groups what every run has; the rest is the system's own.
@@ -36,7 +36,8 @@ FIELD_GROUPS: dict[str, tuple[str, ...]] = {
         *("decay_steps", "gradient_clip", "ema", "seed"),
     ),
     "execution": (
-        *("device", "devices", "nodes", "precision", "capture", "compile", "recompute_decoder", "num_workers"),
+        *("device", "devices", "nodes", "threads", "precision", "capture", "compile", "recompute_decoder"),
+        "num_workers",
     ),
     "bookkeeping": ("log_every", "validate_every", "validation_images", "picture_every", "checkpoint_every"),
 }
@@ -52,7 +53,7 @@ STEP_SIZES = ("geco_step",)
 # The most that a configuration may ask for, far beyond what any of these systems is known to use: a slip or a damaged
 # file must not ask for more memory or processes than there are.
 LARGEST: dict[str, int] = {
-    **dict.fromkeys(("devices", "nodes", "num_workers", "channels"), 1024),
+    **dict.fromkeys(("devices", "nodes", "threads", "num_workers", "channels"), 1024),
     **dict.fromkeys(("slot_size", "scene_size", "mask_slot_size", "component_slot_size", "window_size"), 4096),
     **dict.fromkeys(
         ("code_size", "hidden_size", "layer_size", "features", "hidden", "lstm_units", "scene_width"), 4096
@@ -113,6 +114,8 @@ class RunConfig(ABC):
     """Processes on each machine, one per device; they share the batch."""
     nodes: int = 1
     """Machines; they share the batch."""
+    threads: int = 0
+    """CPU threads of each process; 0 takes as many as PyTorch does. Small networks train faster on one."""
     precision: Precision = "float32"
     """How convolutions multiply: float32, tf32 (GPUs) or bf16; all else stays in float32."""
     capture: bool = False
@@ -145,7 +148,8 @@ class RunConfig(ABC):
         positive = ["image_size", "batch_size", "learning_rate", "devices", "nodes", "log_every", "validate_every"]
         positive += ["validation_images", "picture_every", "checkpoint_every"]
         self.require(positive, lambda value: value > 0, "positive")
-        not_negative = ["steps", "warmup_steps", "halving_steps", "decay_steps", "gradient_clip", "num_workers"]
+        not_negative = ["steps", "warmup_steps", "halving_steps", "decay_steps", "gradient_clip"]
+        not_negative += ["threads", "num_workers"]
         self.require(not_negative, lambda value: value >= 0, "0 or more")
         self.require(["ema"], lambda value: 0 <= value < 1, "0 or more and below 1")
         check_seed(self.seed)

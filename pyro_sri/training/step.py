@@ -77,6 +77,8 @@ class Stepper:
         averaged: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.config, self.fabric, self.module, self.optimizer = config, fabric, module, optimizer
+        if config.threads:
+            torch.set_num_threads(config.threads)  # a setting of the process
         set_precision(module, config.precision)
         if config.compile:
             compile_decoders(module, fabric.device)
