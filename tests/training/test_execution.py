@@ -42,10 +42,12 @@ PAIRS |= {preset: {} for preset in uncovered(PAIRS)}
 
 @pytest.fixture(autouse=True)
 def _process_settings() -> Iterator[None]:
+    threads = torch.get_num_threads()
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     yield
     torch.backends.cudnn.allow_tf32 = before[0]
     torch.set_float32_matmul_precision(before[1])
+    torch.set_num_threads(threads)
 
 
 def tiny(preset: str, **fields: Any) -> RunConfig:
@@ -307,6 +309,15 @@ def test_without_a_compiler_decoders_run_as_they_are(monkeypatch: pytest.MonkeyP
     with pytest.warns(UserWarning, match="no compiler that torch.compile can use"):
         compile_decoders(module, CPU)
     assert_equal(run(module, config), run(new_module(config), config))
+
+
+@pytest.mark.parametrize(("threads", "used"), [(2, 2), (0, 3)])
+def test_a_run_computes_on_its_number_of_threads_or_on_the_processs_own(threads: int, used: int) -> None:
+    torch.set_num_threads(3)
+    config = tiny("sri-quick", threads=threads)
+    module = new_module(config)
+    Stepper(config, Fabric(accelerator="cpu", devices=1), module, new_optimizer(module, config))
+    assert torch.get_num_threads() == used
 
 
 @pytest.mark.parametrize("fields", [{"precision": "bf16"}, {"precision": "tf32", "recompute_decoder": True}])
