@@ -1,6 +1,7 @@
 """`make demo`: data, training, evaluation and a report, with the clock running."""
 
 import argparse
+import statistics
 import sys
 import tempfile
 import time
@@ -14,65 +15,85 @@ from pyro_sri.system.threads import wait_passively
 
 PRESET = "sri-quick"
 IMAGES = 320
-SECONDS = 450  # for all but installing, which takes one to two of the ten minutes
-REST = 1_150  # steps that take as long as evaluating and the report do
-FEWEST = 2_800  # steps, of the preset's 9,000: with fewer, objects are not apart
-TIMED = 40  # steps of the segregation that say how fast this machine is; others take about as long
+SECONDS = 450  # for everything but installing, which takes one to two of the ten minutes
+REST = 1_150  # steps of the segregation that take as long as evaluation and report do
+SHARE = 0.55  # of the steps that there is time for: those in which objects come apart and the prior starts
+FEWEST = 1_500  # of them: with fewer, objects are not apart
+FEWEST_ALONE = 1_200  # steps of the prior alone: with fewer, few drawn towers stand
+STEP_ALONE = 1.4  # how long one of those takes, in steps of the segregation
+TIMED = 40  # steps of the segregation that say how fast this machine is
 
 
 def demo(out: Path, seed: int) -> None:
     """Trains the quick preset from scratch, evaluates it and writes `out/report.html`.
 
-    It trains for as many steps as this machine has time for. Stopped half-way, it continues.
+    It trains for as many steps as there is time for, and looks twice: how fast the machine is says when the prior
+    trains alone, and what is left of the time then says for how long. So other programs on the same cores cost steps,
+    not minutes. Stopped half-way, it continues.
 
     Args:
         out: Folder for the run and the report.
         seed: Seed of the training.
     """
     start = time.monotonic()
-    run_path, page = out / PRESET, out / "report.html"
+    path, page = out / PRESET, out / "report.html"
     from pyro_sri import runs  # not before threads have been told how to wait
 
-    steps, threads = affordable()
-    if (run_path / runs.CONFIG).exists():
-        steps = runs.open_run(run_path).config.steps
-    note(f"== 2/4 training {PRESET} from scratch ({steps} steps) into {run_path}")
-    length = ["--steps", str(steps), "--threads", str(threads)]
-    run(["train", PRESET, *length, "--seed", str(seed), "--out", str(run_path), "--resume"])
+    train = ["train", PRESET, "--seed", str(seed), "--out", str(path), "--resume"]
+    if not (path / runs.CONFIG).exists():
+        train += first_options()
+    note(f"== 2/4 training {PRESET} from scratch into {path}")
+    run(train)
+    stored = runs.open_run(path)
+    if stored.config.steps == stored.config.encoded_from:
+        left = SECONDS - (time.monotonic() - start)
+        speed = statistics.median(line["images_per_second"] for line in stored.log() if "images_per_second" in line)
+        alone = steps_alone(left, speed / stored.config.batch_size)
+        note(f"== 2/4 {alone} steps of the prior alone")
+        run(["train", PRESET, "--out", str(path), "--resume", "--steps", str(stored.config.steps + alone)])
     note("== 3/4 evaluating on held-out images")
-    run(["evaluate", str(run_path), "--num-images", str(IMAGES)])
+    run(["evaluate", str(path), "--num-images", str(IMAGES)])
     note("== 4/4 writing the report")
     page.unlink(missing_ok=True)  # the demo's own page, written anew
-    run(["report", str(run_path), "--out", str(page)])
+    run(["report", str(path), "--out", str(page)])
     note(f"Done in {(time.monotonic() - start) / 60:.1f} minutes. Open {page.resolve()} in a browser.")
 
 
-def affordable() -> tuple[int, int]:
-    """How many steps this machine has time for, and the number of threads, one or all, on which it trains faster.
+def first_options() -> list[str]:
+    """Options of `train` up to where the prior trains alone: the preset's schedule, as long as there is time for.
 
-    Networks this small seldom gain by a second thread.
+    On one thread or on all, whichever is faster: networks this small seldom gain by a second one.
     """
     import torch
 
+    from pyro_sri.config import flag
     from pyro_sri.presets import find_preset
 
     note(f"== 1/4 timing {TIMED} steps, on one thread and on all")
-    speeds = {threads: images_per_second(threads) for threads in sorted({torch.get_num_threads(), 1})}
+    speeds = {threads: steps_per_second(threads) for threads in sorted({torch.get_num_threads(), 1})}
     threads = max(speeds, key=speeds.__getitem__)
-    config = find_preset(PRESET).config
-    steps = int(SECONDS * speeds[threads] / config.batch_size) - REST
-    return max(FEWEST, min(config.steps, steps // 100 * 100)), threads
+    preset = find_preset(PRESET).config
+    most = preset.encoded_from or preset.steps
+    first = max(FEWEST, min(most, int(SHARE * (SECONDS * speeds[threads] - REST)) // 100 * 100))
+    fields = preset.stretched(round(first * preset.steps / most)).schedule() | {"steps": first, "threads": threads}
+    return [word for name, value in fields.items() for word in (flag(name), str(value))]
 
 
-def images_per_second(threads: int) -> float:
+def steps_alone(seconds: float, steps_per_second: float) -> int:
+    """How many steps of the prior alone there is time for in the seconds that are left, evaluation and report apart."""
+    return max(FEWEST_ALONE, int((seconds * steps_per_second - REST) / STEP_ALONE) // 100 * 100)
+
+
+def steps_per_second(threads: int) -> float:
     """How fast the segregation trains, by the second half of a few steps."""
     from pyro_sri import runs
 
     with tempfile.TemporaryDirectory() as folder:
         length = ["--steps", str(TIMED), "--segregation-steps", str(TIMED), "--log-every", str(TIMED // 2)]
         run(["train", PRESET, *length, "--threads", str(threads), "--out", f"{folder}/run"])
-        *_, last = (line for line in runs.open_run(Path(folder) / "run").log() if "images_per_second" in line)
-    return float(last["images_per_second"])
+        timed = runs.open_run(Path(folder) / "run")
+        *_, last = (line for line in timed.log() if "images_per_second" in line)
+    return float(last["images_per_second"]) / timed.config.batch_size
 
 
 if __name__ == "__main__":

@@ -1,0 +1,28 @@
+import pytest
+
+from pyro_sri.config import RunConfig
+from pyro_sri.presets import find_preset
+from pyro_sri.scripts import demo
+from pyro_sri.scripts.preset_options import parse_fields
+
+
+@pytest.mark.parametrize("speed", [8.0, 14.0, 22.0, 60.0])
+def test_the_demo_plans_as_many_steps_as_there_is_time_for(speed: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "steps_per_second", lambda threads: speed / threads)
+    preset = find_preset(demo.PRESET).config
+
+    def read(config: RunConfig) -> RunConfig:
+        return config
+
+    config = parse_fields(read, preset, "", "demo", demo.first_options())
+    assert config.threads == 1
+    assert config.steps == config.encoded_from <= preset.encoded_from  # the prior alone comes later
+    assert config.segregation_steps / config.steps == pytest.approx(
+        preset.segregation_steps / preset.encoded_from, 1e-2
+    )
+
+    left = demo.SECONDS - config.steps / speed
+    alone = demo.steps_alone(left, speed)
+    needed = (config.steps + demo.STEP_ALONE * alone + demo.REST) / speed
+    at_least = (demo.FEWEST + demo.STEP_ALONE * demo.FEWEST_ALONE + demo.REST) / speed
+    assert needed <= max(demo.SECONDS, at_least)
