@@ -93,9 +93,8 @@ class AIRGuide(Program):
         baseline_scale: float | None = None,
         name: str = "air_guide",
     ) -> None:
-        super().__init__(name, model.num_slots)
+        super().__init__(name, model.num_slots, model.image_size)
         code_size = model.what_prior.size
-        self.image_size = model.image_size
         self.differential = differential
         self.baseline_scale = baseline_scale
         self._linked = (model.decoder,)  # a tuple hides it from module registration: the model owns it

@@ -102,7 +102,7 @@ class EMORLGuide(Program):
     def __init__(
         self, model: EMORLModel, *, dual_gru: bool = True, refinement_steps: int = 3, name: str = "emorl_guide"
     ) -> None:
-        super().__init__(name, model.num_slots)
+        super().__init__(name, model.num_slots, model.image_size)
         if refinement_steps < 0:
             raise ValueError(f"{refinement_steps} refinement steps: it must be 0 or more")
         self.record = model.record

@@ -37,9 +37,8 @@ class GenesisGuide(Program):
     record = GenesisModel.record
 
     def __init__(self, model: GenesisModel, *, encoder_channels: int = 32, name: str = "genesis_guide") -> None:
-        super().__init__(name, model.num_slots)
+        super().__init__(name, model.num_slots, model.image_size)
         size = model.mask_slot_size
-        self.image_size = model.image_size
         self._linked = (model.mask_decoder,)  # a tuple hides it from module registration: the model owns it
         self.mask_encoder = MaskEncoder(model.image_size)
         self.first_loc = nn.Linear(MASK_FEATURES, size)

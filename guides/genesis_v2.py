@@ -46,7 +46,7 @@ class GenesisV2Guide(Program):
         coordinates: bool = False,
         name: str = "genesis_v2_guide",
     ) -> None:
-        super().__init__(name, num_slots)
+        super().__init__(name, num_slots, image_size)
         self.encoder = UNet(image_size, slot_size)
         self.segmentation_head = ConvBlock(slot_size, slot_size)
         self.learns_masks = colours.learn

@@ -45,7 +45,7 @@ class RecurrentGuide(Program):
         hidden: int = 256,
         name: str = "recurrent_guide",
     ) -> None:
-        super().__init__(name, model.num_slots)
+        super().__init__(name, model.num_slots, model.image_size)
         slot_size, scene_size = model.slot_prior.loc.out_features, model.scene_prior.size
         self.image_features = ImageFeatures(image_size, features)
         self.scene_head = nn.Sequential(

@@ -55,7 +55,7 @@ class SlotAttentionGuide(Program):
         learnt_slots: bool = False,
         name: str = "slot_attention_guide",
     ) -> None:
-        super().__init__(name, num_slots)
+        super().__init__(name, num_slots, image_size)
         if num_iterations < 1:
             raise ValueError(f"{num_iterations} rounds of attention are too few: it takes at least 1")
         self.num_iterations = num_iterations

@@ -60,7 +60,7 @@ class SRIGuide(Program):
         end_to_end: bool = False,
         name: str = "sri_guide",
     ) -> None:
-        super().__init__(name, model.num_slots)
+        super().__init__(name, model.num_slots, model.image_size)
         prior = model.slot_prior
         slot_size, scene_size = prior.loc.out_features, model.scene_prior.size
         self.matching, self.match_on = matching, match_on

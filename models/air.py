@@ -149,14 +149,13 @@ class AIRModel(Program):
         pixel_std: float = 0.3,
         name: str = "air_model",
     ) -> None:
-        super().__init__(name, num_slots)
+        super().__init__(name, num_slots, image_size)
         if not presence_prior or not all(0 < p < 1 for p in presence_prior):
             raise ValueError(
                 f"presence probabilities {tuple(presence_prior)} must not be empty, and lie between 0 and 1"
             )
         if not min(scale_prior[1], position_prior[1], pixel_std) > 0:
             raise ValueError("the standard deviations of scale, position and pixels must be positive")
-        self.image_size = image_size
         self.presence_prior = tuple(presence_prior)
         self.pixel_std = pixel_std
         self.decoder = WindowDecoder(code_size, decoder_sizes, window_size, decoder_bias)

@@ -106,12 +106,11 @@ class EMORLModel(Program):
         decoder: PositionDecoderKind = "iodine",
         name: str = "emorl_model",
     ) -> None:
-        super().__init__(name, num_slots)
+        super().__init__(name, num_slots, image_size)
         if prior not in get_args(HierarchicalPriorKind):
             raise ValueError(f"no prior '{prior}': it must be one of {', '.join(get_args(HierarchicalPriorKind))}")
         if num_layers < 1:
             raise ValueError(f"{num_layers} layers are too few: EMORL needs at least 1")
-        self.image_size = image_size
         self.slot_size = slot_size
         self.num_layers = num_layers
         self.likelihood = likelihood

@@ -95,8 +95,7 @@ class GenesisModel(Program):
         scene_size: int = 0,
         name: str = "genesis_model",
     ) -> None:
-        super().__init__(name, num_slots)
-        self.image_size = image_size
+        super().__init__(name, num_slots, image_size)
         self.mask_slot_size = mask_slot_size
         self.component_slot_size = component_slot_size
         self.likelihood = likelihood

@@ -41,7 +41,7 @@ class IndependentSlotModel(Program):
         likelihood: ImageLikelihood = ImageLikelihood(),
         name: str = "independent_slot_model",
     ) -> None:
-        super().__init__(name, num_slots)
+        super().__init__(name, num_slots, image_size)
         self.likelihood = likelihood
         self.slot_prior = StandardNormal(slot_size)
         self.decoder = SlotDecoder(image_size, slot_size)
@@ -98,7 +98,7 @@ class AutoregressiveSlotModel(Program):
         lstm_units: int | None = None,
         name: str = "autoregressive_slot_model",
     ) -> None:
-        super().__init__(name, num_slots)
+        super().__init__(name, num_slots, image_size)
         self.likelihood = likelihood
         self.first_prior = StandardNormal(slot_size)
         self.slot_prior = GaussianLSTM(slot_size, lstm_units or HIDDEN_FACTOR * slot_size, slot_size)

@@ -48,7 +48,7 @@ class SceneModel(Program):
         lstm_units: int | None = None,
         name: str = "scene_model",
     ) -> None:
-        super().__init__(name, num_slots)
+        super().__init__(name, num_slots, image_size)
         self.likelihood = likelihood
         self.scene_prior = StandardNormal(scene_size)
         self.slot_prior = SlotPrior(slot_size, scene_size, lstm_units)

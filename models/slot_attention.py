@@ -45,7 +45,7 @@ class SlotAttentionModel(Program):
         decoder: PositionDecoderKind = "small",
         name: str = "slot_attention_model",
     ) -> None:
-        super().__init__(name, num_slots)
+        super().__init__(name, num_slots, image_size)
         self.likelihood = ImageLikelihood(kind="gaussian", pixel_std=UNIT_PIXEL_STD)
         self.any_slots = StandardNormal(slot_size)
         self.decoder = PositionDecoder(image_size, slot_size, decoder)

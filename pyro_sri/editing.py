@@ -17,8 +17,10 @@ from torch import Tensor
 
 from pyro_sri.distributions import diagonal_normal
 from pyro_sri.inference import Scenes, decode_scenes, join_scenes
-from pyro_sri.programs import Guide, Latents, Model, record_of
+from pyro_sri.programs import Guide, Latents, Model, check_range, evaluating, record_of
 from pyro_sri.system.errors import UserError
+
+Slots = Collection[int] | Tensor  # which slots: their numbers; or a tensor of numbers, or bool [K]
 
 CANDIDATES = 256  # per imagined scene; they are cheap, since only the chosen one is decoded
 
@@ -36,9 +38,11 @@ def infer_slots(guide: Guide, images: Tensor) -> Tensor:
         [B, K, D].
 
     Raises:
-        UserError: If the guide has no such sites.
+        UserError: If the guide has no such sites, or the images are not what it takes.
     """
-    sites = poutine.trace(guide).get_trace(images).nodes
+    check_range(images)
+    with evaluating(guide):
+        sites = poutine.trace(guide).get_trace(images).nodes
     sequence = record_of(guide).sequence
     names = [] if sequence is None else sequence.names(sites)
     if not names:
@@ -52,10 +56,17 @@ def infer_slots(guide: Guide, images: Tensor) -> Tensor:
 def decode(model: Model, slots: Tensor) -> Scenes:
     """What slots look like: the model, conditioned on all of them.
 
+    Gradients are kept where the slots ask for them.
+
     Args:
         model: A model with sites `slot_0`, `slot_1`, ..
-        slots: [B, K, D], with any K of at least 1.
+        slots: [B, K, D], with B and K of at least 1.
+
+    Raises:
+        ValueError: If there are no slots, or the model draws no sequence of them.
     """
+    if not slots.numel():
+        raise ValueError(f"slots of shape {list(slots.shape)} show nothing: decode at least one scene of one slot")
     num_slots = slots.shape[1]
     return join_scenes(decode_scenes(model, _by_site(model, slots, range(num_slots)), num_slots=num_slots))
 
@@ -77,7 +88,7 @@ class Imagined(NamedTuple):
 def imagine_rest(
     model: Model,
     slots: Tensor,
-    keep: Collection[int],
+    keep: Slots,
     *,
     propose: Callable[[Tensor], Independent] | None = None,
     num_slots: int | None = None,
@@ -102,21 +113,21 @@ def imagine_rest(
     Args:
         model: A model with sites `slot_0`, `slot_1`, ..
         slots: [B, K, D]; each scene is imagined once. For N scenes of one image: `slots[:1].expand(N, -1, -1)`.
-        keep: Which slots to keep, each from 0 to K - 1; they stay where they are in the sequence.
+        keep: Which slots to keep, each from 0 to K - 1, or bool [K]; they stay where they are in the sequence.
         propose: q(s | slots), slots [B, n, D] -> a distribution over [B, S], such as `scene_dist` of SRI's guide; for
             models with a scene variable.
         num_slots: Slots per scene afterwards, K if None; with more than K the last ones are new.
-        temperature: Factor on every prior standard deviation.
+        temperature: Factor on every prior standard deviation; 0 imagines means, and proposes nothing.
         candidates: Candidates for each scene.
 
     Raises:
         ValueError: If `keep` names a slot that is not there, before or afterwards.
     """
     num_scenes, num_slots = len(slots), slots.shape[1] if num_slots is None else num_slots
-    _check_slots(keep, min(slots.shape[1], num_slots))
+    keep = _numbers(keep, min(slots.shape[1], num_slots))
     given = _by_site(model, slots.repeat(candidates, 1, 1), keep)  # site -> [C * B, D]
     log_weights = slots.new_zeros(candidates, num_scenes)
-    if propose is not None and keep:
+    if propose is not None and keep and temperature > 0:
         proposal = _half_and_half(model.scene_dist(num_scenes, temperature), propose(slots[:, sorted(keep)]))
         scenes = proposal.sample((candidates,))  # [C, B, S]
         given["scene"] = scenes.flatten(0, 1)
@@ -132,7 +143,7 @@ def imagine_rest(
     )
 
 
-def remove(slots: Tensor, which: Collection[int]) -> Tensor:
+def remove(slots: Tensor, which: Slots) -> Tensor:
     """Slots [B, K, D] without some of them: [B, K - n, D].
 
     What they covered goes to the other slots, whose masks share every pixel among themselves.
@@ -140,7 +151,7 @@ def remove(slots: Tensor, which: Collection[int]) -> Tensor:
     Raises:
         ValueError: If there is no such slot, or none is left.
     """
-    _check_slots(which, slots.shape[1])
+    which = _numbers(which, slots.shape[1])
     left = [k for k in range(slots.shape[1]) if k not in which]
     if not left:
         raise ValueError(f"all {slots.shape[1]} slots would be removed: leave at least one")
@@ -153,7 +164,7 @@ def insert(slots: Tensor, new: Tensor, position: int) -> Tensor:
     Raises:
         ValueError: If the position is out of range.
     """
-    _check_slots([position], slots.shape[1] + 1)
+    (position,) = _numbers([position], slots.shape[1] + 1)
     new = new.expand(len(slots), -1)
     return torch.cat([slots[:, :position], new[:, None], slots[:, position:]], 1)
 
@@ -164,8 +175,7 @@ def swap(first: Tensor, i: int, second: Tensor, j: int) -> tuple[Tensor, Tensor]
     Raises:
         ValueError: If there is no such slot.
     """
-    _check_slots([i], first.shape[1])
-    _check_slots([j], second.shape[1])
+    (i,), (j,) = _numbers([i], first.shape[1]), _numbers([j], second.shape[1])
     first_after, second_after = first.clone(), second.clone()
     first_after[:, i], second_after[:, j] = second[:, j], first[:, i]
     return first_after, second_after
@@ -187,10 +197,21 @@ def _sequence(model: Model) -> Latents:
     return sequence
 
 
-def _check_slots(which: Collection[int], num_slots: int) -> None:
-    for slot in which:
+def _numbers(which: Slots, num_slots: int) -> list[int]:
+    """Which slots, as numbers in the order that they are given.
+
+    Raises:
+        ValueError: If one is not there.
+    """
+    if isinstance(which, Tensor) and which.dtype == torch.bool:
+        if which.shape != (num_slots,):
+            raise ValueError(f"a mask of shape {list(which.shape)} does not say which of {num_slots} slots are meant")
+        which = which.nonzero()[:, 0]
+    numbers = [int(slot) for slot in which]
+    for slot in numbers:
         if not 0 <= slot < num_slots:  # PyTorch would count a negative one from the end
             raise ValueError(f"there is no slot {slot}: they are 0 to {num_slots - 1}")
+    return numbers
 
 
 def _half_and_half(first: Independent, second: Independent) -> MixtureSameFamily:
@@ -209,7 +230,13 @@ def _draw_latents(
     """
     beyond = _sequence(model).name(num_slots)
     end = poutine.escape(escape_fn=lambda site: site["name"] == beyond)
-    with poutine.trace() as recorder, contextlib.suppress(NonlocalExit), poutine.condition(data=given), end:
+    with (
+        evaluating(model),
+        poutine.trace() as recorder,
+        contextlib.suppress(NonlocalExit),
+        poutine.condition(data=given),
+        end,
+    ):
         model(num_scenes=num_scenes, num_slots=num_slots + 1, temperature=temperature)
     nodes: dict[str, Any] = recorder.trace.nodes
     return nodes

@@ -9,8 +9,9 @@ from pyro.distributions import Delta
 from torch import Tensor
 
 from pyro_sri.matching import permute_slots
-from pyro_sri.objectives import SRI_ELBO, Terms, TermsELBO
-from pyro_sri.programs import Guide, Model, Record, record_of
+from pyro_sri.objectives import Terms, TermsELBO, objective_of
+from pyro_sri.programs import Guide, Model, Record, check_range, evaluating, record_of
+from pyro_sri.system.errors import UserError
 
 SCENES_AT_ONCE = 16  # scenes decoded together: bounds the memory, 9 slots of 64x64 need about half a GB
 
@@ -63,16 +64,25 @@ class Explanation(NamedTuple):
 def explain(
     model: Model, guide: Guide, images: Tensor, elbo: TermsELBO | None = None, *, imagine: bool = True
 ) -> Explanation:
-    """Infers images once and reads off what the slots look like.
+    """Infers images once and reads off what the slots look like, all in evaluation mode.
 
     Args:
         model: A model.
         guide: Its guide.
         images: [B, 3, H, W] in [0, 1].
-        elbo: Its objective, in evaluation mode; None for SRI's.
+        elbo: Its objective; None for that which the pair was built or loaded with, or else that of its system.
         imagine: Whether to decode the imagined rollout, which takes a third of the time.
+
+    Raises:
+        UserError: If the images have another shape, or values out of range.
     """
-    elbo = SRI_ELBO() if elbo is None else elbo
+    elbo = objective_of(model, guide) if elbo is None else elbo
+    check_range(images)
+    with evaluating(model, guide, elbo):
+        return _explain(model, guide, images, elbo, imagine)
+
+
+def _explain(model: Model, guide: Guide, images: Tensor, elbo: TermsELBO, imagine: bool) -> Explanation:
     record, traces = record_of(model), elbo.trace(model, guide, images)
     sites = {**traces.guide.nodes, **traces.model.nodes}
     value = {name: site["value"] for name, site in sites.items() if site["type"] == "sample"}
@@ -150,12 +160,21 @@ def sample_scenes(
 
     Args:
         model: A scene model.
-        num_scenes: N.
+        num_scenes: N, 0 or more.
         num_slots: Slots per scene; the model's own number if None.
-        temperature: Factor on every prior standard deviation.
+        temperature: Factor on every prior standard deviation; 0 draws the mean scene.
         chunk: Scenes decoded at once.
+
+    Raises:
+        UserError: If the number or the temperature is negative.
     """
-    return join_scenes(draw_scenes(model, num_scenes, num_slots=num_slots, temperature=temperature, chunk=chunk))
+    if num_scenes < 0:
+        raise UserError(f"{num_scenes} scenes cannot be drawn: ask for 0 or more")
+    options: dict[str, Any] = {"num_slots": num_slots, "temperature": temperature}
+    if num_scenes == 0:  # their shapes are those of any
+        with torch.random.fork_rng():
+            return Scenes(*(tensor[:0] for tensor in join_scenes(draw_scenes(model, 1, **options))))
+    return join_scenes(draw_scenes(model, num_scenes, chunk=chunk, **options))
 
 
 @torch.no_grad()
@@ -173,20 +192,23 @@ def draw_scenes(
         yield _run_model(model, num_scenes=count, num_slots=num_slots, temperature=temperature)
 
 
-@torch.no_grad()
 def decode_scenes(model: Model, latents: dict[str, Tensor], *, num_slots: int | None = None) -> Iterator[Scenes]:
     """What latent variables look like: the model, conditioned on them, a few scenes at a time.
+
+    Gradients are kept where a latent asks for them.
 
     Args:
         model: A scene model.
         latents: Values of its sites, each [N, ..]; it draws those that are not given.
         num_slots: Slots per scene; the model's own number if None.
     """
-    count = len(next(iter(latents.values())))
+    count, learning = len(next(iter(latents.values()))), any(value.requires_grad for value in latents.values())
     for start in range(0, count, SCENES_AT_ONCE):
         given = {name: value[start : start + SCENES_AT_ONCE] for name, value in latents.items()}
         conditioned = poutine.condition(model, data=given)
-        yield _run_model(conditioned, num_scenes=min(SCENES_AT_ONCE, count - start), num_slots=num_slots)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learning):
+            scenes = _run_model(conditioned, num_scenes=min(SCENES_AT_ONCE, count - start), num_slots=num_slots)
+        yield scenes
 
 
 def join_scenes(pieces: Iterable[Scenes]) -> Scenes:
@@ -195,5 +217,6 @@ def join_scenes(pieces: Iterable[Scenes]) -> Scenes:
 
 
 def _run_model(model: Model, **options: Any) -> Scenes:
-    sites = poutine.trace(model).get_trace(**options).nodes
+    with evaluating(model):
+        sites = poutine.trace(model).get_trace(**options).nodes
     return Scenes(*(sites[name]["value"] for name in ("reconstruction", "slot_rgb", "slot_masks")))

@@ -1,14 +1,20 @@
 """The base of models and guides, and the record by which a system says what its latent variables are."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 import pyro
-from pyro.distributions import Independent
+from pyro.distributions import Independent, MaskedDistribution, Normal
 from pyro.nn import PyroModule
-from pyro.poutine.messenger import unwrap
+from pyro.poutine.messenger import Messenger, unwrap
+from pyro.poutine.runtime import get_plates
 from torch import Tensor, nn
+
+from pyro_sri.system.errors import UserError
+
+SLACK = 0.01  # how far images may leave [0, 1]: rounding, and noise below a grey level of 255
 
 Role = Literal["scene", "slot", "presence", "inner"]
 
@@ -106,17 +112,23 @@ class Program(PyroModule):
     network is looked up: 240 in a step of SRI, a third of its time on one small image. No answer is used, so none is
     sent.
 
+    Models and guides refuse images of another shape, and plates around them: theirs is the one over scenes. Temperature
+    0 draws the mean of every latent that a temperature scales.
+
     Attributes:
         record: What a model and its guide say of their latents; the standard ones are `scene`, `slot_0`, `slot_1`, ..
         starts_small: Names of modules that `init="official"` starts small.
+        image_size: Image side H = W; None where it is not said.
 
     Args:
         name: Root of the parameters' names in Pyro's store.
         num_slots: K; None for programs that are parts of others.
+        image_size: Image side H = W of a model or guide.
     """
 
     record: Record = STANDARD
     starts_small: ClassVar[tuple[str, ...]] = ()
+    image_size: int | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -124,10 +136,25 @@ class Program(PyroModule):
             cls.__init__ = pyro.settings.context(module_local_params=True)(cls.__init__)  # type: ignore[method-assign]
 
     @pyro.settings.context(module_local_params=True)
-    def __init__(self, name: str = "", num_slots: int | None = None) -> None:
+    def __init__(self, name: str = "", num_slots: int | None = None, image_size: int | None = None) -> None:
         super().__init__(name)
         if num_slots is not None:
             self.num_slots = num_slots
+        if image_size is not None:
+            self.image_size = image_size
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the program, in whose `forward` the arguments are explained."""
+        if "num_slots" not in self.__dict__:  # a part of another
+            return super().__call__(*args, **kwargs)
+        images = args[0] if args else kwargs.get("images")
+        _check_plates(self)
+        if images is not None:
+            _check_images(self, images)
+        if "temperature" not in kwargs:
+            return super().__call__(*args, **kwargs)
+        with _cooling(kwargs.pop("temperature"), images) as temperature:
+            return super().__call__(*args, temperature=temperature, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         network = self.__dict__.get("_modules", {}).get(name)
@@ -173,6 +200,92 @@ class Guide(Protocol):
 
     def __getattr__(self, name: str) -> Any:
         """Networks, and what only some systems have."""
+
+
+class _Means(Messenger):
+    """Takes the mean of normal latents instead of drawing them."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        fn = msg["fn"]
+        while isinstance(fn, Independent | MaskedDistribution):
+            fn = fn.base_dist
+        if isinstance(fn, Normal) and not msg["done"] and not msg["is_observed"]:
+            msg["value"], msg["done"] = msg["fn"].mean, True
+
+
+@contextlib.contextmanager
+def _cooling(temperature: float, images: Any) -> Iterator[float]:
+    """The temperature that a program runs at; at 0, which has no densities, a handler makes draws means."""
+    if not temperature >= 0:  # written so that NaN fails
+        raise UserError(f"temperature {temperature} is out of range: it must be 0 or more")
+    if temperature > 0:
+        yield temperature
+        return
+    if images is not None:
+        raise UserError("temperature 0 has no densities to score images with: leave them out, or take a higher one")
+    with _Means():
+        yield 1.0
+
+
+def _check_plates(program: Program) -> None:
+    for plate in get_plates():
+        if plate.vectorized:
+            raise UserError(
+                f"{type(program).__name__} cannot run within the plate '{plate.name}', since it opens its own over "
+                "scenes: leave out vectorize_particles=True or parallel=True, or repeat images along the batch"
+            )
+
+
+def _check_images(program: Program, images: Any) -> None:
+    """Raises UserError unless these can be images of a program; their values are left unread."""
+    if not isinstance(images, Tensor):
+        raise UserError(f"{type(program).__name__} takes images as a tensor, not as {type(images).__name__}")
+    size, shape = program.image_size, tuple(images.shape)
+    if images.is_floating_point() and images.ndim == 4 and shape[0] and shape[1] == 3:
+        if size in (None, shape[2]) and shape[2] == shape[3]:
+            return
+    side = "H, H" if size is None else f"{size}, {size}"
+    raise UserError(
+        f"images are {str(images.dtype).removeprefix('torch.')} of shape {list(shape)}: {type(program).__name__} takes "
+        f"floating point [B, 3, {side}], B at least 1, channels first, in [0, 1]"
+    )
+
+
+def check_range(images: Tensor) -> None:
+    """Raises UserError unless images [B, 3, H, W] lie in [0, 1]; waits for their device."""
+    if images.ndim != 4 or not images.numel() or images.is_meta:
+        return
+    low, high = (value.item() for value in images.detach().aminmax())
+    if not (low >= -SLACK and high <= 1 + SLACK):  # written so that NaN fails
+        raise UserError(
+            f"images of shape {list(images.shape)} have values from {low:.4g} to {high:.4g}: they must lie in [0, 1]; "
+            "divide bytes by 255, or scale and clamp them"
+        )
+
+
+@contextlib.contextmanager
+def evaluating(*parts: Any) -> Iterator[None]:
+    """Models, guides and objectives are in evaluation mode meanwhile, and then each module in the mode that it was."""
+    modules = [part for part in map(unwrap, parts) if isinstance(part, nn.Module)]
+    training = {module: module.training for part in modules for module in part.modules()}
+    for part in modules:
+        part.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def join(guide: Any, objective: Any) -> None:
+    """Lets a guide know the objective that it was made for, without owning it."""
+    if isinstance(program := unwrap(guide), nn.Module):
+        program._objective = (objective,)  # a tuple hides it from module registration
+
+
+def joined(guide: Any) -> Any:
+    """The objective that a guide was made for, or None."""
+    return getattr(unwrap(guide), "_objective", (None,))[0]
 
 
 def record_of(program: Any) -> Record:

@@ -6,14 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_sri.evaluation.likelihood import draw_posterior, effective_sample_size, importance_bound
+from pyro_sri.evaluation.likelihood import SCENES_AT_ONCE, bound_of_log_weights, draw_posterior, effective_sample_size
 from pyro_sri.evaluation.measures import Metrics, mean_and_error, missing
 from pyro_sri.metrics import bits_per_dimension
 from pyro_sri.metrics.predictive import image_statistics, predictive_p_values
 from pyro_sri.programs import Guide, Model
 
 FEWER_SAMPLES = (1, 8)  # bounds from fewer draws stand beside the full one: they show how fast it tightens
-SCENES_AT_ONCE = 32  # more do not fit into the caches, and take longer
 SURPRISING = 0.025  # on either side: p-values beyond mark an image unlike its replicates
 
 
@@ -46,7 +45,7 @@ def evaluate_draws(
     for images in batches:
         log_weights, observed, replicated = _draw(model, guide, images, num_samples)
         for size, parts in bounds.items():
-            parts.append(importance_bound(log_weights, size))
+            parts.append(bound_of_log_weights(log_weights, size))
         sizes.append(effective_sample_size(log_weights))
         for name, values in replicated.items():
             p_values.setdefault(name, []).append(predictive_p_values(observed[name], values))

@@ -7,8 +7,11 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_sri.objectives.base import latent_sites, run_against
-from pyro_sri.programs import Guide, Model
+from pyro_sri.objectives.traces import latent_sites, log_ratio, other_scores, run_against, scored
+from pyro_sri.programs import Guide, Model, check_range, evaluating, record_of
+from pyro_sri.system.errors import UserError
+
+SCENES_AT_ONCE = 32  # more do not fit into the caches, and take longer
 
 
 class PosteriorDraw(NamedTuple):
@@ -27,6 +30,7 @@ class PosteriorDraw(NamedTuple):
 def draw_posterior(model: Model, guide: Guide, images: Tensor) -> PosteriorDraw:
     r"""Draws from the guide and weighs: :math:`\log p(x, z) - \log q(z \mid a, x)`.
 
+    Further observations and factors count, and every site with its scale and mask, as in Pyro's ELBOs.
     Auxiliary draws a of the guide (the segregation, the imagined rollout, the order) are drawn along. Given them the
     guide's scored sites have a density, so that the weights' mean is unbiased for p(x) whatever a is.
 
@@ -35,18 +39,22 @@ def draw_posterior(model: Model, guide: Guide, images: Tensor) -> PosteriorDraw:
         guide: Its guide.
         images: [B, 3, H, W] in [0, 1].
     """
-    guide_trace = poutine.trace(guide).get_trace(images)
-    model_trace = run_against(model, guide_trace, images)
-    likelihood = model_trace.nodes["image"]["fn"]
-    log_weights = likelihood.log_prob(images) - likelihood.log_normaliser
-    for name in latent_sites(model_trace, guide_trace):
-        value = guide_trace.nodes[name]["value"]
-        log_prior = model_trace.nodes[name]["fn"].log_prob(value)
-        log_weights = log_weights + log_prior - guide_trace.nodes[name]["fn"].log_prob(value)
+    with evaluating(model, guide):
+        guide_trace = poutine.trace(guide).get_trace(images)
+        model_trace = run_against(model, guide_trace, images)
+    image = model_trace.nodes["image"]
+    likelihood = image["fn"]
+    log_weights = scored(image) - getattr(likelihood, "log_normaliser", 0.0)
+    for name in latent_sites(model_trace):
+        log_weights = log_weights - log_ratio(guide_trace.nodes[name], model_trace.nodes[name])
+    for other in other_scores(log_weights, model_trace, guide_trace).values():
+        log_weights = log_weights - other
     return PosteriorDraw(log_weights, likelihood)
 
 
-def importance_log_weights(model: Model, guide: Guide, images: Tensor, num_samples: int, chunk: int = 32) -> Tensor:
+def importance_log_weights(
+    model: Model, guide: Guide, images: Tensor, num_samples: int, *, chunk: int = SCENES_AT_ONCE
+) -> Tensor:
     """Log importance weights of independent draws, as `draw_posterior` makes them.
 
     Args:
@@ -58,13 +66,44 @@ def importance_log_weights(model: Model, guide: Guide, images: Tensor, num_sampl
 
     Returns:
         Log weights [B, L] in nats.
+
+    Raises:
+        UserError: If the model has no prior to weigh by, there are no draws, or the images are out of range.
     """
+    if not record_of(model).has_prior:
+        raise UserError(f"{type(model).__name__} has no prior: there are no importance weights")
+    if num_samples < 1:
+        raise UserError(f"num_samples is {num_samples}: it must be at least 1")
+    check_range(images)
     repeated = images.repeat_interleave(num_samples, dim=0)  # [B L, 3, H, W]
     parts = [draw_posterior(model, guide, part).log_weights for part in repeated.split(chunk)]
     return torch.cat(parts).view(len(images), num_samples)
 
 
-def importance_bound(log_weights: Tensor, num_samples: int | None = None) -> Tensor:
+def importance_bound(
+    model: Model, guide: Guide, images: Tensor, num_samples: int = 64, *, chunk: int = SCENES_AT_ONCE
+) -> Tensor:
+    r"""The importance-weighted bound on :math:`\log p(x)` (Burda et al. 2016): [B], in nats.
+
+    .. math:: \mathbb{E} \log \tfrac{1}{L} \textstyle\sum_{l=1}^L w_l \le \log p(x)
+
+    It tightens as L grows; L = 1 is the ELBO. `bits_per_dimension(-bound, image_size)` of `pyro_sri.metrics` has it in
+    bits.
+
+    Args:
+        model: A model.
+        guide: Its guide.
+        images: [B, 3, H, W] in [0, 1].
+        num_samples: L, draws per image.
+        chunk: Scenes computed at once.
+
+    Raises:
+        UserError: As `importance_log_weights`.
+    """
+    return bound_of_log_weights(importance_log_weights(model, guide, images, num_samples, chunk=chunk))
+
+
+def bound_of_log_weights(log_weights: Tensor, num_samples: int | None = None) -> Tensor:
     """The bound log mean_l w_l on log p(x): log weights [B, L] -> [B], in nats.
 
     Args:

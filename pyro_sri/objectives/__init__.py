@@ -2,6 +2,7 @@
 
 from pyro_sri.objectives.air import AIR_ELBO, EnumeratedAIR_ELBO, PresenceAnnealing
 from pyro_sri.objectives.base import Terms, TermsELBO
+from pyro_sri.objectives.choice import objective_of
 from pyro_sri.objectives.emorl import EMORL_ELBO
 from pyro_sri.objectives.geco import GECO, EmorlGECO, GenesisGECO
 from pyro_sri.objectives.mask_kl import MaskKL
@@ -23,4 +24,5 @@ __all__ = [
     "SlotELBO",
     "Terms",
     "TermsELBO",
+    "objective_of",
 ]

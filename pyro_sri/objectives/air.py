@@ -9,17 +9,20 @@ import torch.nn.functional as F
 from pyro import poutine
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_sri.models.air import GreyImage
-from pyro_sri.objectives.base import Terms, TermsELBO, Traces, analytic_kl, log_prob, log_ratio, run_against
+from pyro_sri.objectives.base import Terms, TermsELBO, Traces
+from pyro_sri.objectives.stepping import PerStep
+from pyro_sri.objectives.traces import analytic_kl, log_ratio, other_scores, run_against, scored, weighed
 from pyro_sri.programs import Guide, Model
+from pyro_sri.system.errors import UserError
 
 BOUND = ("nll", "kl_pres", "kl_where", "kl_what")
 PRESENCE, WHERE, WHAT = "z_pres_", "z_where_", "z_what_"
 
 
-class PresenceAnnealing(nn.Module):
+class PresenceAnnealing(PerStep):
     """A training schedule for the presence bits' KL: everything is tried before anything is decided.
 
     Two ways, alone or together; both end, after `steps`, at the model's own bound, and the model itself never changes.
@@ -74,6 +77,10 @@ class PresenceAnnealing(nn.Module):
         """One step more."""
         self.steps_done += 1
 
+    def update(self, value: Any = None) -> None:
+        """One step more."""
+        self.advance()
+
 
 class Presence(NamedTuple):
     """Log probabilities that there is, or is not, an object at step t, given one at step t - 1: each [B, T]."""
@@ -89,6 +96,11 @@ class Presence(NamedTuple):
     def of_bits(self, bits: Tensor) -> Tensor:
         """Log probability of each presence bit given the one before, [B, T]: 0 once there was no object."""
         return _before(bits) * torch.where(bits.bool(), self.log_yes, self.log_no)
+
+    def weighed(self, trace: Trace, steps: range) -> "Presence":
+        """The same as scales and masks of the steps' sites weigh it."""
+        sites = [trace.nodes[f"{PRESENCE}{t}"] for t in steps]
+        return Presence(*(torch.stack([weighed(logs[:, t], sites[t]) for t in steps], 1) for logs in self))
 
 
 class AIR_ELBO(TermsELBO):
@@ -124,19 +136,22 @@ class AIR_ELBO(TermsELBO):
     def read(self, traces: Traces) -> Terms:
         """Each [B] in nats: `nll`, `kl_pres`, `kl_where`, `kl_what` by Monte Carlo, which add up to the negative ELBO;
         `annealing`, what annealing adds to them; `score`, always 0, which holds the score function's gradient;
-        `baseline`, the squared error of the baselines."""
+        `baseline`, the squared error of the baselines; `other` if any."""
         guide, model = traces
-        steps = _steps(guide)
+        steps = _steps(guide, model)
         bits = torch.stack([guide.nodes[f"{PRESENCE}{t}"]["value"] for t in steps], 1)  # [B, T]
         posterior, prior = _presence(guide, steps), _presence(model, steps)
         log_q = posterior.of_bits(bits)
-        pres = log_q.detach() - prior.of_bits(bits)
+        scored_q, scored_prior = posterior.weighed(guide, steps), prior.weighed(model, steps)
+        pres = scored_q.of_bits(bits).detach() - scored_prior.of_bits(bits)
         annealing = _extra(self, log_q, prior, lambda presence: presence.of_bits(bits)).detach()
-        where = torch.stack([log_ratio(guide, model, f"{WHERE}{t}") for t in steps], 1)
-        what = torch.stack([log_ratio(guide, model, f"{WHAT}{t}") for t in steps], 1)
-        nll = -log_prob(model, "image")
+        where = torch.stack([log_ratio(*_pair(traces, f"{WHERE}{t}")) for t in steps], 1)
+        what = torch.stack([log_ratio(*_pair(traces, f"{WHAT}{t}")) for t in steps], 1)
+        nll = -scored(model.nodes["image"])
+        other = other_scores(nll, model, guide)
         costs = (pres + annealing + where + what).detach()
-        returns = -nll.detach()[:, None] - costs.flip(1).cumsum(1).flip(1)  # R_t, [B, T]
+        seen = nll + other.get("other", 0.0)  # what every latent has a part in
+        returns = -seen.detach()[:, None] - costs.flip(1).cumsum(1).flip(1)  # R_t, [B, T]
         baselines = torch.stack([_baseline(guide, f"{PRESENCE}{t}", nll) for t in steps], 1)
         score = log_q * (returns - baselines.detach())
         return {
@@ -147,10 +162,10 @@ class AIR_ELBO(TermsELBO):
             "annealing": annealing.sum(1),
             "score": (score.detach() - score).sum(1),
             "baseline": (returns - baselines).square().sum(1),
-        }
+        } | other
 
     def objective(self, terms: Terms) -> Tensor:
-        """The negative (annealed) ELBO in nats per image, with the gradient of the class; moves the annealing."""
+        """The negative (annealed) ELBO in nats per image, with the gradient of the class; the annealing notices."""
         error = terms["baseline"].mean()
         return _objective(self, terms, "score") + (error - error.detach())
 
@@ -182,42 +197,52 @@ class EnumeratedAIR_ELBO(TermsELBO):
         super().__init__()
         self.annealing = annealing
 
-    def trace(self, model: Model, guide: Guide, images: Tensor, **kwargs: Any) -> Traces:
+    def trace(self, model: Model, guide: Guide, images: Tensor, *args: Any, **kwargs: Any) -> Traces:
         """Runs the guide on images [B, 3, H, W] with all objects present, and the model against it.
 
         Raises:
             ValueError: If an enclosing handler fixes presence bits.
         """
         with poutine.trace() as recorder, _AllPresent():
-            guide(images, **kwargs)
+            guide(images, *args, **kwargs)
         guide_trace = recorder.trace
         if any(site["is_observed"] for name, site in guide_trace.nodes.items() if name.startswith(PRESENCE)):
             raise ValueError(
                 "the number of objects is summed out: presence bits cannot be conditioned on; use AIR_ELBO"
             )
-        return Traces(guide_trace, run_against(model, guide_trace, images, **kwargs))
+        return Traces(guide_trace, run_against(model, guide_trace, images, *args, **kwargs))
 
     def read(self, traces: Traces) -> Terms:
         """Each [B] in nats: `nll`, `kl_pres`, `kl_where`, `kl_what`, expectations over the number of objects, which add
-        up to the negative ELBO; `annealing`, what annealing adds to them."""
+        up to the negative ELBO; `annealing`, what annealing adds to them.
+
+        Raises:
+            UserError: If more than the image is observed, or there are factors.
+        """
         guide, model = traces
-        steps = _steps(guide)
-        log_q, prior = _presence(guide, steps).of_counts(), _presence(model, steps)
-        log_p = prior.of_counts()
+        steps = _steps(guide, model)
+        posterior, prior = _presence(guide, steps), _presence(model, steps)
+        log_q = posterior.of_counts()
         q = log_q.exp()  # [B, T + 1]
+        if other_scores(q[:, 0], model, guide):
+            raise UserError(
+                "the number of objects is summed out, on which further observations and factors may depend: use "
+                "AIR_ELBO (estimator='score'), which draws it"
+            )
+        log_ratios = posterior.weighed(guide, steps).of_counts() - prior.weighed(model, steps).of_counts()
         present = q.flip(1).cumsum(1).flip(1)[:, 1:]  # q(n > t), [B, T]
-        where = torch.stack([analytic_kl(guide, model, f"{WHERE}{t}") for t in steps], 1)
-        what = torch.stack([analytic_kl(guide, model, f"{WHAT}{t}") for t in steps], 1)
+        where = torch.stack([analytic_kl(*_pair(traces, f"{WHERE}{t}")) for t in steps], 1)
+        what = torch.stack([analytic_kl(*_pair(traces, f"{WHAT}{t}")) for t in steps], 1)
         return {
-            "nll": -(q * _log_likelihoods(model)).sum(1),
-            "kl_pres": (q * (log_q - log_p)).sum(1),
+            "nll": weighed(-(q * _log_likelihoods(model)).sum(1), model.nodes["image"]),
+            "kl_pres": (q * log_ratios).sum(1),
             "kl_where": (present * where).sum(1),
             "kl_what": (present * what).sum(1),
             "annealing": (q * _extra(self, log_q, prior, Presence.of_counts)).sum(1),
         }
 
     def objective(self, terms: Terms) -> Tensor:
-        """The negative (annealed) ELBO in nats per image; moves the annealing in training."""
+        """The negative (annealed) ELBO in nats per image; the annealing notices in training."""
         return _objective(self, terms)
 
 
@@ -231,9 +256,10 @@ class _AllPresent(Messenger):
 
 
 def _objective(elbo: AIR_ELBO | EnumeratedAIR_ELBO, terms: Terms, *surrogates: str) -> Tensor:
-    loss = torch.stack([terms[name].mean() for name in (*BOUND, "annealing", *surrogates)]).sum()
+    summed = [name for name in (*BOUND, "annealing", "other", *surrogates) if name in terms]
+    loss = torch.stack([terms[name].mean() for name in summed]).sum()
     if elbo.annealing is not None and elbo.training and torch.is_grad_enabled():
-        elbo.annealing.advance()
+        elbo.annealing.notice()
     return loss
 
 
@@ -246,8 +272,25 @@ def _extra(
     return elbo.annealing.weight() * (log_q - score(elbo.annealing.prior(prior))) - (log_q - score(prior))
 
 
-def _steps(trace: Trace) -> range:
-    return range(sum(name.startswith(PRESENCE) for name in trace.nodes))
+def _steps(guide: Trace, model: Trace) -> range:
+    """The steps of a run.
+
+    Raises:
+        UserError: If the guide does not infer every latent of the model, or the model fixes one.
+    """
+    steps = range(sum(name.startswith(PRESENCE) for name in {**guide.nodes, **model.nodes}))
+    for site in (f"{kind}{t}" for t in steps for kind in (PRESENCE, WHERE, WHAT)):
+        if not (site in guide and site in model and model.nodes[site]["inferred"]):
+            raise UserError(
+                f"AIR's objectives need a guide that infers every object, and it has no '{site}' of the model's: to "
+                "condition on it, enclose the call with poutine.condition instead of wrapping the model"
+            )
+    return steps
+
+
+def _pair(traces: Traces, site: str) -> tuple[Any, Any]:
+    """A site of guide and model."""
+    return traces.guide.nodes[site], traces.model.nodes[site]
 
 
 def _before(bits: Tensor) -> Tensor:

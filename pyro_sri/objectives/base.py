@@ -1,21 +1,26 @@
-"""What the objectives share: a model run against its guide's draws, and named terms that are weighed into a loss."""
+"""What the objectives share: named terms, read off a run of guide and model, that are weighed into a loss."""
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any, ClassVar, NamedTuple
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.infer.elbo import ELBOModule
+from pyro.nn import PyroModule
 from pyro.poutine import Trace
-from pyro.poutine.messenger import Messenger
+from pyro.poutine.messenger import unwrap
 from torch import Tensor, nn
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution
 
 from pyro_sri.objectives.geco import GECO
 from pyro_sri.objectives.mask_kl import MaskKL, check_mask_kl
-from pyro_sri.programs import Guide, Model, adopt, record_of
+from pyro_sri.objectives.stepping import PerStep, advance_after_step
+from pyro_sri.objectives.traces import run_against
+from pyro_sri.programs import Guide, Model, adopt, check_range, join
 
 Terms = dict[str, Tensor]
 
@@ -27,65 +32,16 @@ class Traces(NamedTuple):
     model: Trace
 
 
-class _Substitute(Messenger):
-    """Gives the sites of a model the values that the guide drew, also those that an enclosing handler fixed there."""
-
-    def __init__(self, trace: Trace) -> None:
-        super().__init__()
-        self.trace = trace
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.trace and not poutine.util.site_is_subsample(msg):
-            msg["value"] = self.trace.nodes[msg["name"]]["value"]
-            msg["is_observed"] = msg["done"] = True
-
-
-def run_against(model: Callable[..., Any], guide_trace: Trace, *args: Any, **kwargs: Any) -> Trace:
-    """The trace of a model whose latent sites take the guide's values, each with the `term` of its KL (or None).
-
-    Enclosing handlers have had their say in the guide and do not see the model's sites: one that draws or records
-    would meet the same names twice.
-    """
-    hidden = poutine.block(hide_fn=lambda msg: msg["type"] == "sample")
-    with hidden, poutine.trace() as recorder, _Substitute(guide_trace):
-        model(*args, **kwargs)
-    record = record_of(model)
-    for name, site in recorder.trace.nodes.items():
-        site["term"] = record.term(name)
-    return recorder.trace
-
-
-def latent_sites(model_trace: Trace, guide_trace: Trace) -> list[str]:
-    """Names of the model's sites that the guide infers, in the model's order."""
-    return [
-        name
-        for name, site in model_trace.nodes.items()
-        if site["type"] == "sample" and name in guide_trace and not poutine.util.site_is_subsample(site)
-    ]
-
-
-def log_prob(trace: Trace, name: str) -> Tensor:
-    """Nats per image of a site at its value, whether the site is masked or not: [B]."""
-    site = trace.nodes[name]
-    return site["fn"].log_prob(site["value"])
-
-
-def analytic_kl(guide_trace: Trace, model_trace: Trace, name: str) -> Tensor:
-    """KL(posterior || prior) of a site in closed form: [B] in nats."""
-    return kl_divergence(guide_trace.nodes[name]["fn"], model_trace.nodes[name]["fn"])
-
-
-def log_ratio(guide_trace: Trace, model_trace: Trace, name: str) -> Tensor:
-    """log q - log p of a site at its drawn value, a Monte Carlo KL: [B] in nats."""
-    return log_prob(guide_trace, name) - log_prob(model_trace, name)
-
-
 class TermsELBO(Trace_ELBO, nn.Module, ABC):
     """An ELBO made of named terms, whose weights live in buffers: an `ELBOModule` saves, moves and switches them.
 
     A system's objective says how guide and model are run, how the terms are read off, and how they are weighed.
-    Usable with `pyro.infer.SVI` and as `elbo(model, guide)`. Controllers move in training mode with gradients on, after
-    the loss of the step was formed; `SVI.evaluate_loss` never moves them. Nothing here waits for the device.
+    Usable with `pyro.infer.SVI` and as `elbo(model, guide)`. What Pyro scores counts, with its scale and mask: further
+    observations and factors make a term `other`, at weight 1.
+
+    Controllers move in training mode with gradients on, once per step of a torch optimiser that holds parameters of the
+    pair, whatever the number of forward passes; `SVI.evaluate_loss` never moves them. With an optimiser of another kind
+    call `advance` after its step. Nothing here waits for the device, but for a look at the first images on a CPU.
 
     Attributes:
         bound: Names of the terms whose sum, of those that there are, is the negative ELBO in nats: `nll` and KLs. An
@@ -102,11 +58,13 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         Trace_ELBO.__init__(self)
         self.step = 0
         self.mask_kl = check_mask_kl(mask_kl)
+        self._images_seen = False
 
     def __call__(self, model: nn.Module, guide: nn.Module) -> ELBOModule:
         """The loss of a pair as a torch module: its parameters are theirs; call it with images [B, 3, H, W]."""
         adopt(model)
         adopt(guide)
+        join(guide, self)
         return Trace_ELBO.__call__(self, model, guide)
 
     @property
@@ -114,14 +72,14 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         """What the schedule makes of this step: training steps of one phase do the same computation."""
         return None
 
-    def trace(self, model: Model, guide: Guide, images: Tensor, **kwargs: Any) -> Any:
+    def trace(self, model: Model, guide: Guide, images: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Runs the guide on images [B, 3, H, W], and the model against it.
 
         Returns:
             `Traces`, or another named tuple with at least `guide` and `model`.
         """
-        guide_trace = poutine.trace(guide).get_trace(images, **kwargs)
-        return Traces(guide_trace, run_against(model, guide_trace, images, **kwargs))
+        guide_trace = poutine.trace(guide).get_trace(images, *args, **kwargs)
+        return Traces(guide_trace, run_against(model, guide_trace, images, *args, **kwargs))
 
     @abstractmethod
     def read(self, traces: Any) -> Terms:
@@ -129,20 +87,39 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
 
     @abstractmethod
     def objective(self, terms: Terms) -> Tensor:
-        """Weighs the terms' batch means into one loss (nats per image) and, when training, moves the controllers."""
+        """Weighs the terms' batch means into one loss (nats per image), which controllers notice in training."""
 
-    def terms(self, model: Model, guide: Guide, images: Tensor, **kwargs: Any) -> Terms:
+    def terms(self, model: Model, guide: Guide, images: Tensor, *args: Any, **kwargs: Any) -> Terms:
         """The terms of the objective, each [B] in nats.
 
-        Works under enclosing handlers, such as `with poutine.condition(data=...)`.
+        Works under enclosing handlers: those that scale, mask or condition are honoured, as by Pyro's own ELBOs.
 
         Args:
             model: The model.
             guide: Its guide.
             images: [B, 3, H, W] in [0, 1].
+            *args: Passed on to model and guide.
             **kwargs: Passed on to model and guide.
+
+        Raises:
+            UserError: If the images have another shape or, the first ones on a CPU, values out of range.
         """
-        return self.read(self.trace(model, guide, images, **kwargs))
+        if not self._images_seen:
+            if images.device.type == "cpu":
+                check_range(images)
+            self._images_seen = True
+        if self.training and torch.is_grad_enabled():
+            advance_after_step(self, model, guide)
+        return self.read(self.trace(model, guide, images, *args, **kwargs))
+
+    def advance(self) -> None:
+        """Moves controllers and schedules by what they noticed since they last moved.
+
+        Steps of torch's optimisers, Pyro's among them, do this by themselves.
+        """
+        for module in self.modules():
+            if isinstance(module, PerStep):
+                module.settle()
 
     def controllers(self) -> dict[str, GECO]:
         """The controllers of the KL weights, by what the log calls the weights."""
@@ -158,11 +135,11 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         return sum(kls, torch.zeros_like(terms["nll"]))
 
     def negative_elbo(self, terms: Terms) -> Tensor:
-        """-ELBO, [B] in nats."""
-        return terms["nll"] + self.kl(terms)
+        """-ELBO, [B] in nats, of everything that is observed."""
+        return terms["nll"] + self.kl(terms) + terms.get("other", 0.0)
 
     def weigh(self, geco: GECO | None, nll: Tensor, kl: Tensor, mask_kl: Tensor | float = 0.0) -> Tensor:
-        """NLL and KL as their controller weighs them; moves it when training. Without one, their sum.
+        """NLL and KL as their controller weighs them, which notices the NLL in training. Without one, their sum.
 
         The mask KL is weighed as the KL (Engelcke et al. 2021); by 1 where it moves the decoder alone, which should
         follow the attention from the start, when the KL weighs little.
@@ -171,7 +148,7 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         kl = kl if followed else kl + mask_kl
         loss = nll + kl if geco is None else geco(nll, kl)
         if geco is not None and self.training and torch.is_grad_enabled():
-            geco.update(nll)
+            geco.notice(nll)
         return loss + mask_kl if followed else loss
 
     def differentiable_loss(self, model: Model, guide: Guide, *args: Any, **kwargs: Any) -> Tensor:
@@ -180,10 +157,32 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
 
     def loss(self, model: Model, guide: Guide, *args: Any, **kwargs: Any) -> float:
         """The loss as a number: what `SVI.evaluate_loss` returns."""
+        _check_store(model, guide)
         return self.differentiable_loss(model, guide, *args, **kwargs).item()
 
     def loss_and_grads(self, model: Model, guide: Guide, *args: Any, **kwargs: Any) -> float:
         """The loss as a number, with gradients left in the parameters: what `SVI.step` calls."""
+        _check_store(model, guide)
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        loss.backward()
+        if loss.requires_grad:  # not where all is masked
+            loss.backward()
         return loss.item()
+
+
+def _check_store(*programs: Any) -> None:
+    """Warns where Pyro's parameter store, whose tensors SVI moves, has others under the names of these programs."""
+    if pyro.settings.get("module_local_params"):
+        return
+    stored = pyro.get_param_store()._params
+    for program in map(unwrap, programs):
+        if not isinstance(program, PyroModule) or not program._pyro_name:
+            continue
+        own = {id(parameter) for parameter in program.parameters()}
+        root = program._pyro_name
+        if any(name.startswith(f"{root}.") and id(value) not in own for name, value in stored.items()):
+            warnings.warn(
+                f"Pyro's parameter store has other tensors under '{root}' than this {type(program).__name__}: they are "
+                "not its weights, and SVI does not train it. Save and load with state_dict; call "
+                "pyro.clear_param_store() before you train another instance, or give it another name=",
+                stacklevel=4,
+            )

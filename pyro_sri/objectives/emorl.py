@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_sri.distributions import diagonal_normal, sri_scale
-from pyro_sri.objectives.base import Terms, TermsELBO, analytic_kl, log_prob, run_against
+from pyro_sri.objectives.base import Terms, TermsELBO
 from pyro_sri.objectives.geco import GECO, EmorlGECO
+from pyro_sri.objectives.traces import analytic_kl, other_scores, run_against, scored
 from pyro_sri.programs import Guide, Model
 from pyro_sri.system.processes import num_processes
 
@@ -27,6 +28,7 @@ class Iteration(NamedTuple):
         memory: That of the refinement network [B, K, D]; None before it ran.
         nll: [B] in nats.
         kl: [B] in nats.
+        other: What else is scored, [B] in nats; None if nothing is.
     """
 
     guide: Trace
@@ -35,6 +37,7 @@ class Iteration(NamedTuple):
     memory: Tensor | None
     nll: Tensor
     kl: Tensor
+    other: Tensor | None
 
 
 class EMORLTraces(NamedTuple):
@@ -78,6 +81,7 @@ class EMORL_ELBO(TermsELBO):
     The terms are `nll`, `kl_slots` (of the last iteration), `kl_above`, and `nll_i`, `kl_i` of each iteration before.
     The first three add up to a bound on -log p(x). `kl_above` is zero except after refinement with the prior "rpp":
     there `kl_slots` is against :math:`p(z_0 \mid z_1')`, and what the layers above cost a bound is no part of the loss.
+    Further observations and factors are part of every L_i: `other`, and `other_i`.
 
     Example::
 
@@ -125,7 +129,13 @@ class EMORL_ELBO(TermsELBO):
         return {} if self.geco is None else {"beta": self.geco}
 
     def trace(
-        self, model: Model, guide: Guide, images: Tensor, *, refinement_steps: int | None = None, **kwargs: Any
+        self,
+        model: Model,
+        guide: Guide,
+        images: Tensor,
+        *args: Any,
+        refinement_steps: int | None = None,
+        **kwargs: Any,
     ) -> EMORLTraces:
         """Infers bottom-up, then refines.
 
@@ -133,6 +143,7 @@ class EMORL_ELBO(TermsELBO):
             model: An `EMORLModel`.
             guide: Its `EMORLGuide`.
             images: [B, 3, H, W] in [0, 1].
+            *args: Passed on to model and guide.
             refinement_steps: I; `guide.refinement_steps` if None.
             **kwargs: Passed on to model and guide.
 
@@ -148,22 +159,22 @@ class EMORL_ELBO(TermsELBO):
         learning = torch.is_grad_enabled()
         order, refined_layer = model.prior.order, model.prior.refined_layer
         with torch.set_grad_enabled(learning or steps > 0):
-            guide_trace = poutine.trace(guide).get_trace(images, **kwargs)
+            guide_trace = poutine.trace(guide).get_trace(images, *args, **kwargs)
             posterior = guide_trace.nodes["_RETURN"]["value"]
-            model_trace = run_against(model, guide_trace, images, **kwargs)
-            priors = _conditional_priors(model.prior, guide_trace)
-            layer_kls = torch.stack([analytic_kl(guide_trace, priors, _site(layer)) for layer in order])
-            last = Iteration(
-                guide_trace, model_trace, posterior, None, -log_prob(model_trace, "image"), layer_kls.sum(0)
-            )
+            model_trace = run_against(model, guide_trace, images, *args, **kwargs)
+            priors = _conditional_priors(model, model_trace, guide_trace)
+            layer_kls = torch.stack([_kl(guide_trace, priors, layer) for layer in order])
+            last = _iteration(guide_trace, model_trace, posterior, None, layer_kls.sum(0))
             iterations = [last]
             for step in range(1, steps + 1):
-                loss = self._loss(last.nll, last.kl) / num_processes()  # a share of that of the whole batch
-                gradients = torch.autograd.grad(loss, last.posterior, retain_graph=learning)
+                loss = self._loss(last.nll, last.kl, last.other) / num_processes()  # a share of that of the whole batch
+                gradients = _gradients(loss, last.posterior, retain_graph=learning)
                 guide_trace, posterior, memory = _refine(guide.refinement, step, last, gradients, refined_layer)
-                model_trace = run_against(model, guide_trace, images, decoded_layer=refined_layer, **kwargs)
-                kl = analytic_kl(guide_trace, priors, _site(refined_layer))
-                last = Iteration(guide_trace, model_trace, posterior, memory, -log_prob(model_trace, "image"), kl)
+                model_trace = run_against(
+                    model, guide_trace, images, *args, **{**kwargs, "decoded_layer": refined_layer}
+                )
+                kl = _kl(guide_trace, priors, refined_layer)
+                last = _iteration(guide_trace, model_trace, posterior, memory, kl)
                 iterations.append(last)
             kl_above = layer_kls[: order.index(refined_layer) if steps else 0].sum(0)
         if not learning:
@@ -177,36 +188,67 @@ class EMORL_ELBO(TermsELBO):
         return diagonal_normal(loc.detach(), sri_scale(raw_scale.detach()), 2)  # refinement takes gradients even here
 
     def read(self, traces: EMORLTraces) -> Terms:
-        """`nll`, `kl_slots`, `kl_above`, and `nll_i`, `kl_i` of the iterations before the last: each [B], in nats."""
+        """`nll`, `kl_slots`, `kl_above`, `other` if any, and `nll_i`, `kl_i`, `other_i` of the iterations before the
+        last: each [B], in nats."""
         *earlier, last = traces.iterations
         terms = {"nll": last.nll, "kl_slots": last.kl, "kl_above": traces.kl_above}
         for i, iteration in enumerate(earlier):
             terms |= {f"nll_{i}": iteration.nll, f"kl_{i}": iteration.kl}
+        others = {"other": last.other} | {f"other_{i}": iteration.other for i, iteration in enumerate(earlier)}
+        terms |= {name: other for name, other in others.items() if other is not None}
         return terms if torch.is_grad_enabled() else {name: term.detach() for name, term in terms.items()}
 
     def objective(self, terms: Terms) -> Tensor:
-        """Weighs every iteration's batch means into one loss (nats per image) and, when training, moves GECO."""
+        """Weighs every iteration's batch means into one loss (nats per image), which GECO notices in training."""
         steps = sum(name.startswith("nll_") for name in terms)
-        pairs = [(f"nll_{i}", f"kl_{i}") for i in range(steps)] + [("nll", "kl_slots")]
-        losses = [self._loss(terms[nll], terms[kl]) for nll, kl in pairs]
+        names = [(f"nll_{i}", f"kl_{i}", f"other_{i}") for i in range(steps)] + [("nll", "kl_slots", "other")]
+        losses = [self._loss(terms[nll], terms[kl], terms.get(other)) for nll, kl, other in names]
         loss = torch.stack([(steps + 3 - i) / (steps + 1) * loss for i, loss in enumerate(losses)]).sum()
         if self.geco is not None and self.training and torch.is_grad_enabled():
-            self.geco.update(terms["nll"].mean())
+            self.geco.notice(terms["nll"].mean())
         return loss
 
-    def _loss(self, nll: Tensor, kl: Tensor) -> Tensor:
+    def _loss(self, nll: Tensor, kl: Tensor, other: Tensor | None) -> Tensor:
         """L_i, from nats per image [B]."""
         nll, kl = nll.mean(), self.kl_weight * kl.mean()
-        return nll + kl if self.geco is None else self.geco(nll, kl)
+        loss = nll + kl if self.geco is None else self.geco(nll, kl)
+        return loss if other is None else loss + other.mean()
 
 
-def _conditional_priors(prior: Any, guide_trace: Trace) -> Trace:
-    """The hierarchical prior, each layer given the guide's fresh draw of the one before it in the chain."""
+def _gradients(loss: Tensor, posterior: tuple[Tensor, Tensor], *, retain_graph: bool) -> tuple[Tensor, ...]:
+    """Of the loss with respect to a posterior: none where all is masked."""
+    if not loss.requires_grad:
+        return tuple(map(torch.zeros_like, posterior))
+    return torch.autograd.grad(loss, posterior, retain_graph=retain_graph)
+
+
+def _iteration(
+    guide: Trace, model: Trace, posterior: tuple[Tensor, Tensor], memory: Tensor | None, kl: Tensor
+) -> Iteration:
+    """What one posterior is worth."""
+    nll = -scored(model.nodes["image"])
+    return Iteration(guide, model, posterior, memory, nll, kl, other_scores(nll, model, guide).get("other"))
+
+
+def _kl(guide: Trace, priors: Trace, layer: int) -> Tensor:
+    """KL of a layer's posterior from its prior: [B] in nats."""
+    return analytic_kl(guide.nodes[_site(layer)], priors.nodes[_site(layer)])
+
+
+def _conditional_priors(model: Any, model_trace: Trace, guide_trace: Trace) -> Trace:
+    """The hierarchical prior, each layer given the guide's fresh draw of the one before it in the chain.
+
+    Its sites count as those of the model do.
+    """
     fresh = guide_trace.copy()
-    for layer in prior.order[:-1]:
+    for layer in model.prior.order[:-1]:
         fresh.nodes[_site(layer)] = guide_trace.nodes[f"prior_draw_{layer}"]
     num_scenes, num_slots, _ = guide_trace.nodes[_site(0)]["value"].shape
-    return run_against(prior, fresh, num_scenes, num_slots)
+    priors = run_against(model.prior, fresh, num_scenes, num_slots)
+    for layer in model.prior.order:
+        site = _site(layer)
+        priors.nodes[site] |= {key: model_trace.nodes[site][key] for key in ("scale", "mask")}
+    return priors
 
 
 def _refine(
@@ -219,7 +261,12 @@ def _refine(
     drawn = recorder.trace.nodes[f"refined_slots_{step}"]
     guide_trace = last.guide.copy()
     guide_trace.add_node(drawn["name"], **drawn)
-    guide_trace.nodes[_site(layer)] = {**drawn, "name": _site(layer), "mask": None, "infer": {}}
+    guide_trace.nodes[_site(layer)] = {
+        **drawn,
+        "name": _site(layer),
+        "mask": last.guide.nodes[_site(layer)]["mask"],
+        "infer": {},
+    }
     return guide_trace, posterior, memory
 
 

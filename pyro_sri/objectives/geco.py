@@ -1,20 +1,22 @@
 """GECO: the weight of the KL, or of the reconstruction, as a Lagrange multiplier (Rezende & Viola 2018).
 
 Both controllers hold their state in buffers, read and move it without host synchronisation, and average the error over
-the processes of a distributed run, so that every process has the same weight.
+the processes of a distributed run, so that every process has the same weight. They move once per optimiser step, by the
+mean NLL of its forward passes.
 """
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from pyro_sri.objectives.stepping import PerStep
 from pyro_sri.system.processes import mean_over_processes
 
 REFERENCE_PIXELS = 64**2  # step sizes are quoted for 64x64 images
 EMORL_FLOOR = 0.55  # softplus(0.55) = 1.0055: the reconstruction never weighs less than the KL
 
 
-class GenesisGECO(nn.Module):
+class GenesisGECO(PerStep):
     """loss = NLL + beta KL; beta moves multiplicatively with goal - EMA(NLL) (GENESIS, SRI).
 
     beta <- clip(beta exp(step_size c (speedup if c > 0))), c = goal - EMA(NLL), EMA = alpha EMA + (1 - alpha) NLL.
@@ -58,7 +60,7 @@ class GenesisGECO(nn.Module):
 
     def forward(self, nll: Tensor, kl: Tensor) -> Tensor:
         """Batch means of NLL and KL, in nats per image -> the weighed loss."""
-        return nll + self.beta.clone() * kl  # a copy: `update` moves beta before the backward pass needs it
+        return nll + self.beta.clone() * kl  # a copy: `update` may change beta before the backward pass needs it
 
     @torch.no_grad()
     def update(self, nll: Tensor) -> None:
@@ -72,7 +74,7 @@ class GenesisGECO(nn.Module):
         self.started.fill_(True)
 
 
-class EmorlGECO(nn.Module):
+class EmorlGECO(PerStep):
     """loss = KL - softplus(beta) C, with the value of EMA(goal - NLL) and the gradient of -NLL for C (EMORL).
 
     beta <- max(0.55, beta - step_size C (acceleration if C > 0)), C = EMA(goal - NLL), from the second step on.

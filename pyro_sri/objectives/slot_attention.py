@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from pyro_sri.objectives.base import Terms, TermsELBO, Traces, log_prob
+from pyro_sri.objectives.base import Terms, TermsELBO, Traces
+from pyro_sri.objectives.traces import other_scores, scored, weighed
 
 
 class SlotAttentionLoss(TermsELBO):
@@ -21,10 +22,14 @@ class SlotAttentionLoss(TermsELBO):
     bound = ("nll",)
 
     def read(self, traces: Traces) -> Terms:
-        """`squared_error` and `nll`: each [B]."""
-        error = traces.model.nodes["image"]["value"] - traces.model.nodes["reconstruction"]["value"]
-        return {"nll": -log_prob(traces.model, "image"), "squared_error": error.square().sum((1, 2, 3))}
+        """`squared_error` and `nll`, and `other` if any: each [B]."""
+        guide, model = traces
+        image = model.nodes["image"]
+        error = (image["value"] - model.nodes["reconstruction"]["value"]).square().sum((1, 2, 3))
+        nll = -scored(image)
+        return {"nll": nll, "squared_error": weighed(error, image)} | other_scores(nll, model, guide)
 
     def objective(self, terms: Terms) -> Tensor:
-        """The batch mean of the squared error."""
-        return terms["squared_error"].mean()
+        """The batch mean of the squared error, and of `other`."""
+        loss = terms["squared_error"].mean()
+        return loss + terms["other"].mean() if "other" in terms else loss

@@ -4,9 +4,10 @@ import torch
 from pyro.distributions import Delta
 from torch import Tensor
 
-from pyro_sri.objectives.base import Terms, TermsELBO, Traces, analytic_kl, latent_sites, log_prob, log_ratio
+from pyro_sri.objectives.base import Terms, TermsELBO, Traces
 from pyro_sri.objectives.geco import GECO
 from pyro_sri.objectives.mask_kl import MaskKL, read_mask_kl
+from pyro_sri.objectives.traces import analytic_kl, latent_sites, log_ratio, other_scores, scored
 
 
 class SlotELBO(TermsELBO):
@@ -48,29 +49,30 @@ class SlotELBO(TermsELBO):
         return {} if self.geco is None else {"beta": self.geco}
 
     def read(self, traces: Traces) -> Terms:
-        """`nll`, the KLs that the model's record names, `mask_kl` if asked: each [B], in nats.
+        """`nll`, the KLs that the model's record names, `mask_kl` if asked, `other` if any: each [B], in nats.
 
         Raises:
             ValueError: On a mask KL of a guide without attention masks.
         """
         guide, model = traces
-        terms = {"nll": -log_prob(model, "image")}
-        for name in latent_sites(model, guide):
+        terms = {"nll": -scored(model.nodes["image"])}
+        for name in latent_sites(model):
             prior = model.nodes[name]
             if prior["term"] is None or isinstance(prior["fn"], Delta):
                 continue  # it is not scored, or follows from the other latents
-            kl = (analytic_kl if self.analytic else log_ratio)(guide, model, name)
+            kl = (analytic_kl if self.analytic else log_ratio)(guide.nodes[name], prior)
             terms[prior["term"]] = terms.get(prior["term"], 0) + kl
+        terms |= other_scores(terms["nll"], model, guide)
         if self.mask_kl != "none":
             terms["mask_kl"] = read_mask_kl(self.mask_kl, guide, model)
         return terms
 
     def kl(self, terms: Terms) -> Tensor:
-        """All terms but `nll` and `mask_kl`: each KL once, in nats."""
-        kls = [term for name, term in terms.items() if name not in ("nll", "mask_kl")]
+        """All terms but `nll`, `mask_kl` and `other`: each KL once, in nats."""
+        kls = [term for name, term in terms.items() if name not in ("nll", "mask_kl", "other")]
         return sum(kls, torch.zeros_like(terms["nll"]))
 
     def objective(self, terms: Terms) -> Tensor:
-        """Weighs the terms' batch means into one loss (nats per image) and, when training, moves GECO."""
+        """Weighs the terms' batch means into one loss (nats per image), which GECO notices in training."""
         mean = {name: term.mean() for name, term in terms.items()}
-        return self.weigh(self.geco, mean["nll"], self.kl(mean), mean.get("mask_kl", 0.0))
+        return self.weigh(self.geco, mean["nll"], self.kl(mean), mean.get("mask_kl", 0.0)) + mean.get("other", 0.0)

@@ -11,19 +11,31 @@ from pyro.distributions import Independent, Normal
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import kl_divergence
 
 from pyro_sri.distributions import diagonal_normal
 from pyro_sri.guides.segregation import Segregation, auxiliary
-from pyro_sri.objectives.base import Terms, TermsELBO, latent_sites, log_prob, run_against
+from pyro_sri.objectives.base import Terms, TermsELBO
 from pyro_sri.objectives.geco import GECO
 from pyro_sri.objectives.mask_kl import MaskKL, read_mask_kl
+from pyro_sri.objectives.traces import (
+    Site,
+    analytic_kl,
+    is_plain,
+    latent_sites,
+    log_prob,
+    other_scores,
+    run_against,
+    scored,
+    weighed,
+)
 from pyro_sri.programs import Guide, Model
 
 TERMS = ("segregation_nll", "segregation_kl", "nll", "kl_scene", "kl_slots", "kl_cross")
 
 POINT = 1e-10  # the least standard deviation of a segregated slot: some segregations give points
 ORDERED_SLOT = re.compile(r"slot_\d+")
+STORY_ARGUMENTS = ("num_scenes", "num_slots", "temperature")  # those of every model; others are the scene model's own
 
 
 class _Held(Messenger):
@@ -42,17 +54,21 @@ class SRITraces(NamedTuple):
     segregation: Trace | None
 
 
-def trace_sri(model: Model, guide: Guide, images: Tensor, **kwargs: Any) -> SRITraces:
-    """Runs the guide on images [B, 3, H, W], and the models against it."""
-    guide_trace = poutine.trace(guide).get_trace(images, **kwargs)
-    model_trace = run_against(model, guide_trace, images, **kwargs)
+def trace_sri(model: Model, guide: Guide, images: Tensor, *args: Any, **kwargs: Any) -> SRITraces:
+    """Runs the guide on images [B, 3, H, W], and the models against it.
+
+    The segregation's model takes those of the arguments that all models have.
+    """
+    guide_trace = poutine.trace(guide).get_trace(images, *args, **kwargs)
+    model_trace = run_against(model, guide_trace, images, *args, **kwargs)
     if not hasattr(guide, "segregation"):
         if "segregated_slots" in guide_trace:
             raise ValueError("a wrapped SRI guide hides its segregation: use handlers as contexts around the call")
         return SRITraces(guide_trace, model_trace, None)
     if guide.segregation.model is None:
         return SRITraces(guide_trace, model_trace, None)
-    return SRITraces(guide_trace, model_trace, run_against(guide.segregation.model, guide_trace, images, **kwargs))
+    shared = {name: value for name, value in kwargs.items() if name in STORY_ARGUMENTS}
+    return SRITraces(guide_trace, model_trace, run_against(guide.segregation.model, guide_trace, images, **shared))
 
 
 def encode_slots(guide: Any, images: Tensor) -> Tensor:
@@ -91,38 +107,52 @@ def trace_prior(model: Model, guide: Guide, encoded: Tensor) -> SRITraces:
 def read_terms(traces: SRITraces) -> Terms:
     """The terms of the objective, each [B] in nats, as `SRI_ELBO.read` names them."""
     guide, model, segregation = traces
-    segregation_terms = {} if segregation is None else _read_segregation_terms(guide, segregation)
+    terms = {} if segregation is None else _read_segregation_terms(guide, segregation)
     if model is None:
-        return segregation_terms
-    terms = segregation_terms
+        assert segregation is not None
+        return terms | other_scores(terms["segregation_nll"], segregation, guide)
     if "image" in model:
-        nll = -log_prob(model, "image")
-        terms = dict.fromkeys(TERMS, torch.zeros_like(nll)) | segregation_terms | {"nll": nll}
-    pairs: dict[str, list[tuple[Distribution, Distribution]]] = {"kl_scene": [], "kl_slots": [], "kl_cross": []}
-    for name in latent_sites(model, guide):
-        posterior = guide.nodes[name]["fn"]
-        pairs["kl_scene" if name == "scene" else "kl_slots"].append((posterior, model.nodes[name]["fn"]))
+        nll = -scored(model.nodes["image"])
+        terms = dict.fromkeys(TERMS, torch.zeros_like(nll)) | terms | {"nll": nll}
+    pairs: dict[str, list[tuple[Site, Site]]] = {"kl_scene": [], "kl_slots": [], "kl_cross": []}
+    for name in latent_sites(model):
+        posterior = guide.nodes[name]
+        pairs["kl_scene" if name == "scene" else "kl_slots"].append((posterior, model.nodes[name]))
         if (imagined := f"imagined_{name}") in guide:
-            pairs["kl_cross"].append((posterior, guide.nodes[imagined]["fn"]))
-    return terms | {term: _total_kl(of_term) for term, of_term in pairs.items() if of_term}
+            counted = {key: posterior[key] for key in ("scale", "mask")}  # the imagined one is masked
+            pairs["kl_cross"].append((posterior, guide.nodes[imagined] | counted))
+    terms |= {term: _total_kl(of_term) for term, of_term in pairs.items() if of_term}
+    return terms | _read_other(traces, next(iter(terms.values())))
+
+
+def _read_other(traces: SRITraces, like: Tensor) -> Terms:
+    """The term `other` of both models, if there is any."""
+    assert traces.model is not None
+    found = [other_scores(like, traces.model, traces.guide)]
+    if traces.segregation is not None:
+        found.append(other_scores(like, traces.segregation))
+    others = [terms["other"] for terms in found if terms]
+    return {"other": torch.stack(others).sum(0)} if others else {}
 
 
 def _read_segregation_terms(guide: Trace, segregation: Trace) -> Terms:
-    """NLL and Monte Carlo KL (as in GENESIS-v2); the guide's sites may be masked, so densities are computed here."""
-    nll = -log_prob(segregation, "image")
+    """NLL and Monte Carlo KL (as in GENESIS-v2); SRI's guide masks its own sites, so that the model's masks count."""
+    nll = -scored(segregation.nodes["image"])
     kl = torch.zeros_like(nll)
-    for name in latent_sites(segregation, guide):
-        kl = kl + log_prob(guide, name) - log_prob(segregation, name)
+    for name in latent_sites(segregation):
+        posterior, prior = guide.nodes[name], segregation.nodes[name]
+        kl = kl + weighed(log_prob(posterior), posterior | {"mask": prior["mask"]}) - scored(prior)
     return {"segregation_nll": nll, "segregation_kl": kl}
 
 
-def _total_kl(pairs: Sequence[tuple[Distribution, Distribution]]) -> Tensor:
+def _total_kl(pairs: Sequence[tuple[Site, Site]]) -> Tensor:
     """Sum of the analytic KLs of posteriors from their priors: [B]; of diagonal normals of one shape all at once."""
-    posteriors, priors = zip(*pairs, strict=True)
-    normal = all(isinstance(site, Independent) and isinstance(site.base_dist, Normal) for site in posteriors + priors)
-    if normal and len({(site.batch_shape, site.event_shape) for site in posteriors + priors}) == 1:
-        return kl_divergence(_stack(posteriors), _stack(priors)).sum(0)
-    return torch.stack([kl_divergence(*pair) for pair in pairs]).sum(0)
+    sites = [site for pair in pairs for site in pair]
+    dists = [site["fn"] for site in sites]
+    normal = all(isinstance(dist, Independent) and isinstance(dist.base_dist, Normal) for dist in dists)
+    if normal and all(map(is_plain, sites)) and len({(dist.batch_shape, dist.event_shape) for dist in dists}) == 1:
+        return kl_divergence(_stack(dists[::2]), _stack(dists[1::2])).sum(0)
+    return torch.stack([analytic_kl(*pair) for pair in pairs]).sum(0)
 
 
 def _stack(normals: Sequence[Independent]) -> Independent:
@@ -200,24 +230,25 @@ class SRI_ELBO(TermsELBO):
         both = {"beta": self.geco, "beta_segregation": self.segregation_geco}
         return {name: geco for name, geco in both.items() if geco is not None}
 
-    def trace(self, model: Model, guide: Guide, images: Tensor, **kwargs: Any) -> SRITraces:
+    def trace(self, model: Model, guide: Guide, images: Tensor, *args: Any, **kwargs: Any) -> SRITraces:
         """Runs the guide on images [B, 3, H, W], and the models (sites `scene`, `slot_k`, `image`) against it.
 
         While the prior trains alone, what `encode_slots` made of the images [B, K, 2D] may stand for them.
         """
         if self.training and self.phase == "segregation":
             pair = guide.segregation
-            guide_trace = poutine.trace(pair.guide).get_trace(images, **kwargs)
-            return SRITraces(guide_trace, None, run_against(pair.model, guide_trace, images, **kwargs))
+            shared = {name: value for name, value in kwargs.items() if name in STORY_ARGUMENTS}
+            guide_trace = poutine.trace(pair.guide).get_trace(images, **shared)
+            return SRITraces(guide_trace, None, run_against(pair.model, guide_trace, images, **shared))
         if self.training and self.phase == "prior":
             return trace_prior(model, guide, images if images.ndim == 3 else encode_slots(guide, images))
-        return trace_sri(model, guide, images, **kwargs)
+        return trace_sri(model, guide, images, *args, **kwargs)
 
     def read(self, traces: SRITraces) -> Terms:
         """`segregation_nll`, `segregation_kl`, `nll`, `kl_scene`, `kl_slots`, `kl_cross`: each [B], in nats.
 
         The first two alone while the segregation trains alone, the last three while the prior does;
-        `segregation_mask_kl` (`mask_kl` where the segregation has no model of its own) if asked.
+        `segregation_mask_kl` (`mask_kl` where the segregation has no model of its own) if asked; `other` if any.
         """
         terms = read_terms(traces)
         if self.mask_kl == "none" or not terms.keys() & {"nll", "segregation_nll"}:
@@ -227,15 +258,16 @@ class SRI_ELBO(TermsELBO):
         return terms | {"mask_kl": read_mask_kl(self.mask_kl, traces.guide, traces.model)}
 
     def objective(self, terms: Terms) -> Tensor:
-        """Weighs the terms' batch means into one loss (nats per image) and, when training, moves GECO."""
+        """Weighs the terms' batch means into one loss (nats per image), which GECO notices in training."""
         mean = {name: term.mean() for name, term in terms.items()}
+        other = mean.get("other", 0.0)
         if "segregation_nll" not in mean:  # the prior alone: there is nothing to weigh its KLs against
-            return self._kl_of_sri(mean)
+            return self._kl_of_sri(mean) + other
         segregation_mask_kl = mean.get("segregation_mask_kl", 0.0)
         loss = self.weigh(self.segregation_geco, mean["segregation_nll"], mean["segregation_kl"], segregation_mask_kl)
         if "nll" in mean:
             loss = loss + self.weigh(self.geco, mean["nll"], self._kl_of_sri(mean), mean.get("mask_kl", 0.0))
-        return loss
+        return loss + other
 
     def _kl_of_sri(self, mean: Terms) -> Tensor:
         names = ("kl_scene", "kl_slots", "kl_cross") if self.cross else ("kl_scene", "kl_slots")

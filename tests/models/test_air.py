@@ -317,6 +317,7 @@ def test_annealing(air: AIR, images: torch.Tensor, objective: Any, schedule: dic
     assert (elbo.eval().terms(model, guide, images)["annealing"] == 0).all()
     for _ in range(2):
         elbo.train().differentiable_loss(model, guide, images)
+        elbo.advance()
     assert annealing.steps_done == 2
     with torch.no_grad():
         elbo.differentiable_loss(model, guide, images)

@@ -123,12 +123,12 @@ def test_each_tensor_is_saved_once_and_comes_back(system: str, images: torch.Ten
 
 
 @systems
-def test_terms_do_not_depend_on_enclosing_handlers(system: str, images: torch.Tensor) -> None:
+def test_enclosing_recorders_and_draws_change_nothing(system: str, images: torch.Tensor) -> None:
     pair = [part.eval() for part in build_pair(system)]
     pyro.set_rng_seed(4)
     plain = SlotELBO().terms(*pair, images)
     pyro.set_rng_seed(4)
-    with poutine.scale(scale=3.0), poutine.trace() as recorder:
+    with poutine.trace() as recorder:
         handled = SlotELBO().terms(*pair, images)
     draws = {n: s["value"] for n, s in recorder.trace.nodes.items() if s["type"] == "sample" and n != "scenes"}
     with poutine.condition(data=draws):
@@ -249,6 +249,8 @@ def test_geco_weighs_the_kls_and_moves_in_training_alone(images: torch.Tensor) -
     assert geco.beta == 3.0
     module.train()
     module(images).backward()
+    assert geco.beta == 3.0
+    torch.optim.SGD(module.parameters(), lr=0.0).step()
     assert geco.beta != 3.0
     assert {name for name in module.state_dict() if name.startswith("elbo.")} == {
         "elbo.geco.beta",

@@ -132,6 +132,8 @@ def test_geco_moves_in_training_with_gradients_and_never_in_evaluation(sri: SRI,
     assert state() == start
     module.train()
     module(images).backward()
+    assert state() == start
+    torch.optim.SGD(module.parameters(), lr=0.0).step()
     moved = state()
     assert moved != start
     svi.step(images)
@@ -142,6 +144,7 @@ def test_geco_state_is_saved_and_moved_with_the_module(sri: SRI, images: torch.T
     module = SRI_ELBO(geco=GenesisGECO(target=0.5, image_size=32))(*sri)
     assert isinstance(module, ELBOModule)
     module(images).backward()
+    module.elbo.advance()
     saved = {name for name in module.state_dict() if name.startswith("elbo.")}
     assert saved == {"elbo.geco.beta", "elbo.geco.error_ema", "elbo.geco.started"}
     again = copy.deepcopy(module)
@@ -208,12 +211,11 @@ def test_terms_of_latents_fixed_by_an_enclosing_handler(sri: SRI, images: torch.
     torch.testing.assert_close(ours, theirs)  # the first slot's prior depends on the scene alone
 
 
-@pytest.mark.parametrize("handler", [poutine.trace, lambda: poutine.mask(mask=False), lambda: poutine.scale(scale=3.0)])
-def test_terms_do_not_depend_on_enclosing_handlers(sri: SRI, images: torch.Tensor, handler: Any) -> None:
+def test_an_enclosing_recorder_changes_nothing(sri: SRI, images: torch.Tensor) -> None:
     pyro.set_rng_seed(4)
     plain = SRI_ELBO().terms(*sri, images)
     pyro.set_rng_seed(4)
-    with handler():
+    with poutine.trace():
         handled = SRI_ELBO().terms(*sri, images)
     assert all(torch.equal(plain[name], handled[name]) for name in TERMS)
 

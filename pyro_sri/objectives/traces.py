@@ -1,0 +1,177 @@
+"""Running a model against its guide, and what Pyro scores in the two traces: every site, with its scale and mask."""
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions import Delta
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine import Trace
+from pyro.poutine.condition_messenger import ConditionMessenger
+from pyro.poutine.mask_messenger import MaskMessenger
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.scale_messenger import ScaleMessenger
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyro_sri.programs import record_of
+
+Site = Any  # what a trace keeps of a sample statement
+
+WEIGH_OR_FIX = (ScaleMessenger, MaskMessenger, ConditionMessenger)
+
+
+class _Replay(Messenger):
+    """Gives the latents of a model the values that the guide drew, also those that an enclosing handler fixed there."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+        self.replayed: set[str] = set()
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or poutine.util.site_is_subsample(msg):
+            return
+        if (name := msg["name"]) in self.trace:
+            self.replayed.add(name)
+            msg["value"] = self.trace.nodes[name]["value"]
+            msg["is_observed"] = msg["done"] = True
+
+
+@contextlib.contextmanager
+def _unseen() -> Iterator[None]:
+    """Enclosing handlers do not see the sites within, which a recorder would meet twice; they do weigh and fix them."""
+    heard = [copy.copy(handler) for handler in _PYRO_STACK if isinstance(handler, WEIGH_OR_FIX)]
+    with contextlib.ExitStack() as handlers:
+        handlers.enter_context(poutine.block(hide_fn=lambda msg: msg["type"] == "sample"))
+        for handler in heard:
+            handlers.enter_context(handler)
+        yield
+
+
+def run_against(model: Callable[..., Any], guide_trace: Trace, *args: Any, **kwargs: Any) -> Trace:
+    """The trace of a model whose latent sites take the guide's values.
+
+    Each site gets the `term` of its KL (or None), and whether it is `inferred`: a latent that the guide drew. Latents
+    that the guide lacks are drawn from the prior, so that their KL is 0; a warning names them.
+    """
+    replay = _Replay(guide_trace)
+    with _unseen(), poutine.trace() as recorder, replay:
+        model(*args, **kwargs)
+    trace, record = recorder.trace, record_of(model)
+    for name, site in trace.nodes.items():
+        site["term"] = record.term(name)
+        site["inferred"] = name in replay.replayed
+    if lacking := [name for name, site in trace.nodes.items() if _is_drawn(site)]:
+        warnings.warn(
+            f"the guide lacks {', '.join(lacking)}: drawn from the prior, without a KL; let the guide draw it, "
+            "observe it, or mask it",
+            stacklevel=2,
+        )
+    return trace
+
+
+def _is_drawn(site: Site) -> bool:
+    """Whether a model's site is a latent that counts, and that no guide drew."""
+    return _is_scored(site) and not (site["inferred"] or site["is_observed"] or isinstance(site["fn"], Delta))
+
+
+def _is_scored(site: Site) -> bool:
+    """Whether a site has a score: neither a parameter, nor masked as a whole, nor one that follows from others."""
+    if site["type"] != "sample" or poutine.util.site_is_subsample(site):
+        return False
+    return site["mask"] is not False and not site["infer"].get("_deterministic", False)
+
+
+def latent_sites(model_trace: Trace) -> list[str]:
+    """Names of the model's latent sites that the guide drew, in the model's order."""
+    return [name for name, site in model_trace.nodes.items() if site["inferred"]]
+
+
+def log_prob(site: Site) -> Tensor:
+    """Nats per image of a site at its value, as if it were neither scaled nor masked: [B]."""
+    return site["fn"].log_prob(site["value"])
+
+
+def weighed(score: Tensor, site: Site) -> Tensor:
+    """A score [B] as the scale and the mask of a site weigh it."""
+    return scale_and_mask(score, site["scale"], site["mask"])
+
+
+def scored(site: Site) -> Tensor:
+    """What a site adds to Pyro's log density: [B] in nats."""
+    return weighed(log_prob(site), site)
+
+
+def is_plain(site: Site) -> bool:
+    """Whether nothing weighs a site."""
+    return site["mask"] is None and not isinstance(site["scale"], Tensor) and site["scale"] == 1
+
+
+def log_ratio(posterior: Site, prior: Site) -> Tensor:
+    """log q - log p of a site at its drawn value, a Monte Carlo KL: [B] in nats."""
+    return scored(posterior) - scored(prior)
+
+
+def analytic_kl(posterior: Site, prior: Site) -> Tensor:
+    """KL(posterior || prior) of a site in closed form, or by Monte Carlo where there is none: [B] in nats.
+
+    It counts as the posterior's site does. Where the prior's is scaled or masked in another way, the difference is
+    counted at the drawn value: the same in expectation as `log_ratio`.
+    """
+    try:
+        kl = kl_divergence(posterior["fn"], prior["fn"])
+    except NotImplementedError:
+        return log_ratio(posterior, prior)
+    kl = weighed(kl, posterior)
+    if _weigh_alike(posterior, prior):
+        return kl
+    at_value = log_prob(prior)
+    return kl + weighed(at_value, posterior) - weighed(at_value, prior)
+
+
+def _weigh_alike(one: Site, other: Site) -> bool:
+    """Whether two sites surely weigh alike; tensors are not read."""
+    if one["mask"] is not other["mask"]:
+        return False
+    if isinstance(one["scale"], Tensor) or isinstance(other["scale"], Tensor):
+        return one["scale"] is other["scale"]
+    return bool(one["scale"] == other["scale"])
+
+
+def other_scores(like: Tensor, model: Trace, guide: Trace | None = None) -> dict[str, Tensor]:
+    """The term `other`, [B] in nats, if there is anything for it: what neither `nll` nor a KL holds.
+
+    These are further observations and factors of the model, and what the guide scores beside the model's latents.
+    What belongs to no image in particular is shared among all.
+
+    Args:
+        like: A term [B].
+        model: A run of the model.
+        guide: The run of the guide that it was run against; None leaves out what the guide adds.
+    """
+    observed = [
+        -scored(site)
+        for name, site in model.nodes.items()
+        if _is_scored(site) and site["is_observed"] and not site["inferred"] and name != "image"
+    ]
+    beside = [
+        scored(site)
+        for name, site in ({} if guide is None else guide.nodes).items()
+        if _is_scored(site) and not (name in model.nodes and model.nodes[name]["inferred"])
+    ]
+    scores = [_per_image(score, like) for score in observed + beside]
+    return {"other": torch.stack(scores).sum(0)} if scores else {}
+
+
+def _per_image(score: Tensor, like: Tensor) -> Tensor:
+    """A score of any shape as one of images [B], with the same sum."""
+    count = len(like)
+    if score.dim() and score.shape[-1] == count:
+        return score.reshape(-1, count).sum(0)
+    return score.sum() / count + torch.zeros_like(like)
