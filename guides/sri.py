@@ -13,6 +13,7 @@ from pyro_sri.matching import MATCHINGS, Matching, MatchOn, permute_slots, slot_
 from pyro_sri.models.scene import SceneModel
 from pyro_sri.nn import SceneEncoder, SlotPrior, SlotScales
 from pyro_sri.programs import Program
+from pyro_sri.system.choices import check_choice
 
 
 class SRIGuide(Program):
@@ -43,6 +44,9 @@ class SRIGuide(Program):
         align: False takes the segregation's posterior, in its random order, for q(z | x): no rollout (table 3b).
         end_to_end: Let gradients of L_SRI reach the segregation (SRI-SA*).
         name: Root of the parameters' names in Pyro's store.
+
+    Raises:
+        ValueError: On another matching, or another way to match.
     """
 
     starts_small = ("scene_encoder", "slot_scales")
@@ -61,6 +65,8 @@ class SRIGuide(Program):
         name: str = "sri_guide",
     ) -> None:
         super().__init__(name, model.num_slots, model.image_size)
+        check_choice(matching, Matching, "matching")
+        check_choice(match_on, MatchOn, "match_on")
         prior = model.slot_prior
         slot_size, scene_size = prior.loc.out_features, model.scene_prior.size
         self.matching, self.match_on = matching, match_on

@@ -1,6 +1,6 @@
 """The generative half of EMORL, a hierarchical slot VAE (EfficientMORL, Emami et al. 2021, section 3)."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import pyro
 from pyro.distributions import Independent
@@ -10,6 +10,7 @@ from pyro_sri.distributions import ImageLikelihood, StandardNormal, diagonal_nor
 from pyro_sri.models.image import batch_size, sample_image
 from pyro_sri.nn import LayerPrior, PositionDecoder, PositionDecoderKind
 from pyro_sri.programs import Latents, Program, Record
+from pyro_sri.system.choices import check_choice
 
 HierarchicalPriorKind = Literal["rpp", "rev", "bu"]
 
@@ -107,8 +108,7 @@ class EMORLModel(Program):
         name: str = "emorl_model",
     ) -> None:
         super().__init__(name, num_slots, image_size)
-        if prior not in get_args(HierarchicalPriorKind):
-            raise ValueError(f"no prior '{prior}': it must be one of {', '.join(get_args(HierarchicalPriorKind))}")
+        check_choice(prior, HierarchicalPriorKind, "prior")
         if num_layers < 1:
             raise ValueError(f"{num_layers} layers are too few: EMORL needs at least 1")
         self.slot_size = slot_size

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from pyro_sri.distributions import ImageLikelihood, reconstruct
 from pyro_sri.nn import SlotImages
+from pyro_sri.system.errors import UserError
 
 
 def sample_image(likelihood: ImageLikelihood, slot_images: SlotImages, images: Tensor | None) -> Tensor:
@@ -26,7 +27,13 @@ def sample_image(likelihood: ImageLikelihood, slot_images: SlotImages, images: T
 
 
 def batch_size(images: Tensor | None, num_scenes: int | None) -> int:
-    """The size of the plate `scenes`: that of the images, or the number asked for (1 if neither is given)."""
+    """The size of the plate `scenes`: that of the images, or the number asked for (1 if neither is given).
+
+    Raises:
+        UserError: If it is less than 1.
+    """
     if images is not None:
         return len(images)
+    if num_scenes is not None and num_scenes < 1:
+        raise UserError(f"{num_scenes} scenes cannot be drawn: ask for 1 or more")
     return 1 if num_scenes is None else num_scenes

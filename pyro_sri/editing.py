@@ -40,7 +40,7 @@ def infer_slots(guide: Guide, images: Tensor) -> Tensor:
     Raises:
         UserError: If the guide has no such sites, or the images are not what it takes.
     """
-    check_range(images)
+    check_range(guide, images)
     with evaluating(guide):
         sites = poutine.trace(guide).get_trace(images).nodes
     sequence = record_of(guide).sequence

@@ -77,7 +77,7 @@ def explain(
         UserError: If the images have another shape, or values out of range.
     """
     elbo = objective_of(model, guide) if elbo is None else elbo
-    check_range(images)
+    check_range(model, images)
     with evaluating(model, guide, elbo):
         return _explain(model, guide, images, elbo, imagine)
 

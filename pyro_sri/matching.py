@@ -58,7 +58,10 @@ def hungarian_matching(cost: Tensor) -> Tensor:
         Order [B, K] of integers: position k takes segregated slot order[:, k].
     """
     columns = [torch.from_numpy(linear_sum_assignment(c)[1]) for c in cost.cpu().numpy()]
-    return torch.stack(columns).to(cost.device)
+    order = torch.stack(columns).to(cost.device)
+    return (
+        torch.zeros_like(cost).scatter_(2, order[..., None], 1.0).argmax(2)
+    )  # so that it is known to follow from cost
 
 
 def identity_matching(cost: Tensor) -> Tensor:

@@ -229,6 +229,11 @@ def _cooling(temperature: float, images: Any) -> Iterator[float]:
 
 def _check_plates(program: Program) -> None:
     for plate in get_plates():
+        if plate.name == "scenes":
+            raise UserError(
+                f"the plate 'scenes' is open: {type(program).__name__} opens it itself; Pyro runs one program at a time, "
+                "so use processes instead of threads"
+            )
         if plate.vectorized:
             raise UserError(
                 f"{type(program).__name__} cannot run within the plate '{plate.name}', since it opens its own over "
@@ -251,9 +256,11 @@ def _check_images(program: Program, images: Any) -> None:
     )
 
 
-def check_range(images: Tensor) -> None:
-    """Raises UserError unless images [B, 3, H, W] lie in [0, 1]; waits for their device."""
-    if images.ndim != 4 or not images.numel() or images.is_meta:
+def check_range(program: Any, images: Tensor) -> None:
+    """Raises UserError unless images that a program of ours is to see lie in [0, 1]; waits for their device."""
+    if not isinstance(unwrap(program), Program) or not isinstance(images, Tensor) or images.is_meta:
+        return
+    if images.ndim != 4 or not images.numel():  # their shape is refused elsewhere
         return
     low, high = (value.item() for value in images.detach().aminmax())
     if not (low >= -SLACK and high <= 1 + SLACK):  # written so that NaN fails

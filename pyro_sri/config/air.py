@@ -9,6 +9,7 @@ from pyro_sri.config.shared import SMALL_SIZES
 from pyro_sri.guides.air import AIRGuide
 from pyro_sri.models.air import AIRModel
 from pyro_sri.objectives import AIR_ELBO, EnumeratedAIR_ELBO, PresenceAnnealing, TermsELBO
+from pyro_sri.programs import join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,5 +92,6 @@ class AIRConfig(RunConfig):
         annealing = None
         if self.annealing_steps:
             annealing = PresenceAnnealing(self.annealing_steps, weight=self.annealing_weight)
-        objective = AIR_ELBO if self.estimator == "score" else EnumeratedAIR_ELBO
-        return model, guide, objective(annealing=annealing)
+        elbo = (AIR_ELBO if self.estimator == "score" else EnumeratedAIR_ELBO)(annealing=annealing)
+        join(guide, elbo)
+        return model, guide, elbo

@@ -10,6 +10,7 @@ from pyro_sri.guides.emorl import EMORLGuide
 from pyro_sri.models.emorl import EMORLModel, HierarchicalPriorKind
 from pyro_sri.nn import Initialisation, PositionDecoderKind, initialise
 from pyro_sri.objectives import EMORL_ELBO, EmorlGECO
+from pyro_sri.programs import join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,4 +93,6 @@ class EMORLConfig(LikelihoodFields, RunConfig):
         curriculum = [(0, self.refinement_steps)]
         if self.refinement_drop:
             curriculum.append((self.refinement_drop, self.later_refinement_steps))
-        return model, guide, EMORL_ELBO(geco=geco if self.geco else None, curriculum=curriculum)
+        elbo = EMORL_ELBO(geco=geco if self.geco else None, curriculum=curriculum)
+        join(guide, elbo)
+        return model, guide, elbo

@@ -10,6 +10,7 @@ from pyro_sri.guides.genesis import GenesisGuide
 from pyro_sri.models.genesis import GenesisModel
 from pyro_sri.nn import GENESIS_IMAGE_SIZES
 from pyro_sri.objectives import SlotELBO
+from pyro_sri.programs import join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,4 +73,6 @@ class GenesisConfig(GECOFields, LikelihoodFields, RunConfig):
             scene_size=self.scene_size,
         )
         guide = GenesisGuide(model, encoder_channels=self.channels)
-        return model, guide, SlotELBO(geco=self.new_geco(self.image_size), analytic=self.analytic)
+        elbo = SlotELBO(geco=self.new_geco(self.image_size), analytic=self.analytic)
+        join(guide, elbo)
+        return model, guide, elbo

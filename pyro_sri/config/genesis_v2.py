@@ -10,6 +10,7 @@ from pyro_sri.guides.genesis_v2 import GenesisV2SlotGuide
 from pyro_sri.models.genesis_v2 import AutoregressiveSlotModel
 from pyro_sri.nn import IMAGE_SIZES, Initialisation, initialise
 from pyro_sri.objectives import SlotELBO
+from pyro_sri.programs import join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,4 +60,5 @@ class GenesisV2Config(GECOFields, SegregationFields, LikelihoodFields, RunConfig
             initialise(module, self.init)
         self.start_slots(guide, guide)
         elbo = SlotELBO(geco=self.new_geco(self.image_size), mask_kl=self.mask_kl, analytic=self.analytic)
+        join(guide, elbo)
         return model, guide, elbo

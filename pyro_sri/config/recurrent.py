@@ -10,6 +10,7 @@ from pyro_sri.guides.recurrent import RecurrentGuide
 from pyro_sri.models.scene import SceneModel
 from pyro_sri.nn import IMAGE_SIZES, Initialisation, initialise
 from pyro_sri.objectives import SlotELBO
+from pyro_sri.programs import join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,4 +65,6 @@ class RecurrentConfig(GECOFields, LikelihoodFields, RunConfig):
         guide = RecurrentGuide(model, image_size=self.image_size, features=self.features, hidden=self.hidden)
         for module in (model, guide):
             initialise(module, self.init)
-        return model, guide, SlotELBO(geco=self.new_geco(self.image_size), analytic=True)
+        elbo = SlotELBO(geco=self.new_geco(self.image_size), analytic=True)
+        join(guide, elbo)
+        return model, guide, elbo

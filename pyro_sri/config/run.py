@@ -1,18 +1,20 @@
 """What every run has, whatever its system."""
 
 import dataclasses
-import difflib
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 import tyro
 from pyro.nn import PyroModule
 
+from pyro_sri.config.values import LARGEST_NUMBER, checked
 from pyro_sri.objectives import TermsELBO
+from pyro_sri.system.choices import nearest
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.seeds import check_seed
 
@@ -61,7 +63,6 @@ LARGEST: dict[str, int] = {
     **dict.fromkeys(("num_slots", "refinement_steps", "later_refinement_steps", "num_iterations"), 256),
     **dict.fromkeys(("attention_layers", "segregation_layers", "component_layers", "num_layers"), 64),
 }
-LARGEST_NUMBER = 2**53  # of steps and the like: beyond it, floating point skips whole numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,12 +139,15 @@ class RunConfig(ABC):
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
+        types = field_types(type(self))
         for field in dataclasses.fields(self):
-            value, largest = getattr(self, field.name), LARGEST.get(field.name, LARGEST_NUMBER)
+            value = checked(getattr(self, field.name), types[field.name], flag(field.name))
+            object.__setattr__(self, field.name, value)
+            largest = LARGEST.get(field.name, LARGEST_NUMBER)
             if isinstance(value, int) and abs(value) > largest:
                 shown = value if abs(value) <= LARGEST_NUMBER else "a huge number"
                 raise UserError(f"{flag(field.name)} is {shown}: it must be at most {largest}")
-        floats = [field.name for field in dataclasses.fields(self) if field.type is float]
+        floats = [field.name for field in dataclasses.fields(self) if types[field.name] is float]
         self.require(floats, math.isfinite, "a finite number")
         positive = ["image_size", "batch_size", "learning_rate", "devices", "nodes", "log_every", "validate_every"]
         positive += ["validation_images", "picture_every", "checkpoint_every"]
@@ -247,7 +251,10 @@ class RunConfig(ABC):
 
     @abstractmethod
     def build(self) -> tuple[PyroModule, PyroModule, TermsELBO]:
-        """A new model, its guide, and the objective that trains them; weights from the current random state."""
+        """A new model, its guide, and the objective that trains them; weights from the current random state.
+
+        The guide knows the objective if `pyro_sri.programs.join(guide, objective)` tells it.
+        """
 
 
 def flag(field: str) -> str:
@@ -255,8 +262,7 @@ def flag(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def nearest(name: str, known: Any) -> str:
-    """A hint that names the nearest known name, or the known names."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
+@functools.cache
+def field_types(config: type[RunConfig]) -> dict[str, Any]:
+    """The types of a configuration's fields by name."""
+    return get_type_hints(config)

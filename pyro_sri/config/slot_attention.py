@@ -10,6 +10,7 @@ from pyro_sri.guides.slot_attention import SlotAttentionGuide
 from pyro_sri.models.slot_attention import SlotAttentionModel
 from pyro_sri.nn import PositionDecoderKind
 from pyro_sri.objectives import SlotAttentionLoss
+from pyro_sri.programs import join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,4 +48,6 @@ class SlotAttentionConfig(RunConfig):
             "slot_size": self.slot_size,
         }
         model = SlotAttentionModel(**shape, decoder=self.decoder)
-        return model, SlotAttentionGuide(**shape, num_iterations=self.num_iterations), SlotAttentionLoss()
+        guide, elbo = SlotAttentionGuide(**shape, num_iterations=self.num_iterations), SlotAttentionLoss()
+        join(guide, elbo)
+        return model, guide, elbo

@@ -20,6 +20,7 @@ from pyro_sri.models.genesis_v2 import IndependentSlotModel
 from pyro_sri.models.scene import SceneModel
 from pyro_sri.nn import IMAGE_SIZES, Initialisation, PositionDecoderKind, initialise
 from pyro_sri.objectives import SRI_ELBO
+from pyro_sri.programs import join
 from pyro_sri.system.errors import UserError
 
 SegregationKind = Literal["genesis_v2", "emorl", "slot_attention"]
@@ -185,6 +186,7 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
             cross=self.kl_cross,
             mask_kl=self.mask_kl,
         )
+        join(guide, elbo)
         return model, guide, elbo
 
     def _new_segregation(self, shape: dict[str, Any], likelihood: ImageLikelihood) -> SegregationPair:

@@ -10,4 +10,14 @@ from pyro_sri.evaluation.likelihood import (
 from pyro_sri.evaluation.meanings import MEANINGS, METRICS, Meaning
 from pyro_sri.evaluation.measures import Metrics
 
-__all__ = ["MEANINGS", "METRICS", "Meaning", "Metrics", "evaluate", "bound_of_log_weights", "effective_sample_size", "importance_bound", "importance_log_weights"]
+__all__ = [
+    "MEANINGS",
+    "METRICS",
+    "Meaning",
+    "Metrics",
+    "evaluate",
+    "bound_of_log_weights",
+    "effective_sample_size",
+    "importance_bound",
+    "importance_log_weights",
+]

@@ -74,7 +74,7 @@ def importance_log_weights(
         raise UserError(f"{type(model).__name__} has no prior: there are no importance weights")
     if num_samples < 1:
         raise UserError(f"num_samples is {num_samples}: it must be at least 1")
-    check_range(images)
+    check_range(model, images)
     repeated = images.repeat_interleave(num_samples, dim=0)  # [B L, 3, H, W]
     parts = [draw_posterior(model, guide, part).log_weights for part in repeated.split(chunk)]
     return torch.cat(parts).view(len(images), num_samples)

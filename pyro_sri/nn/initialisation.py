@@ -5,6 +5,8 @@ from typing import Literal
 
 from torch import nn
 
+from pyro_sri.system.choices import check_choice
+
 Initialisation = Literal["official", "xavier", "pytorch"]
 
 OFFICIAL_GAIN = 0.02
@@ -23,7 +25,11 @@ def initialise(module: nn.Module, init: Initialisation) -> None:
             guide names its small-starting networks in `starts_small`. "xavier": Xavier normal (Glorot & Bengio 2010)
             with gain 1 everywhere and PyTorch's biases, as the paper reads; "pytorch": PyTorch's defaults, nothing is
             drawn.
+
+    Raises:
+        ValueError: On another kind.
     """
+    check_choice(init, Initialisation, "initialisation")
     if init == "xavier":
         _draw(module, gain=1.0, zero_biases=False)
     if init == "official":

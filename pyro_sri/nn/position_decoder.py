@@ -1,11 +1,12 @@
 """The slot decoders of EMORL and Slot Attention: a broadcast with a position code, then convolutions."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor, nn
 
 from pyro_sri.nn.decoder import UPSAMPLING, SlotImages
 from pyro_sri.nn.position_code import PositionCode
+from pyro_sri.system.choices import check_choice
 
 PositionDecoderKind = Literal["iodine", "big", "small"]
 
@@ -29,8 +30,7 @@ class PositionDecoder(nn.Module):
 
     def __init__(self, image_size: int, slot_size: int, kind: PositionDecoderKind = "iodine") -> None:
         super().__init__()
-        if kind not in get_args(PositionDecoderKind):
-            raise ValueError(f"no decoder '{kind}': it must be one of {', '.join(get_args(PositionDecoderKind))}")
+        check_choice(kind, PositionDecoderKind, "decoder")
         if image_size < 1:
             raise ValueError(f"image size {image_size} does not fit the decoder: it must be positive")
         if kind == "big" and image_size % UPSAMPLING:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_sri.nn.coordinates import PixelCoordinates
+from pyro_sri.system.choices import check_choice
 
 Kernel = Literal["gaussian", "laplacian", "epanechnikov"]
 
@@ -52,6 +53,9 @@ class InstanceColours:
         position_weight: b.
         kernel: exp(-d^2/s), exp(-d/s) or max(0, 1 - d^2/s), s = exp(log_sigma) learned.
         learn: Whether embeddings and kernel learn; without, the masks stay where they start.
+
+    Raises:
+        ValueError: On another start or kernel.
     """
 
     start: ColourStart = "position"
@@ -60,6 +64,10 @@ class InstanceColours:
     position_weight: float = 0.08
     kernel: Kernel = "gaussian"
     learn: bool = True
+
+    def __post_init__(self) -> None:
+        check_choice(self.start, ColourStart, "start of the instance colours")
+        check_choice(self.kernel, Kernel, "kernel")
 
 
 def contrast(images: Tensor) -> tuple[Tensor, Tensor]:

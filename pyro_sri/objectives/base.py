@@ -10,6 +10,7 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.infer.elbo import ELBOModule
+from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
 from pyro.poutine import Trace
 from pyro.poutine.messenger import unwrap
@@ -41,7 +42,7 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
 
     Controllers move in training mode with gradients on, once per step of a torch optimiser that holds parameters of the
     pair, whatever the number of forward passes; `SVI.evaluate_loss` never moves them. With an optimiser of another kind
-    call `advance` after its step. Nothing here waits for the device, but for a look at the first images on a CPU.
+    call `advance` after its step. Without Pyro's validation nothing here waits for the device.
 
     Attributes:
         bound: Names of the terms whose sum, of those that there are, is the negative ELBO in nats: `nll` and KLs. An
@@ -58,7 +59,6 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         Trace_ELBO.__init__(self)
         self.step = 0
         self.mask_kl = check_mask_kl(mask_kl)
-        self._images_seen = False
 
     def __call__(self, model: nn.Module, guide: nn.Module) -> ELBOModule:
         """The loss of a pair as a torch module: its parameters are theirs; call it with images [B, 3, H, W]."""
@@ -102,12 +102,10 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
             **kwargs: Passed on to model and guide.
 
         Raises:
-            UserError: If the images have another shape or, the first ones on a CPU, values out of range.
+            UserError: If the images have another shape or, while Pyro's validation is on, values out of range.
         """
-        if not self._images_seen:
-            if images.device.type == "cpu":
-                check_range(images)
-            self._images_seen = True
+        if is_validation_enabled():
+            check_range(model, images)
         if self.training and torch.is_grad_enabled():
             advance_after_step(self, model, guide)
         return self.read(self.trace(model, guide, images, *args, **kwargs))

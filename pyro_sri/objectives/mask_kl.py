@@ -1,11 +1,13 @@
 """KL from attention masks to decoded masks: what holds the two together (Engelcke et al. 2021)."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_sri.matching import permute_slots
+from pyro_sri.objectives.traces import weighed
+from pyro_sri.system.choices import check_choice
 
 MaskKL = Literal["none", "attached", "detached", "decoder"]
 
@@ -18,8 +20,7 @@ def check_mask_kl(kind: MaskKL) -> MaskKL:
     Raises:
         ValueError: If there is no such kind.
     """
-    if kind not in get_args(MaskKL):
-        raise ValueError(f"no mask KL '{kind}': it must be one of {', '.join(get_args(MaskKL))}")
+    check_choice(kind, MaskKL, "mask KL")
     return kind
 
 
@@ -59,6 +60,7 @@ def read_mask_kl(kind: MaskKL, guide: Trace, model: Trace) -> Tensor:
     if "order" in guide and "segregated_slots" not in model:
         attention = permute_slots(attention.flatten(2), guide.nodes["order"]["value"]).view_as(attention)
     decoded = model.nodes["slot_masks"]["value"]
-    return mask_divergence(
+    divergence = mask_divergence(
         attention.detach() if kind == "decoder" else attention, decoded.detach() if kind == "detached" else decoded
     )
+    return weighed(divergence, model.nodes["image"])  # images that do not count have no masks that do

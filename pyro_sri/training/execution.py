@@ -6,8 +6,9 @@ None of it changes what a module computes (up to rounding), its parameters, or t
 import contextlib
 import functools
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from pyro.nn import PyroModule
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pyro_sri.config import Precision
+from pyro_sri.system.choices import check_choice
 
 
 def set_precision(module: nn.Module, precision: Precision) -> None:
@@ -28,24 +30,28 @@ def set_precision(module: nn.Module, precision: Precision) -> None:
     Raises:
         ValueError: On another precision.
     """
-    if precision not in get_args(Precision):
-        raise ValueError(f"no precision '{precision}': it must be one of {', '.join(get_args(Precision))}")
+    check_choice(precision, Precision, "precision")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    if precision == "bf16":
-        for convolution in module.modules():
-            if isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d) and max(convolution.kernel_size) > 1:
-                convolution.forward = _in_bfloat16(convolution.forward)  # type: ignore[method-assign]
+    for convolution in module.modules():
+        if isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d) and max(convolution.kernel_size) > 1:
+            convolution.__dict__.pop("forward", None)
+            if precision == "bf16":
+                _run_by(convolution, _in_bfloat16)
 
 
-def _in_bfloat16(forward: Any) -> Any:
-    @functools.wraps(forward)
-    def run(*inputs: Tensor) -> Tensor:
-        with torch.autocast(inputs[0].device.type, torch.bfloat16):
-            outputs: Tensor = forward(*inputs)
-        return outputs.float()
+def _run_by(network: nn.Module, function: Callable[..., Any], **options: Any) -> None:
+    """Has calls of a network answered by `function(network, *inputs)`, which belongs to no module.
 
-    return run
+    A copy of the network, by `copy.deepcopy` or `pickle`, is then run with its own weights.
+    """
+    network.forward = functools.partial(function, network, **options)
+
+
+def _in_bfloat16(convolution: nn.Module, *inputs: Tensor) -> Tensor:
+    with torch.autocast(inputs[0].device.type, torch.bfloat16):
+        outputs: Tensor = type(convolution).forward(convolution, *inputs)
+    return outputs.float()
 
 
 def decoders(module: nn.Module) -> list[nn.Module]:
@@ -63,10 +69,17 @@ def recompute_decoders(module: nn.Module) -> None:
     Decoders that are also compiled must have been before.
     """
     for decoder in decoders(module):
-        contexts = functools.partial(_once_noticed, decoder)
-        decoder.forward = functools.partial(
-            checkpoint, decoder.forward, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
-        )
+        compiled = getattr(decoder.forward, "func", None) is _compiled
+        _run_by(decoder, _recomputed, run=_compiled if compiled else _as_written)
+
+
+def _as_written(network: nn.Module, *inputs: Tensor) -> Any:
+    return type(network).forward(network, *inputs)
+
+
+def _recomputed(network: nn.Module, *inputs: Tensor, run: Callable[..., Any]) -> Any:
+    contexts = functools.partial(_once_noticed, network)
+    return checkpoint(run, network, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
 
 def _once_noticed(network: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -96,7 +109,16 @@ def compile_decoders(module: nn.Module, device: torch.device) -> None:
         warnings.warn("there is no compiler that torch.compile can use: decoders run as they are", stacklevel=2)
         return
     for decoder in decoders(module):
-        decoder.forward = torch.compile(decoder.forward)
+        _run_by(decoder, _compiled)
+
+
+@functools.cache
+def _compiled_forward(kind: type[nn.Module]) -> Callable[..., Any]:
+    return torch.compile(kind.forward)
+
+
+def _compiled(network: nn.Module, *inputs: Tensor) -> Any:
+    return _compiled_forward(type(network))(network, *inputs)
 
 
 def _can_compile(device: torch.device) -> bool:

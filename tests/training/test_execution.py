@@ -255,6 +255,7 @@ def test_decoders_are_compiled(recompute: bool, monkeypatch: pytest.MonkeyPatch)
         return graph.forward
 
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=take))
+    execution._compiled_forward.cache_clear()
     torch._dynamo.reset()
     config = tiny("genesis_v2-mog-shapestacks", compile=True, recompute_decoder=recompute)
     module = new_module(config)
@@ -263,6 +264,7 @@ def test_decoders_are_compiled(recompute: bool, monkeypatch: pytest.MonkeyPatch)
     result = run(module, config)
     assert sum("conv" in str(node.target) for graph in graphs for node in graph.graph.nodes) >= 4
     assert_equal(result, run(new_module(config), config))
+    execution._compiled_forward.cache_clear()
     torch._dynamo.reset()
 
 

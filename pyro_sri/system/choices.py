@@ -1,0 +1,47 @@
+"""Words out of a list: which of them there are, and which one was meant."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, get_args
+
+ALIKE = 0.4  # how much a word must share with a known one for that to be suggested
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that looks most like this one, or None; capitals, blanks, dashes and underlines count alike."""
+    plain = {_plain(name): name for name in known}
+    found = difflib.get_close_matches(_plain(word), plain, n=1, cutoff=ALIKE)
+    return plain[found[0]] if found else None
+
+
+def _plain(word: str) -> str:
+    return word.lower().replace("-", "_").replace(" ", "_")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that names the nearest known name, or the known names."""
+    names = sorted(known)
+    close = closest(name, names)
+    return f"did you mean '{close}'?" if close else f"known are {', '.join(names)}"
+
+
+def one_of(word: object, choices: Any) -> str:
+    """What a wrong word must be: one of the choices of a Literal, and which one was probably meant."""
+    names = [str(choice) for choice in get_args(choices)]
+    close = closest(word, names) if isinstance(word, str) else None
+    return f"it must be one of {', '.join(names)}" + (f"; did you mean '{close}'?" if close else "")
+
+
+def check_choice(word: Any, choices: Any, what: str) -> None:
+    """Checks a word against a Literal.
+
+    Args:
+        word: The word.
+        choices: The Literal.
+        what: What it chooses, for the message.
+
+    Raises:
+        ValueError: If it is none of the choices.
+    """
+    if word not in get_args(choices):
+        raise ValueError(f"no {what} '{word}': {one_of(word, choices)}")
