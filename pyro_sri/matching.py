@@ -59,9 +59,8 @@ def hungarian_matching(cost: Tensor) -> Tensor:
     """
     columns = [torch.from_numpy(linear_sum_assignment(c)[1]) for c in cost.cpu().numpy()]
     order = torch.stack(columns).to(cost.device)
-    return (
-        torch.zeros_like(cost).scatter_(2, order[..., None], 1.0).argmax(2)
-    )  # so that it is known to follow from cost
+    # By an operation on the cost: Pyro's graphs show what follows from what, and see nothing of SciPy.
+    return torch.zeros_like(cost).scatter_(2, order[..., None], 1.0).argmax(2)
 
 
 def identity_matching(cost: Tensor) -> Tensor:

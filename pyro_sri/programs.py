@@ -231,8 +231,8 @@ def _check_plates(program: Program) -> None:
     for plate in get_plates():
         if plate.name == "scenes":
             raise UserError(
-                f"the plate 'scenes' is open: {type(program).__name__} opens it itself; Pyro runs one program at a time, "
-                "so use processes instead of threads"
+                f"the plate 'scenes' is open, and {type(program).__name__} opens it itself; Pyro runs one program at a "
+                "time, so use processes instead of threads"
             )
         if plate.vectorized:
             raise UserError(
@@ -246,9 +246,9 @@ def _check_images(program: Program, images: Any) -> None:
     if not isinstance(images, Tensor):
         raise UserError(f"{type(program).__name__} takes images as a tensor, not as {type(images).__name__}")
     size, shape = program.image_size, tuple(images.shape)
-    if images.is_floating_point() and images.ndim == 4 and shape[0] and shape[1] == 3:
-        if size in (None, shape[2]) and shape[2] == shape[3]:
-            return
+    fits = images.is_floating_point() and images.ndim == 4 and shape[0] > 0 and shape[1] == 3
+    if fits and shape[2] == shape[3] and size in (None, shape[2]):
+        return
     side = "H, H" if size is None else f"{size}, {size}"
     raise UserError(
         f"images are {str(images.dtype).removeprefix('torch.')} of shape {list(shape)}: {type(program).__name__} takes "

@@ -6,9 +6,10 @@ from pyro_sri.config.files import from_yaml, systems, to_yaml
 from pyro_sri.config.genesis import GenesisConfig
 from pyro_sri.config.genesis_v2 import GenesisV2Config
 from pyro_sri.config.recurrent import RecurrentConfig
-from pyro_sri.config.run import FIELD_GROUPS, NOT_OPTIONS, RESUMABLE, Device, Precision, RunConfig, flag, nearest
+from pyro_sri.config.run import FIELD_GROUPS, NOT_OPTIONS, RESUMABLE, Device, Precision, RunConfig, flag
 from pyro_sri.config.slot_attention import SlotAttentionConfig
 from pyro_sri.config.sri import SRIConfig
+from pyro_sri.system.choices import nearest
 
 __all__ = [
     "FIELD_GROUPS",

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from pyro_sri.config.run import RunConfig, field_types, nearest
+from pyro_sri.config.run import RunConfig, field_types
 from pyro_sri.config.values import NO_VALUE, checked, shown
+from pyro_sri.system.choices import nearest
 from pyro_sri.system.errors import UserError, one_line
 
 # Fields that have another name today: the new name, and what the old values are called.

@@ -14,7 +14,6 @@ from pyro.nn import PyroModule
 
 from pyro_sri.config.values import LARGEST_NUMBER, checked
 from pyro_sri.objectives import TermsELBO
-from pyro_sri.system.choices import nearest
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.seeds import check_seed
 

@@ -15,9 +15,9 @@ __all__ = [
     "METRICS",
     "Meaning",
     "Metrics",
-    "evaluate",
     "bound_of_log_weights",
     "effective_sample_size",
+    "evaluate",
     "importance_bound",
     "importance_log_weights",
 ]

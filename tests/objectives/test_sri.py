@@ -3,7 +3,6 @@
 import copy
 import itertools
 import math
-from typing import Any
 
 import pyro
 import pytest

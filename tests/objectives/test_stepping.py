@@ -1,0 +1,114 @@
+"""Controllers and schedules move once per optimiser step, however many forward passes it takes."""
+
+import copy
+import dataclasses
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from pyro.infer import SVI
+from pyro.infer.elbo import ELBOModule
+from torch import Tensor
+
+from pyro_sri.objectives import GenesisGECO, PresenceAnnealing, SlotELBO
+from pyro_sri.presets import PRESETS
+from support.programs import build_pair
+from support.systems import uncovered
+
+SYSTEMS = uncovered(())
+
+
+def new_module() -> ELBOModule:
+    return SlotELBO(geco=GenesisGECO(target=0.5, image_size=32))(*build_pair("recurrent"))
+
+
+def train(module: ELBOModule, optimizer: Any, images: Tensor, parts: int, steps: int = 3) -> Tensor:
+    """The weight of the KL after some steps of as many micro-batches."""
+    with pyro.settings.context(module_local_params=True):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            for part in images.chunk(parts):
+                (module(part) / parts).backward()
+            optimizer.step()
+    return module.elbo.geco.beta
+
+
+def test_micro_batches_are_one_step(images: Tensor) -> None:
+    whole = new_module()
+    parts = copy.deepcopy(whole)
+    pyro.set_rng_seed(1)
+    one = train(whole, torch.optim.SGD(whole.parameters(), lr=0.0), images, 1)
+    other = train(parts, torch.optim.SGD(parts.parameters(), lr=0.0), images, 4)
+    assert one != 1
+    torch.testing.assert_close(1 - one, 1 - other, rtol=0.02, atol=0)
+
+
+def test_the_mean_of_the_passes_counts() -> None:
+    seen, geco = torch.tensor([100.0, 300.0]), GenesisGECO(target=0.5, image_size=32)
+    for nll in seen:
+        geco.notice(nll)
+    assert geco.error_ema == 0
+    geco.settle()
+    assert geco.error_ema == 200
+    geco.settle()  # nothing was noticed since
+    assert geco.error_ema == 200
+
+
+def test_a_line_search_is_one_step(images: Tensor) -> None:
+    module = new_module()
+    optimizer = torch.optim.LBFGS(module.parameters(), lr=1e-6, max_iter=4)
+    calls = []
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = module(images)
+        loss.backward()
+        calls.append(loss)
+        return loss
+
+    with pyro.settings.context(module_local_params=True):
+        optimizer.step(closure)
+    assert len(calls) > 1
+    once = GenesisGECO(target=0.5, image_size=32)
+    once.update(module.elbo.geco.error_ema)
+    torch.testing.assert_close(module.elbo.geco.beta, once.beta)
+
+
+def test_another_optimizer_moves_nothing(images: Tensor) -> None:
+    module, other = new_module(), new_module()
+    module(images).backward()
+    torch.optim.SGD(other.parameters(), lr=0.0).step()
+    assert module.elbo.geco.beta == 1
+    torch.optim.SGD(list(module.parameters())[:1], lr=0.0).step()  # a part of its parameters will do
+    assert module.elbo.geco.beta != 1
+
+
+def test_optimizers_of_another_kind_say_so(images: Tensor) -> None:
+    module = new_module()
+    module(images).backward()
+    module.elbo.advance()
+    assert module.elbo.geco.beta != 1
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_svi_moves_controllers_and_schedules_once_a_step(name: str) -> None:
+    config = PRESETS[name].config.tiny()
+    if config.system == "air":
+        config = dataclasses.replace(config, annealing_steps=10)
+    model, guide, elbo = config.build()
+    start = [buffer.clone() for buffer in elbo.buffers()]
+    moves: list[Any] = []
+    for part in elbo.modules():
+        if isinstance(part, GenesisGECO | PresenceAnnealing) or hasattr(part, "update"):
+            part.update = lambda value, _run=part.update: (moves.append(value), _run(value))
+    images = torch.rand(2, 3, config.image_size, config.image_size)
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-4}), elbo)
+    svi.evaluate_loss(images)
+    assert not moves
+    svi.step(images)
+    count = len(moves)
+    assert count <= 2
+    assert (count > 0) == any(not torch.equal(a, b) for a, b in zip(start, elbo.buffers(), strict=True))
+    svi.step(images)
+    assert len(moves) == 2 * count
