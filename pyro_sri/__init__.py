@@ -8,11 +8,19 @@ from typing import Any
 __all__ = ["__version__", "load"]
 
 
-def load(run: Path | str) -> tuple[Any, Any]:
+def load(run: Path | str) -> Any:
     """Model and guide of a run, with its best weights, on the CPU, in evaluation mode.
+
+    Example::
+
+        model, guide = pyro_sri.load("runs/mine")
+        objective = pyro_sri.load("runs/mine").objective
 
     Args:
         run: A run directory, or the name of a preset whose weights ship.
+
+    Returns:
+        A named pair `model`, `guide`, which knows its `objective` (`pyro_sri.runs.Pair`).
 
     Raises:
         pyro_sri.system.errors.UserError: If there is no such run, or its checkpoint is missing, damaged or does not

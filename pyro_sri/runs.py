@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import torch
 from pyro.infer.elbo import ELBOModule
@@ -16,6 +16,7 @@ from pyro.nn import PyroModule
 from pyro_sri.checkpoints import evaluated_weights, fill, is_count, is_number, load_checkpoint
 from pyro_sri.config import RunConfig, flag, from_yaml, nearest, to_yaml
 from pyro_sri.data.format import DatasetFile
+from pyro_sri.objectives import TermsELBO, objective_of
 from pyro_sri.presets import PRESETS
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import open_in_place, open_locked, unfinished, write_atomically
@@ -29,6 +30,18 @@ WEIGHTS = Path(__file__).parent / "weights"  # runs that ship with the package
 
 LARGEST_TEXT = 4 * 1024**2  # characters of config.yaml, of metrics.json, or of a line of metrics.jsonl
 LONGEST_NAME = 100  # of a metric
+
+
+class Pair(NamedTuple):
+    """A model and its guide."""
+
+    model: PyroModule
+    guide: PyroModule
+
+    @property
+    def objective(self) -> TermsELBO:
+        """The objective that they were trained with, in evaluation mode."""
+        return objective_of(self.model, self.guide)
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,7 @@ class Run:
         """The step of the best checkpoint."""
         return int(load_checkpoint(self.checkpoint())["step"])
 
-    def load(self, name: str = "best") -> tuple[PyroModule, PyroModule]:
+    def load(self, name: str = "best") -> Pair:
         """Model and guide with the weights of a checkpoint, on the CPU, in evaluation mode.
 
         Those of a run with `ema` are its averaged weights; `load_checkpoint(path)["objective"]` has the others.
@@ -61,7 +74,7 @@ class Run:
             UserError: If the checkpoint is missing, damaged or does not fit the configuration.
         """
         module = self.load_module(name)
-        return module.model, module.guide
+        return Pair(module.model, module.guide)
 
     def load_module(self, name: str = "best") -> ELBOModule:
         """The same with their objective: a module with `model`, `guide` and `elbo`."""

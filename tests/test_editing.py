@@ -219,6 +219,31 @@ def test_what_is_refused(edit: Any, says: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_tensors_say_which_slots() -> None:
+    model, _, _ = PRESETS["sri-quick"].config.tiny().build()
+    slots = torch.randn(2, 3, 8)
+    numbers, mask = torch.tensor([0, 2]), torch.tensor([True, False, True])
+    for keep in (numbers, mask, {0, 2}):
+        kept = imagine_rest(model, slots, keep, candidates=3).slots
+        torch.testing.assert_close(kept[:, numbers], slots[:, numbers])
+        assert remove(slots, keep).equal(slots[:, 1:2])
+    with pytest.raises(ValueError, match="does not say which of 3 slots"):
+        remove(slots, torch.tensor([True]))
+    proposed = imagine_rest(model, slots, numbers, propose=lambda kept: model.scene_dist(len(kept)), candidates=3)
+    still = imagine_rest(model, slots, [0], propose=lambda kept: model.scene_dist(2), candidates=3, temperature=0.0)
+    assert proposed.slots.shape == still.slots.shape == slots.shape
+
+
+def test_slots_learn_through_the_decoder() -> None:
+    model, _, _ = PRESETS["sri-quick"].config.tiny().build()
+    slots = torch.randn(2, 3, 8, requires_grad=True)
+    decode(model, slots).images.sum().backward()
+    assert slots.grad.any()
+    assert not decode(model, slots.detach()).images.requires_grad
+    with pytest.raises(ValueError, match="at least one scene"):
+        decode(model, slots[:0])
+
+
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Every command and every block of Python in docs/editing.md, in order; they draw the page's own pictures."""
     monkeypatch.chdir(tmp_path)

@@ -1,3 +1,4 @@
+import copy
 from collections import Counter
 from typing import Any
 
@@ -10,12 +11,14 @@ from pyro.infer import SVI
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_sri.guides.recurrent import RecurrentGuide
 from pyro_sri.guides.segregation import Segregation, SegregationPair
 from pyro_sri.guides.sri import SRIGuide
 from pyro_sri.models.air import AIRModel
 from pyro_sri.models.scene import SceneModel
-from pyro_sri.objectives import SRI_ELBO
+from pyro_sri.objectives import SRI_ELBO, SlotELBO
 from pyro_sri.programs import Program, record_of
+from support.programs import build_pair
 
 
 @pytest.mark.parametrize("local", [False, True])
@@ -74,6 +77,40 @@ def test_an_own_segregation_pair_needs_no_decorator(local: bool, images: Tensor)
         module(images).backward()
     assert all(parameter.grad is not None for parameter in guide.segregation.parameters())
     assert len(torch.cat([p.flatten() for p in guide.segregation.parameters()])) == 4 * 48
+
+
+def test_a_store_with_other_tensors_is_told(images: Tensor, tmp_path: Any) -> None:
+    """Those of another instance, of a copy's original, or read from a file."""
+    pair = build_pair("recurrent")
+    SVI(*pair, pyro.optim.Adam({"lr": 1e-3}), SlotELBO()).step(images)
+    store = pyro.get_param_store()
+    store.save(tmp_path / "store.pt")
+    for strangers in (build_pair("recurrent"), copy.deepcopy(pair)):
+        svi = SVI(*strangers, pyro.optim.Adam({"lr": 1e-3}), SlotELBO())
+        with pytest.warns(UserWarning, match="other tensors under 'scene_model' and 'recurrent_guide'"):
+            svi.step(images)
+        with pytest.warns(UserWarning, match="state_dict"):
+            svi.evaluate_loss(images)
+    pyro.clear_param_store()
+    store.load(tmp_path / "store.pt")
+    with pytest.warns(UserWarning, match="clear_param_store"):
+        SVI(*pair, pyro.optim.Adam({"lr": 1e-3}), SlotELBO()).evaluate_loss(images)
+
+
+def test_a_store_of_its_own_tensors_is_not(images: Tensor) -> None:
+    """Twice the same pair, another pair under other names, and own parameters beside them: warnings are errors here."""
+    first = build_pair("recurrent")
+    model = SceneModel(image_size=32, num_slots=3, slot_size=16, scene_size=12, name="another_model")
+    second = model, RecurrentGuide(model, image_size=32, features=16, hidden=16, name="another_guide")
+
+    def weighed(*args: Any, **kwargs: Any) -> None:
+        with poutine.scale(scale=pyro.param("weight", torch.tensor(2.0)).detach()):
+            first[0](*args, **kwargs)
+
+    for pair in (first, second, first, (weighed, first[1])):
+        before = [parameter.clone() for parameter in pair[1].parameters()]
+        SVI(*pair, pyro.optim.Adam({"lr": 1e-3}), SlotELBO()).step(images)
+        assert any(not torch.equal(a, b) for a, b in zip(before, pair[1].parameters(), strict=True))
 
 
 def test_handlers_do_not_hide_a_record() -> None:

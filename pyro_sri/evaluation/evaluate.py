@@ -52,7 +52,7 @@ def evaluate(
         model: A model.
         guide: Its guide.
         data: A dataset file.
-        elbo: Its objective, in evaluation mode; None for SRI's.
+        elbo: Its objective; None for that which the pair was built or loaded with, or else that of its system.
         split: The split to evaluate on.
         num_images: The first so many images; None for all.
         batch_size: Images at once.

@@ -171,16 +171,17 @@ def _check_store(*programs: Any) -> None:
     """Warns where Pyro's parameter store, whose tensors SVI moves, has others under the names of these programs."""
     if pyro.settings.get("module_local_params"):
         return
-    stored = pyro.get_param_store()._params
-    for program in map(unwrap, programs):
-        if not isinstance(program, PyroModule) or not program._pyro_name:
-            continue
-        own = {id(parameter) for parameter in program.parameters()}
-        root = program._pyro_name
-        if any(name.startswith(f"{root}.") and id(value) not in own for name, value in stored.items()):
-            warnings.warn(
-                f"Pyro's parameter store has other tensors under '{root}' than this {type(program).__name__}: they are "
-                "not its weights, and SVI does not train it. Save and load with state_dict; call "
-                "pyro.clear_param_store() before you train another instance, or give it another name=",
-                stacklevel=4,
-            )
+    modules = [program for program in map(unwrap, programs) if isinstance(program, PyroModule) and program._pyro_name]
+    if roots := [f"'{module._pyro_name}'" for module in modules if _has_other_tensors(module)]:
+        warnings.warn(
+            f"Pyro's parameter store has other tensors under {' and '.join(roots)} than these programs: they are not "
+            "their weights, and SVI does not train them. Save and load with state_dict; call pyro.clear_param_store() "
+            "before you train another instance, or give it another name=",
+            stacklevel=4,
+        )
+
+
+def _has_other_tensors(module: PyroModule) -> bool:
+    own = {id(parameter) for parameter in module.parameters()}
+    stored = pyro.get_param_store()._params.items()
+    return any(name.startswith(f"{module._pyro_name}.") and id(tensor) not in own for name, tensor in stored)

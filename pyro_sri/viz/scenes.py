@@ -166,7 +166,7 @@ def tensorboard_images(
         guide: Its guide.
         images: [B, 3, H, W] in [0, 1].
         num_samples: Scenes to sample.
-        elbo: The objective, in evaluation mode; None for SRI's.
+        elbo: The objective; None for that of the pair.
 
     Returns:
         uint8 [h, w, 3] by name: `input_reconstruction_imagination`, `attention_masks` (if the guide has any),

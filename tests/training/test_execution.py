@@ -1,7 +1,9 @@
 """How networks are run changes speed and memory, never what is computed, beyond the rounding that is asked for."""
 
+import copy
 import dataclasses
 import functools
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -320,6 +322,66 @@ def test_a_run_computes_on_its_number_of_threads_or_on_the_processs_own(threads:
     module = new_module(config)
     Stepper(config, Fabric(accelerator="cpu", devices=1), module, new_optimizer(module, config))
     assert torch.get_num_threads() == used
+
+
+def as_written(module: TrainingStep) -> None:
+    """Leaves it so."""
+
+
+def in_bfloat16(module: TrainingStep) -> None:
+    set_precision(module, "bf16")
+
+
+def in_bfloat16_and_again(module: TrainingStep) -> None:
+    set_precision(module, "bf16")
+    recompute_decoders(module)
+
+
+def compiled(module: TrainingStep) -> None:
+    for decoder in decoders(module):
+        execution._run_by(decoder, execution._compiled)
+
+
+def compiled_and_again(module: TrainingStep) -> None:
+    compiled(module)
+    recompute_decoders(module)
+
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda module: pickle.loads(pickle.dumps(module)),
+    "average": lambda module: torch.optim.swa_utils.AveragedModel(module).module,
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("run_as", [as_written, in_bfloat16, in_bfloat16_and_again, compiled, compiled_and_again])
+def test_a_copy_computes_with_its_own_weights(run_as: Any, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    execution._compiled_forward.cache_clear()
+    config = tiny("genesis_v2-mog-shapestacks")
+    module = new_module(config)
+    run_as(module)
+    twin = COPIES[how](module)
+    assert_equal(run(twin, config), run(module, config))
+    module.zero_grad()
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    loss, _ = twin(images_for(config))
+    loss.backward()
+    assert all(parameter.grad is None for parameter in module.parameters())
+    assert sum(parameter.grad is None for parameter in twin.parameters()) == 0
+    execution._compiled_forward.cache_clear()
+
+
+@pytest.mark.parametrize("preset", PAIRS)
+def test_there_is_a_way_back_to_float32(preset: str) -> None:
+    config = tiny(preset)
+    module = new_module(config)
+    for precision in ("bf16", "bf16", "float32"):
+        set_precision(module, precision)
+    assert_equal(run(module, config), run(new_module(config), config))
 
 
 @pytest.mark.parametrize("fields", [{"precision": "bf16"}, {"precision": "tf32", "recompute_decoder": True}])

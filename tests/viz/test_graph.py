@@ -3,13 +3,16 @@
 from typing import Any
 
 import numpy as np
+import pyro
 import pytest
+import torch
 
 from pyro_sri.models.air import AIRModel
 from pyro_sri.models.emorl import EMORLModel
 from pyro_sri.models.genesis import GenesisModel
 from pyro_sri.viz import graphviz, plate_diagram
 from pyro_sri.viz.graph import Node, read_story
+from support.programs import build_sri
 
 
 def air() -> Any:
@@ -69,3 +72,11 @@ def test_graphviz_has_every_site_and_nothing_that_follows() -> None:
     assert "mask_slot_0 -> image" in source
     assert "log_masks" not in source
     assert "reconstruction" not in source
+
+
+@pytest.mark.parametrize("matching", ["greedy", "hungarian"])
+def test_the_order_follows_from_what_was_imagined(matching: str, images: torch.Tensor) -> None:
+    _, guide = build_sri(matching=matching)
+    edges = [line for line in pyro.render_model(guide, model_args=(images,)).source.splitlines() if "->" in line]
+    assert sum("-> order" in edge for edge in edges) == 4  # three imagined slots, and the masks behind the others
+    assert sum("imagined" in edge and "-> slot_" in edge for edge in edges) == 6
