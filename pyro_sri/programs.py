@@ -118,7 +118,7 @@ class Program(PyroModule):
     Attributes:
         record: What a model and its guide say of their latents; the standard ones are `scene`, `slot_0`, `slot_1`, ..
         starts_small: Names of modules that `init="official"` starts small.
-        image_size: Image side H = W; None where it is not said.
+        image_size: Image side H = W; 0 where it is not said.
 
     Args:
         name: Root of the parameters' names in Pyro's store.
@@ -128,7 +128,7 @@ class Program(PyroModule):
 
     record: Record = STANDARD
     starts_small: ClassVar[tuple[str, ...]] = ()
-    image_size: int | None = None
+    image_size: int = 0
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -136,11 +136,11 @@ class Program(PyroModule):
             cls.__init__ = pyro.settings.context(module_local_params=True)(cls.__init__)  # type: ignore[method-assign]
 
     @pyro.settings.context(module_local_params=True)
-    def __init__(self, name: str = "", num_slots: int | None = None, image_size: int | None = None) -> None:
+    def __init__(self, name: str = "", num_slots: int | None = None, image_size: int = 0) -> None:
         super().__init__(name)
         if num_slots is not None:
             self.num_slots = num_slots
-        if image_size is not None:
+        if image_size:
             self.image_size = image_size
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -247,9 +247,9 @@ def _check_images(program: Program, images: Any) -> None:
         raise UserError(f"{type(program).__name__} takes images as a tensor, not as {type(images).__name__}")
     size, shape = program.image_size, tuple(images.shape)
     fits = images.is_floating_point() and images.ndim == 4 and shape[0] > 0 and shape[1] == 3
-    if fits and shape[2] == shape[3] and size in (None, shape[2]):
+    if fits and shape[2] == shape[3] and size in (0, shape[2]):
         return
-    side = "H, H" if size is None else f"{size}, {size}"
+    side = f"{size}, {size}" if size else "H, H"
     raise UserError(
         f"images are {str(images.dtype).removeprefix('torch.')} of shape {list(shape)}: {type(program).__name__} takes "
         f"floating point [B, 3, {side}], B at least 1, channels first, in [0, 1]"
@@ -287,7 +287,7 @@ def evaluating(*parts: Any) -> Iterator[None]:
 def join(guide: Any, objective: Any) -> None:
     """Lets a guide know the objective that it was made for, without owning it."""
     if isinstance(program := unwrap(guide), nn.Module):
-        program._objective = (objective,)  # a tuple hides it from module registration
+        program.__dict__["_objective"] = (objective,)  # past the registration of modules
 
 
 def joined(guide: Any) -> Any:

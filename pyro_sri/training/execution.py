@@ -113,12 +113,12 @@ def compile_decoders(module: nn.Module, device: torch.device) -> None:
 
 
 @functools.cache
-def _compiled_forward(kind: type[nn.Module]) -> Callable[..., Any]:
-    return torch.compile(kind.forward)
+def _compiled_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(forward)
 
 
 def _compiled(network: nn.Module, *inputs: Tensor) -> Any:
-    return _compiled_forward(type(network))(network, *inputs)
+    return _compiled_forward(type(network).forward)(network, *inputs)
 
 
 def _can_compile(device: torch.device) -> bool:
