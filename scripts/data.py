@@ -129,8 +129,8 @@ def info(file: Positional[Path], /) -> None:
     console.print(splits)
 
 
-def preview(file: Positional[Path], /, out: Path, num: int = 32, split: str = "train") -> None:
-    """Draw a contact sheet of a dataset file: images, and beside them their instance masks in colour.
+def preview(file: Positional[Path], /, out: Path, num: int = 32, split: str = "train", seed: int = 0) -> None:
+    """Draw a contact sheet of a dataset file: images at random, and beside them their instance masks in colour.
 
     For example:
 
@@ -141,19 +141,21 @@ def preview(file: Positional[Path], /, out: Path, num: int = 32, split: str = "t
         out: The PNG to make; an existing file is never overwritten.
         num: How many scenes.
         split: Which split: train, val or test.
+        seed: Seed of the choice of scenes.
 
     Raises:
         UserError: If the file is missing, damaged or has no such split, or the PNG cannot be written.
     """
     check_new_file(out, (".png",))
-    pictures.contact_sheet(file, out, num, split)
+    pictures.contact_sheet(file, out, num, split, seed)
     print(f"drew {out}")
 
 
 def check(file: Positional[Path], /) -> None:
-    """Read all of a dataset file and verify it: layout, checksums, masks and factors.
+    """Read all of a dataset file and verify it: layout, checksums, images, masks and factors.
 
-    Ends well if everything is sound; otherwise names the first damaged item.
+    Ends well if everything is sound; otherwise names the first damaged item. Warns of what is sound and odd: masks that
+    overlap, objects that are never seen, factors that evaluation cannot use, images that are nearly black.
 
     For example:
 
@@ -166,8 +168,11 @@ def check(file: Positional[Path], /) -> None:
         UserError: Naming the first damaged item by its index.
     """
     with progress_bar() as report:
-        check_dataset(file, report)
-    print(f"{file} is sound")
+        notes = check_dataset(file, report)
+    for sentence in notes:
+        note(f"warning: {sentence}")
+    warnings = f", with {len(notes)} warning{'s' if len(notes) > 1 else ''}" if notes else ""
+    print(f"{file} is sound{warnings}")
 
 
 def audit(file: Positional[Path], /, num: int = 200, split: str = "train", seed: int = 0) -> None:
@@ -238,7 +243,8 @@ def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if summary["factor_names"] is not None:
         facts.append(("factors", ", ".join(summary["factor_names"])))
     background = ", ".join(str(entity) for entity in summary["background_entities"])
-    return [*facts, ("background", f"entity {background}"), ("sha256", summary["content_hash"])]
+    told = f"entity {background}" if background else "none: all entities are objects"
+    return [*facts, ("background", told), ("sha256", summary["content_hash"])]
 
 
 def _row(split: dict[str, Any]) -> tuple[str, ...]:

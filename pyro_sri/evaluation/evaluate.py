@@ -79,7 +79,8 @@ def evaluate(
         total = min(num_images or file.num_images(split), file.num_images(split))
         background, generated = file.background_entities, file.generated
         rule = structure_rule(file)
-        factors, factor_names = _factors(file, split, total)
+        no_factors = file.factor_fault(split)
+        factors, factor_names = (None, ()) if no_factors else _factors(file, split, total)
 
     measures: Sequence[Measure] = (
         Segmentation(),
@@ -87,7 +88,7 @@ def evaluate(
         Counting(),
         TrueStructure(rule),
         Order(),
-        CodeQuality(factor_names),
+        CodeQuality(factor_names, no_factors),
     )
     pyro.set_rng_seed(seed)
     done = 0
