@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pyro_sri import checkpoints, runs
 from pyro_sri.config import RunConfig, flag
-from pyro_sri.data.format import DatasetFile
+from pyro_sri.data.format import DatasetFile, convert_advice, dark_images
 from pyro_sri.data.generators import GENERATORS
 from pyro_sri.presets import PRESETS, Preset
 from pyro_sri.scripts.cli import note
@@ -21,6 +21,7 @@ from pyro_sri.system.processes import is_first
 from pyro_sri.training.loop import check_same, train
 
 PROG = "pyro-sri train"
+LOOKED_AT = 64  # training images that are looked at before a run starts
 
 _HELP = """Train a preset, or continue a run.
 
@@ -112,10 +113,8 @@ def with_data(config: RunConfig, preset: Preset) -> RunConfig:
     if size != config.image_size:
         if size not in config.image_sizes:
             sizes = _in_words(config.image_sizes)
-            raise UserError(
-                f"{config.data} holds {size}x{size} images, and {config.preset} takes {sizes}: "
-                f"{_make_command(config.dataset, config.image_size)}"
-            )
+            advice = convert_advice(config.data_file, min(config.image_sizes, key=lambda other: abs(other - size)))
+            raise UserError(f"{config.data} holds {size}x{size} images, and {config.preset} takes {sizes}: {advice}")
         if config.image_size != preset.config.image_size:
             raise UserError(
                 f"{config.data} holds {size}x{size} images, not {config.image_size}: leave out --image-size"
@@ -140,11 +139,14 @@ def _announce(config: RunConfig, out: Path) -> None:
         generated = "generated " if data.generated else ""
         note(f"{config.preset} on {generated}{config.data} ({data.num_images('train')} images), run directory {out}")
         entities = data.num_entities("train")
+        dark = dark_images(int(data.read(data.images("train"), slice(LOOKED_AT)).max()))
     schedule = " ".join(f"{flag(name)} {value:.6g}" for name, value in config.schedule().items())
     if config.steps != PRESETS[config.preset].config.steps and schedule:
         note(f"the schedule of these {config.steps} steps: {schedule}")
     if untrained := config.untrained(config.steps):
         note(f"warning: {untrained}")
+    if dark is not None:
+        note(f"warning: the first images of {config.data_file.name} {dark}")
     num_slots = getattr(config, "num_slots", None)
     if num_slots is not None and entities is not None and num_slots < entities:
         note(
