@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pyro_sri.data.format import DatasetFile, Report
 from pyro_sri.data.loading import Batch, evaluation_batches, to_images
+from pyro_sri.evaluation.collapse import Collapse
 from pyro_sri.evaluation.draws import evaluate_draws
 from pyro_sri.evaluation.measures import Bound, Counting, Measure, Metrics, Segmentation, TrueStructure, Truth
 from pyro_sri.evaluation.objects import CodeQuality, Order
@@ -70,7 +71,7 @@ def evaluate(
         A flat dictionary of what `pyro_sri.evaluation.METRICS` explains, and how it was measured: numbers, or None with
         `<name>_reason`. Means over images have a standard error `<name>_stderr`. `ari_fg` and `ari` are those of the
         decoder's masks (`slot_masks`), `ari_fg_attention` that of the segregation's; `nll` and the KLs are in nats per
-        image, normalised; bits per dimension with and without KL_cross.
+        image, normalised; bits per dimension with and without KL_cross. Where the slots collapsed, `collapse` says how.
 
     Raises:
         UserError: If the data cannot be read or has no such split, or the model's output is not finite.
@@ -90,6 +91,7 @@ def evaluate(
         Order(),
         CodeQuality(factor_names, no_factors),
     )
+    collapse = Collapse()
     pyro.set_rng_seed(seed)
     done = 0
     for batch in evaluation_batches(data, split, batch_size, total):
@@ -100,6 +102,7 @@ def evaluate(
         truth = Truth(masks, background, None if factors is None else factors[done:stop])
         for measure in measures:
             measure.update(explanation, truth)
+        collapse.update(explanation, truth)
         done = stop
         progress("images", done, total)
     result: Metrics = {}
@@ -124,6 +127,8 @@ def evaluate(
         device=device,
         progress=progress,
     )
+    if sentence := collapse.sentence():
+        result["collapse"] = sentence
     return result | {
         "num_images": total,
         "split": split,
