@@ -236,7 +236,7 @@ def _commands(file: Path, look: Look, sizes: Sequence[int]) -> list[str]:
         *commands,
         train,
         shlex.join(["pyro-sri", "evaluate", str(run)]),
-        f"pyro-sri report {shlex.quote(str(run))}",
+        shlex.join(["pyro-sri", "report", str(run), "--out", f"{file.stem}.html"]),
     ]
 
 

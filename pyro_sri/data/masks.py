@@ -5,6 +5,7 @@ in place of masks, masks that are inverted, values that are no shares.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ EDGES = 0.25  # of the pixels of a lone mask: so many may lie on soft edges befo
 FULL = 255
 
 
-def visible_masks(masks: NDArray[np.generic]) -> NDArray[np.uint8]:
+def visible_masks(masks: NDArray[Any]) -> NDArray[np.uint8]:
     """The visible part of each entity: each pixel belongs to the entity in front, or to none.
 
     Args:
@@ -41,7 +42,7 @@ def one_hot_masks(entities: NDArray[np.integer], num_entities: int) -> NDArray[n
     return (inside.view(np.uint8) * np.uint8(FULL))[..., None]
 
 
-def mask_fault(masks: NDArray[np.generic]) -> str | None:
+def mask_fault(masks: NDArray[Any]) -> str | None:
     """Why masks would be read wrong, in words that follow "masks"; None if they would not.
 
     Args:
@@ -57,7 +58,7 @@ def mask_fault(masks: NDArray[np.generic]) -> str | None:
     return None
 
 
-def is_index_map(masks: NDArray[np.generic]) -> bool:
+def is_index_map(masks: NDArray[Any]) -> bool:
     """Whether a lone mask holds the numbers of entities: several values besides 0, and not only at soft edges."""
     if masks.shape[1] != 1 or masks.max(initial=0) <= 1 or _all_hard(masks):
         return False
@@ -65,7 +66,7 @@ def is_index_map(masks: NDArray[np.generic]) -> bool:
     return bool((inside != inside.max()).mean() > EDGES)
 
 
-def look_inverted(masks: NDArray[np.generic]) -> bool:
+def look_inverted(masks: NDArray[Any]) -> bool:
     """Whether in most scenes every pixel is in all entities but one, or in all; of at least three entities."""
     num_entities = masks.shape[1]
     if num_entities < 3 or not len(masks):
@@ -74,17 +75,17 @@ def look_inverted(masks: NDArray[np.generic]) -> bool:
     return bool(everywhere.mean() > 0.5)
 
 
-def _all_hard(masks: NDArray[np.generic]) -> bool:
+def _all_hard(masks: NDArray[Any]) -> bool:
     """Whether each entity has one value besides 0."""
     return bool(((masks == 0) | (masks == masks.max(axis=(0, 2, 3, 4), keepdims=True, initial=0))).all())
 
 
-def _inside(masks: NDArray[np.generic]) -> NDArray[np.bool_]:
+def _inside(masks: NDArray[Any]) -> NDArray[np.bool_]:
     """Where a mask has more than half of its largest value."""
     return np.asarray(2.0 * masks > masks.max(axis=(0, 2, 3, 4), keepdims=True, initial=0))
 
 
-def _some_values(masks: NDArray[np.generic]) -> str:
+def _some_values(masks: NDArray[Any]) -> str:
     values = np.unique(masks)
     shown = ", ".join(f"{value:.4g}" for value in values[:4])
     return shown if len(values) <= 4 else f"{shown} .. {values[-1]:.4g}"
@@ -103,9 +104,10 @@ class MaskTally:
         self.scenes = self.overlapping = self.hiding = self.covered_by_one = 0
         self.pixels = self.nobodys = self.backgrounds = 0
 
-    def update(self, masks: NDArray[np.generic]) -> None:
+    def update(self, masks: NDArray[Any]) -> None:
         """Counts more scenes, [n, O, H, W, 1]."""
-        inside, labels = _inside(masks)[..., 0], entity_labels(masks)  # [n, O, H, W], [n, H, W]
+        inside: NDArray[np.bool_] = _inside(masks)[..., 0]  # [n, O, H, W]
+        labels = entity_labels(masks)  # [n, H, W]
         there = inside.any((2, 3))
         visible = np.stack([(labels == entity).any((1, 2)) for entity in range(masks.shape[1])], axis=1)
         hidden = there & ~visible

@@ -210,12 +210,13 @@ def entity_labels(true_masks: npt.ArrayLike) -> Labels:
     inside = masks != 0
     values = masks.max(axis=(0, 2, 3), keepdims=True, initial=0)
     if not (inside <= (masks == values)).all():
-        inside = _soft_inside(masks / (1.0 if values.max() <= 1 else max(values.max(), 255.0)))
+        largest = float(values.max())
+        inside = _soft_inside(masks.astype(np.float64) / (1.0 if largest <= 1 else max(largest, 255.0)))
     highest = inside.shape[1] - 1 - inside[:, ::-1].argmax(axis=1)
     return np.where(inside.any(axis=1), highest, -1).astype(np.int64)
 
 
-def _soft_inside(shares: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
+def _soft_inside(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """Which entities a pixel belongs to by its shares; [n,O,H,W]."""
     half = shares >= 0.5
     largest = shares.max(axis=1, keepdims=True)

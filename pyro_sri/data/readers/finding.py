@@ -123,7 +123,8 @@ def _words(name: str) -> set[str]:
 def _divided(pictures: Sequence[Picture]) -> tuple[list[Picture], list[Picture]]:
     """Images, and maps by the names of their folders, or by their own beside images of the same names."""
     plain = {picture.words for picture in pictures if not _may_be_map(picture)}
-    images, maps = [], []
+    images: list[Picture] = []
+    maps: list[Picture] = []
     for picture in pictures:
         beside = _may_be_map(picture) and any(picture.words[:end] in plain for end in range(1, len(picture.words) + 1))
         (maps if picture.is_map or beside else images).append(picture)
