@@ -14,6 +14,8 @@ from pyro_sri.config import (
     SRIConfig,
     nearest,
 )
+from pyro_sri.config.own import suited
+from pyro_sri.data.look import Look
 from pyro_sri.system.errors import UserError
 
 Fields = dict[str, Any]
@@ -29,6 +31,7 @@ class Preset:
         needs: The data and time it needs, in one line.
         makes_data: Arguments of `data make` if the run makes its own data; None if the user must give a file.
         data_name: What that data file is called; None: as the preset.
+        suits_data: Whether fields that are not given follow the data (`suited_to`).
     """
 
     config: RunConfig
@@ -36,12 +39,30 @@ class Preset:
     needs: str
     makes_data: dict[str, Any] | None = None
     data_name: str | None = None
+    suits_data: bool = False
+
+    def suited_to(self, look: Look, gpu: bool) -> "Preset":
+        """The same with the fields that a look at the data suggests, if its fields follow the data.
+
+        Args:
+            look: What the data is like.
+            gpu: Whether there is a GPU to train on.
+        """
+        if not self.suits_data or not isinstance(self.config, SRIConfig):
+            return self
+        return replace(self, config=suited(self.config, look, gpu))
 
     def tiny(self) -> "Preset":
         """The same at a size that runs in seconds, on a few images that it makes."""
-        config = self.config.tiny()
+        config = replace(self.config.tiny(), dataset="towers") if self.suits_data else self.config.tiny()
         data = {"size": config.image_size, "train": 8, "val": 2, "test": 2}
-        return replace(self, config=config, makes_data=data, data_name=f"tiny-{config.dataset}-{config.image_size}")
+        return replace(
+            self,
+            config=config,
+            makes_data=data,
+            data_name=f"tiny-{config.dataset}-{config.image_size}",
+            suits_data=False,
+        )
 
 
 _MOG: Fields = {"likelihood": "mog", "pixel_std": 0.7, "normalised": True, "geco_target": 0.5655}
@@ -195,6 +216,12 @@ PRESETS: dict[str, Preset] = {
             "makes its own data (32x32); 14 minutes on a fast core",
             makes_data=_QUICK_DATA,
             data_name="towers",
+        ),
+        Preset(
+            SRIConfig(preset="sri-own", dataset="own", image_size=64, num_slots=7, **(_QUICK | _QUICK_SRI)),
+            "SRI on data of your own: slots, likelihood and length follow the images ('pyro-sri data suggest F.h5')",
+            "a file of square images of 32, 64, 96 or 128 pixels ('pyro-sri data convert')",
+            suits_data=True,
         ),
         _sri(
             "sri-mog-shapestacks",

@@ -14,7 +14,7 @@ from pyro.infer.elbo import ELBOModule
 from pyro.nn import PyroModule
 
 from pyro_sri.checkpoints import evaluated_weights, fill, is_count, is_number, load_checkpoint
-from pyro_sri.config import RunConfig, flag, from_yaml, nearest, to_yaml
+from pyro_sri.config import NOT_OPTIONS, RunConfig, flag, from_yaml, nearest, to_yaml
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.objectives import TermsELBO, objective_of
 from pyro_sri.presets import PRESETS
@@ -109,9 +109,11 @@ class Run:
         default: dict[str, Any] = {}
         if preset is not None:  # whose schedule follows --steps
             default = dataclasses.asdict(preset.config.stretched(self.config.steps)) | {"steps": preset.config.steps}
+        if preset is not None and preset.suits_data:  # whose fields follow the data unless they are given
+            default = {name: value for name, value in default.items() if value is None}
         words = ["pyro-sri", "train", self.config.preset]
         for name, value in dataclasses.asdict(self.config).items():
-            if name == "preset" or (value == default.get(name) and name in default):
+            if name in NOT_OPTIONS or (value == default.get(name) and name in default):
                 continue
             if isinstance(value, bool):
                 words.append(flag(name) if value else "--no-" + flag(name)[2:])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,16 +13,23 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg
 
+from pyro_sri.config import SRIConfig
+from pyro_sri.config.own import reasons
 from pyro_sri.data import preview as pictures
 from pyro_sri.data.format import check_dataset
 from pyro_sri.data.generators import GENERATORS, find_generator
 from pyro_sri.data.generators.making import make_dataset
+from pyro_sri.data.look import Look, look_at
 from pyro_sri.data.physics import audit_towers
+from pyro_sri.presets import PRESETS
 from pyro_sri.scripts.cli import check_new_file, note, parse, parse_subcommand, progress_bar
 from pyro_sri.scripts.convert import convert
 from pyro_sri.system.errors import UserError, printable
+from pyro_sri.training.loop import pick_device
 
 MAKE = "pyro-sri data make"
+OWN = "sri-own"  # the preset that follows the data
+FEW_IMAGES = 1_000
 _MAKE_HELP = """Generate a data set with exact masks and factors, and write it to one HDF5 file.
 
 The same seed gives the same arrays, whatever the number of workers. An existing file is never overwritten. After an
@@ -129,8 +137,8 @@ def info(file: Positional[Path], /) -> None:
     console.print(splits)
 
 
-def preview(file: Positional[Path], /, out: Path, num: int = 32, split: str = "train") -> None:
-    """Draw a contact sheet of a dataset file: images, and beside them their instance masks in colour.
+def preview(file: Positional[Path], /, out: Path, num: int = 32, split: str = "train", seed: int = 0) -> None:
+    """Draw a contact sheet of a dataset file: images at random, and beside them their instance masks in colour.
 
     For example:
 
@@ -141,19 +149,21 @@ def preview(file: Positional[Path], /, out: Path, num: int = 32, split: str = "t
         out: The PNG to make; an existing file is never overwritten.
         num: How many scenes.
         split: Which split: train, val or test.
+        seed: Seed of the choice of scenes.
 
     Raises:
         UserError: If the file is missing, damaged or has no such split, or the PNG cannot be written.
     """
     check_new_file(out, (".png",))
-    pictures.contact_sheet(file, out, num, split)
+    pictures.contact_sheet(file, out, num, split, seed)
     print(f"drew {out}")
 
 
 def check(file: Positional[Path], /) -> None:
-    """Read all of a dataset file and verify it: layout, checksums, masks and factors.
+    """Read all of a dataset file and verify it: layout, checksums, images, masks and factors.
 
-    Ends well if everything is sound; otherwise names the first damaged item.
+    Ends well if everything is sound; otherwise names the first damaged item. Warns of what is sound and odd: masks that
+    overlap, objects that are never seen, factors that evaluation cannot use, images that are nearly black.
 
     For example:
 
@@ -166,8 +176,68 @@ def check(file: Positional[Path], /) -> None:
         UserError: Naming the first damaged item by its index.
     """
     with progress_bar() as report:
-        check_dataset(file, report)
-    print(f"{file} is sound")
+        notes = check_dataset(file, report)
+    for sentence in notes:
+        note(f"warning: {sentence}")
+    warnings = f", with {len(notes)} warning{'s' if len(notes) > 1 else ''}" if notes else ""
+    print(f"{file} is sound{warnings}")
+
+
+def suggest(file: Positional[Path], /) -> None:
+    """Look at the images of a dataset file, and suggest how to train SRI on them: slots, likelihood, target, steps.
+
+    The preset sri-own takes the same choices by itself, wherever you do not say otherwise. They are rules of thumb.
+
+    For example:
+
+    pyro-sri data suggest mine.h5
+
+    Args:
+        file: The dataset file.
+
+    Raises:
+        UserError: If it is missing, damaged, or has no training images.
+    """
+    look = look_at(file)
+    gpu = pick_device("auto").type == "cuda"
+    config = PRESETS[OWN].suited_to(look, gpu).config
+    assert isinstance(config, SRIConfig)
+    table = Table("what", "choice", "why", title=printable(f"{file.name}: what the images suggest"))
+    for row in reasons(config, look, gpu):
+        table.add_row(*row)
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.print(table)
+    share = (
+        "unknown, as there are no masks" if look.background_share is None else f"{100 * look.background_share:.0f} %"
+    )
+    console.print(f"background: {share} of the pixels; colours that cover an image: {look.colours}")
+    for warning in _warnings(look):
+        note(f"warning: {warning}")
+    print("\n".join(["to train:", *(f"  {line}" for line in _commands(file, look, config.image_sizes))]))
+
+
+def _warnings(look: Look) -> list[str]:
+    few = f"{look.num_images} training images are few: a model learns them by heart; thousands are better"
+    warnings = [few] if look.num_images < FEW_IMAGES else []
+    return warnings if look.dark is None else [*warnings, f"the images {look.dark}"]
+
+
+def _commands(file: Path, look: Look, sizes: Sequence[int]) -> list[str]:
+    """The commands that train on a file, which is resized first if it must be."""
+    commands, run = [], Path("runs") / file.stem
+    if look.image_size not in sizes:
+        size = min(sizes, key=lambda other: abs(other - look.image_size))
+        resized = file.with_name(f"{file.stem}-{size}.h5")
+        words = ["pyro-sri", "data", "convert", str(file), "--out", str(resized), "--size", str(size)]
+        commands.append(shlex.join(words))
+        file = resized
+    train = shlex.join(["pyro-sri", "train", OWN, "--data", str(file), "--out", str(run)])
+    return [
+        *commands,
+        train,
+        shlex.join(["pyro-sri", "evaluate", str(run)]),
+        shlex.join(["pyro-sri", "report", str(run), "--out", f"{file.stem}.html"]),
+    ]
 
 
 def audit(file: Positional[Path], /, num: int = 200, split: str = "train", seed: int = 0) -> None:
@@ -217,6 +287,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "info": info,
     "preview": preview,
     "check": check,
+    "suggest": suggest,
     "audit": audit,
 }
 
@@ -226,7 +297,12 @@ def main(args: Sequence[str]) -> None:
     if args[:1] == ["make"]:  # whose options depend on the family
         make_family(args[1:])
         return
-    parse_subcommand(COMMANDS, "pyro-sri data", "Make, convert, describe, show and verify dataset files.", args)
+    parse_subcommand(
+        COMMANDS,
+        "pyro-sri data",
+        "Make, convert, describe, show and verify dataset files, and suggest how to train.",
+        args,
+    )
 
 
 def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
@@ -238,7 +314,8 @@ def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if summary["factor_names"] is not None:
         facts.append(("factors", ", ".join(summary["factor_names"])))
     background = ", ".join(str(entity) for entity in summary["background_entities"])
-    return [*facts, ("background", f"entity {background}"), ("sha256", summary["content_hash"])]
+    told = f"entity {background}" if background else "none: all entities are objects"
+    return [*facts, ("background", told), ("sha256", summary["content_hash"])]
 
 
 def _row(split: dict[str, Any]) -> tuple[str, ...]:

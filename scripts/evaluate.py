@@ -130,6 +130,8 @@ def evaluate_runs(
         if untrained := run.config.untrained(step):
             metrics["untrained"] = untrained
             note(f"warning: {untrained}")
+        if collapse := metrics.get("collapse"):
+            note(f"warning: {collapse}")
         evaluations.append(metrics)
         print_table(name, metrics)
         if not run.path.is_relative_to(runs.WEIGHTS):  # weights that ship are in no place to write to

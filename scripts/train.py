@@ -9,18 +9,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pyro_sri import checkpoints, runs
-from pyro_sri.config import RunConfig, flag
-from pyro_sri.data.format import DatasetFile
+from pyro_sri.config import RunConfig, SRIConfig, flag
+from pyro_sri.config.own import reasons
+from pyro_sri.data.format import DatasetFile, convert_advice, dark_images
 from pyro_sri.data.generators import GENERATORS
+from pyro_sri.data.look import look_at
 from pyro_sri.presets import PRESETS, Preset
 from pyro_sri.scripts.cli import note
 from pyro_sri.scripts.own_data import own_data
 from pyro_sri.scripts.preset_options import parse_fields, preset_named
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.processes import is_first
-from pyro_sri.training.loop import check_same, train
+from pyro_sri.training.loop import check_same, pick_device, train
 
 PROG = "pyro-sri train"
+LOOKED_AT = 64  # training images that are looked at before a run starts
 
 _HELP = """Train a preset, or continue a run.
 
@@ -35,6 +38,8 @@ last checkpoint, and one run directory is trained by one command at a time.
 For example:
 
 pyro-sri train sri-quick
+
+pyro-sri train sri-own --data mine.h5 --out runs/mine
 
 pyro-sri train sri-mog-shapestacks --data stacks.h5 --out runs/stacks
 
@@ -65,6 +70,9 @@ def main(args: Sequence[str]) -> None:
         check_same(_with_absolute_data(config), stored)
     else:
         runs.check_new(out)
+        if preset.suits_data:
+            preset = _suited(preset, config)
+            config, out, resume = _read(preset.config, args[1:])
         if not tiny and config.steps != preset.config.steps:
             config, out, resume = _read(preset.config.stretched(config.steps), args[1:])
     config = with_data(config, preset)
@@ -87,6 +95,18 @@ def _read(default: RunConfig, args: Sequence[str]) -> tuple[RunConfig, Path, boo
         return config, out or Path("runs") / (f"{default.preset}-tiny" if tiny else default.preset), resume
 
     return parse_fields(read, default, _HELP, f"{PROG} {default.preset}", args)
+
+
+def _suited(preset: Preset, config: RunConfig) -> Preset:
+    """The preset with the fields that its data suggests, which is said."""
+    path = with_data(config, preset).data_file  # which must fit
+    gpu = pick_device(config.device).type == "cuda"
+    look = look_at(path)
+    preset = preset.suited_to(look, gpu)
+    assert isinstance(preset.config, SRIConfig)
+    chosen = ", ".join(f"{name} {value}" for name, value, _ in reasons(preset.config, look, gpu))
+    note(f"what {path.name} suggests, unless you say otherwise: {chosen}")
+    return preset
 
 
 def _with_absolute_data(config: RunConfig) -> RunConfig:
@@ -112,10 +132,8 @@ def with_data(config: RunConfig, preset: Preset) -> RunConfig:
     if size != config.image_size:
         if size not in config.image_sizes:
             sizes = _in_words(config.image_sizes)
-            raise UserError(
-                f"{config.data} holds {size}x{size} images, and {config.preset} takes {sizes}: "
-                f"{_make_command(config.dataset, config.image_size)}"
-            )
+            advice = convert_advice(config.data_file, min(config.image_sizes, key=lambda other: abs(other - size)))
+            raise UserError(f"{config.data} holds {size}x{size} images, and {config.preset} takes {sizes}: {advice}")
         if config.image_size != preset.config.image_size:
             raise UserError(
                 f"{config.data} holds {size}x{size} images, not {config.image_size}: leave out --image-size"
@@ -131,7 +149,7 @@ def _in_words(sizes: Sequence[int]) -> str:
 def _make_command(dataset: str, size: int) -> str:
     if dataset in GENERATORS:
         return f"make one with 'pyro-sri data make {dataset} --size {size} --out {dataset}.h5'"
-    return "bring one in the format of docs/data.md, or convert a published set with 'pyro-sri data convert'"
+    return "make one of your pictures, or of a published set, with 'pyro-sri data convert'"
 
 
 def _announce(config: RunConfig, out: Path) -> None:
@@ -140,11 +158,14 @@ def _announce(config: RunConfig, out: Path) -> None:
         generated = "generated " if data.generated else ""
         note(f"{config.preset} on {generated}{config.data} ({data.num_images('train')} images), run directory {out}")
         entities = data.num_entities("train")
+        dark = dark_images(int(data.read(data.images("train"), slice(LOOKED_AT)).max()))
     schedule = " ".join(f"{flag(name)} {value:.6g}" for name, value in config.schedule().items())
     if config.steps != PRESETS[config.preset].config.steps and schedule:
         note(f"the schedule of these {config.steps} steps: {schedule}")
     if untrained := config.untrained(config.steps):
         note(f"warning: {untrained}")
+    if dark is not None:
+        note(f"warning: the first images of {config.data_file.name} {dark}")
     num_slots = getattr(config, "num_slots", None)
     if num_slots is not None and entities is not None and num_slots < entities:
         note(

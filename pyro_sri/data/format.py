@@ -3,9 +3,12 @@
 Groups `train`, `val`, `test` (at least one of them), each with::
 
     imgs     uint8 [n, H, W, 3], H == W
-    masks    uint8 [n, O, H, W, 1], 255 inside an entity, 0 outside; entity 0 is the background unless the file's
-             attribute `background_entities` lists others (optional)
+    masks    uint8 [n, O, H, W, 1], 255 inside an entity, 0 outside; where they overlap the higher entity is in front;
+             entity 0 is the background unless the file's attribute `background_entities` lists others, or none
+             (optional)
     factors  [n, O, F] numbers, or a structured array, with the names in the attribute `factor_names` (optional)
+
+Groups of other usual names (training, validation, Test) are taken for these splits.
 
 The arrays are in the file itself, all of them: links, arrays kept in other files and arrays of which a part was never
 written (HDF5 would read zeros there) are refused. So are sizes that no scene has, before anything is allocated.
@@ -13,8 +16,11 @@ written (HDF5 would read zeros there) are refused. So are sizes that no scene ha
 Generated files carry the attributes source="generated", generator, generator_version, seed and every parameter.
 """
 
+import contextlib
 import hashlib
+import importlib
 import math
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +30,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.system.errors import UserError, one_line
+from pyro_sri.data.masks import MaskTally, mask_fault, one_hot_masks, visible_masks
+from pyro_sri.data.split_names import split_of
+from pyro_sri.system.errors import UserError, one_line, printable
+
+__all__ = ["ARRAYS", "SPLITS", "DatasetFile", "Report", "SceneArrays", "check_dataset", "one_hot_masks", "pieces"]
 
 SPLITS = ("train", "val", "test")
 ARRAYS = ("imgs", "masks", "factors")
@@ -43,6 +53,19 @@ LARGEST_ITEM_BYTES = 256 * 1024**2  # the masks or factors of one scene
 LARGEST_BLOCK_BYTES = 1024**3  # HDF5 unpacks a block as a whole
 LARGEST_READ_BYTES = 1024**3  # asked for in one call
 LARGEST_ATTRIBUTE_BYTES = 1024**2
+
+# Filters that are often used, by their registered numbers: files need not name them.
+FILTERS = {
+    307: "bzip2",
+    32000: "lzf",
+    32001: "blosc",
+    32004: "lz4",
+    32008: "bitshuffle",
+    32015: "zstd",
+    32026: "blosc2",
+}
+
+DARKEST = 32  # images of which no value reaches it are worth a word
 
 # What h5py raises for damaged content, depending on which part is damaged.
 HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError)
@@ -91,36 +114,27 @@ class DatasetFile:
             raise UserError(f"{self.path} is damaged ({one_line(error)}); make or download it again") from None
 
     def _check_layout(self) -> None:
-        where = str(self.path)
-        self.splits = tuple(name for name in SPLITS if isinstance(stored(self._file, name, where), h5py.Group))
+        self._groups = split_groups(self._file, str(self.path))
+        self.splits = tuple(self._groups)
         if not self.splits:
             raise UserError(f"{self.path} has none of the groups {', '.join(SPLITS)}; is it a dataset file?")
         for split in self.splits:
-            _check_split(self._file[split], f"{self.path}: {split}")
-        sizes = {split: self._file[split]["imgs"].shape[1] for split in self.splits}
+            _check_split(self._groups[split], f"{self.path}: {split}")
+        sizes = {split: self._groups[split]["imgs"].shape[1] for split in self.splits}
         if len(set(sizes.values())) > 1:
             raise UserError(f"{self.path}: the splits have images of different sizes {sizes}; make them equal")
         self.image_size: int = sizes[self.splits[0]]
-        self.attributes = self._read_attributes()
+        self.attributes = read_attributes(self._file, str(self.path))
         self._check_background()
         names = self.attributes.get("factor_names", [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{self.path}: factor_names must be a list of names; correct the attribute")
 
-    def _read_attributes(self) -> dict[str, Any]:
-        names = list(self._file.attrs)
-        for name in names:
-            attribute = self._file.attrs.get_id(name)
-            size = attribute.get_space().get_simple_extent_npoints() * attribute.get_type().get_size()
-            if size > LARGEST_ATTRIBUTE_BYTES:
-                raise UserError(f"{self.path} has an attribute that is too large to be one; make or download it again")
-        return {_plain(name): _plain(self._file.attrs[name]) for name in names}
-
     def _check_background(self) -> None:
         entities = np.atleast_1d(np.asarray(self.attributes.get("background_entities", 0)))
         counts = [count for split in self.splits if (count := self.num_entities(split)) is not None]
         limit = min(counts, default=MOST_ENTITIES + 1)
-        numbers = entities.dtype.kind in "iu" and entities.ndim == 1
+        numbers = (entities.dtype.kind in "iu" or not entities.size) and entities.ndim == 1
         if not numbers or not all(0 <= entity < limit for entity in entities):
             raise UserError(f"{self.path}: background_entities must be numbers of entities that the masks have")
 
@@ -144,11 +158,48 @@ class DatasetFile:
         """
         if split not in self.splits:
             raise UserError(f"{self.path} has no split {split!r}; it has {', '.join(self.splits)}")
-        return self._file[split]["imgs"]
+        return self._groups[split]["imgs"]
 
     def masks(self, split: str) -> Any | None:
-        """The instance masks of a split: an HDF5 dataset, uint8 [n, O, H, W, 1], or None where there are none."""
+        """The instance masks of a split: an HDF5 dataset, uint8 [n, O, H, W, 1], or None where there are none.
+
+        They may overlap; `visible_masks` reads what is seen of each entity.
+        """
         return self._optional(split, "masks")
+
+    def visible_masks(self, split: str, items: slice | Sequence[int]) -> NDArray[np.uint8] | None:
+        """The visible part of each entity of some scenes: uint8 [n, O, H, W, 1], or None where there are no masks.
+
+        Each pixel belongs to the entity in front, or to none.
+
+        Raises:
+            UserError: If the masks are damaged, or would be read wrong.
+        """
+        array = self.masks(split)
+        if array is None:
+            return None
+        masks = self.read(array, items)
+        if fault := mask_fault(masks):
+            raise UserError(f"{self.path}: {split}/masks {fault}; {convert_advice(self.path)}")
+        return visible_masks(masks)
+
+    def factor_fault(self, split: str) -> str | None:
+        """Why the factors of a split say nothing of single objects; None if they do, or if there are none."""
+        factors, num_entities = self.factors(split), self.num_entities(split)
+        if factors is None:
+            return None
+        columns = factors.dtype.names
+        if factors.ndim != (2 if columns else 3) or (num_entities is not None and factors.shape[1] != num_entities):
+            shape = f"[n,{'O' if num_entities is None else num_entities}{'' if columns else ',F'}]"
+            return f"factors have the shape {factors.shape}, not a row for each entity, {shape}"
+        if not all(_is_plain(factors.dtype[name], "biufSU") for name in columns or ()):
+            return "factors have columns that are neither numbers nor texts"
+        if not columns and not _is_plain(factors.dtype, "biuf"):
+            return f"factors are {factors.dtype}, not numbers"
+        names = self.attributes.get("factor_names")
+        if names is not None and not columns and len(names) != factors.shape[2]:
+            return f"factors have {factors.shape[2]} columns, and factor_names has {len(names)} names"
+        return None
 
     def factors(self, split: str) -> Any | None:
         """The factors of a split: an HDF5 dataset with n and O first, or None where there are none."""
@@ -161,7 +212,10 @@ class DatasetFile:
         """Raises UserError unless the images are of this size."""
         if self.image_size != image_size:
             ours, wanted = f"{self.image_size}x{self.image_size}", f"{image_size}x{image_size}"
-            raise UserError(f"{self.path} holds {ours} images; the run needs {wanted}: name another file with --data")
+            raise UserError(
+                f"{self.path} holds {ours} images; the run needs {wanted}: name another file with --data, or "
+                f"{convert_advice(self.path, image_size)}"
+            )
 
     def num_images(self, split: str) -> int:
         """How many images a split has."""
@@ -174,7 +228,7 @@ class DatasetFile:
 
     @property
     def background_entities(self) -> tuple[int, ...]:
-        """The entities that are no objects: entity 0 unless the file says otherwise."""
+        """The entities that are no objects: entity 0 unless the file says otherwise; empty if all are objects."""
         return tuple(int(entity) for entity in np.atleast_1d(self.attributes.get("background_entities", 0)))
 
     @property
@@ -222,9 +276,10 @@ class DatasetFile:
                 return np.asarray(array[items])
             return np.stack([array[item] for item in items])  # ten times as fast as h5py's own list of indices
         except HDF5_ERRORS as error:
+            where = f"{self.path}: {array.name[1:]}"
+            check_filters(array, where)
             raise UserError(
-                f"{self.path}: {array.name[1:]} cannot be read ({one_line(error)}); "
-                "`pyro-sri data check` says which item is damaged"
+                f"{where} cannot be read ({one_line(error)}); `pyro-sri data check` says which item is damaged"
             ) from None
 
 
@@ -240,57 +295,140 @@ def pieces(array: Any, stop: int | None = None) -> Iterator[slice]:
     return (slice(start, min(start + step, stop)) for start in range(0, stop, step))
 
 
-def one_hot_masks(entities: NDArray[np.integer], num_entities: int) -> NDArray[np.uint8]:
-    """Masks, 255 inside and 0 outside, from a map of entities.
+def split_groups(file: h5py.File, where: str) -> dict[str, h5py.Group]:
+    """The groups of a file that are splits, in the order train, val, test, whatever the spelling of their names.
 
     Args:
-        entities: The entity that each pixel belongs to, [n, H, W].
-        num_entities: O.
+        file: An HDF5 file.
+        where: What it is called, for the error message.
 
-    Returns:
-        uint8 [n, O, H, W, 1].
+    Raises:
+        UserError: If two groups would be the same split, or one is a link.
     """
-    inside = entities[:, None] == np.arange(num_entities, dtype=entities.dtype)[:, None, None]  # [n, O, H, W]
-    return (inside.view(np.uint8) * np.uint8(255))[..., None]
+    names: dict[str, str] = {}
+    for name in file:
+        split = split_of(name)
+        if split is None or not isinstance(stored(file, name, where), h5py.Group):
+            continue
+        if split in names:
+            both = f"{printable(names[split])} and {printable(name)}"
+            raise UserError(f"{where} has the groups {both}, which both seem to be {split}; rename one of them")
+        names[split] = name
+    return {split: file[names[split]] for split in SPLITS if split in names}
 
 
-def check_dataset(path: Path | str, progress: Report | None = None) -> None:
+def read_attributes(item: Any, where: str) -> dict[str, Any]:
+    """The attributes of a file, group or dataset as plain Python values; None for what is none.
+
+    Raises:
+        UserError: If one is too large.
+    """
+    for name in item.attrs:
+        attribute = item.attrs.get_id(name)
+        size = attribute.get_space().get_simple_extent_npoints() * attribute.get_type().get_size()
+        if size > LARGEST_ATTRIBUTE_BYTES:
+            raise UserError(f"{where} has an attribute that is too large to be one; make or download it again")
+    return {_plain(name): _plain(item.attrs[name]) for name in item.attrs}
+
+
+def convert_advice(path: Path, size: int | None = None) -> str:
+    """What makes a file of this one that can be used."""
+    name = f"{path.stem}-{size or 'converted'}.h5"
+    words = ["pyro-sri", "data", "convert", str(path), "--out", name, *([] if size is None else ["--size", str(size)])]
+    return f"this makes one that fits: {shlex.join(words)}"
+
+
+def check_filters(array: Any, where: str) -> None:
+    """Raises UserError if an HDF5 dataset is packed with filters that are not installed, naming them."""
+    if missing := _missing_filters(array):
+        raise UserError(
+            f"{where} is packed with the HDF5 filter {', '.join(missing)}, which is not installed here: "
+            "install the package hdf5plugin, or unpack the file elsewhere with h5repack -f NONE"
+        )
+
+
+def _missing_filters(array: Any) -> list[str]:
+    """The filters of an HDF5 dataset that are not installed, by name and number."""
+    properties = array.id.get_create_plist()
+    filters = [properties.get_filter(number) for number in range(properties.get_nfilters())]
+    missing = [(code, one_line(_plain(name))) for code, *_, name in filters if not h5py.h5z.filter_avail(code)]
+    return [f"{name or FILTERS.get(code, 'of unknown name')} ({code})" for code, name in missing]
+
+
+def check_dataset(path: Path | str, progress: Report | None = None) -> list[str]:
     """Read a dataset file from end to end.
 
-    Checksums of the file are verified where it has them (files written here do). Masks must be 0 or 255 with no pixel
-    in two entities, and in generated files no pixel in none; factors must be finite.
+    Checksums of the file are verified where it has them (files written here do). Masks must be 0 or 255, and in
+    generated files an exact partition; factors must be finite.
 
     Args:
         path: The file.
         progress: Called as progress("train/imgs", items done, items in all) after every piece.
 
+    Returns:
+        What is sound and still worth knowing, a sentence each: masks that overlap, entities that are never seen,
+        factors that evaluation leaves out, images that are nearly black.
+
     Raises:
         UserError: Naming the array and the index of the first damaged item.
     """
     with DatasetFile(path) as file:
+        tallies = {f"{split}/masks": mask_tally(file) for split in file.splits}
+        brightest = dict.fromkeys(file.splits, 0)
         for name, array in file.arrays():
+            split = name.split("/")[0]
             for piece in pieces(array):
-                _check_items(file, name, array, piece.start, piece.stop)
+                items = _checked_items(file, name, array, piece.start, piece.stop)
+                if name.endswith("masks"):
+                    tallies[name].update(items)
+                elif name.endswith("imgs"):
+                    brightest[split] = max(brightest[split], int(items.max()))
                 if progress is not None:
                     progress(name, piece.stop, len(array))
+            if name.endswith("masks") and (fault := tallies[name].fault()):
+                raise UserError(f"{file.path}: {name} {fault}; make the file again")
+        notes = [f"{split}/imgs {fault}" for split in file.splits if (fault := dark_images(brightest[split]))]
+        notes += [f"{name} {note}" for name, tally in tallies.items() if tally.scenes for note in tally.notes()]
+        faults = {split: file.factor_fault(split) for split in file.splits}
+        return notes + [f"{split}: {fault}; evaluation leaves out DCI" for split, fault in faults.items() if fault]
 
 
-def _check_items(file: DatasetFile, name: str, array: Any, start: int, stop: int) -> None:
+def mask_tally(file: DatasetFile) -> MaskTally:
+    """A tally of the masks of a file, which counts nothing yet."""
+    return MaskTally(file.background_entities, "background_entities" in file.attributes)
+
+
+def dark_images(brightest: int) -> str | None:
+    """What is odd about images of which no value is larger, in words that follow "imgs"; None if nothing is."""
+    if brightest == 0:
+        return "are all black"
+    if brightest <= 1:
+        return "hold nothing above 1 of 255: were they in [0, 1], and not multiplied by 255?"
+    if brightest < DARKEST:
+        return f"are all dark: no value is above {brightest} of 255"
+    return None
+
+
+def _checked_items(file: DatasetFile, name: str, array: Any, start: int, stop: int) -> NDArray[Any]:
     try:
         items = np.asarray(array[start:stop])
     except HDF5_ERRORS:
+        check_filters(array, f"{file.path}: {name}")
         first = next((i for i in range(start, stop) if not _readable(array, i)), start)
         raise UserError(f"{file.path}: {name}: item {first} cannot be read; make or download the file again") from None
+    fault, says, advice = np.zeros(stop - start, dtype=bool), "", "make the file again"
     if name.endswith("masks"):
-        fault = _mask_faults(items, exact=file.generated)
-        says = "has masks that are not a partition into 0 and 255"
+        if wrong := mask_fault(items):
+            raise UserError(f"{file.path}: {name} {wrong}; {convert_advice(file.path)}")
+        fault, says = _wrong_values(items), "has masks with values other than 0 and 255"
+        advice = convert_advice(file.path)
+        if file.generated and not fault.any():
+            fault, says, advice = _no_partition(items), "has masks that are not a partition", "make the file again"
     elif name.endswith("factors"):
-        fault = ~finite_rows(items)
-        says = "has factors that are not finite"
-    else:
-        return
+        fault, says = ~finite_rows(items), "has factors that are not finite"
     if fault.any():
-        raise UserError(f"{file.path}: {name}: item {start + int(fault.argmax())} {says}; make the file again")
+        raise UserError(f"{file.path}: {name}: item {start + int(fault.argmax())} {says}; {advice}")
+    return items
 
 
 def finite_rows(factors: NDArray[Any]) -> NDArray[np.bool_]:
@@ -310,12 +448,18 @@ def _readable(array: Any, index: int) -> bool:
     return True
 
 
-def _mask_faults(masks: NDArray[np.uint8], exact: bool) -> NDArray[np.bool_]:
-    inside = masks == 255
-    entities = inside.sum(1, dtype=np.uint8)  # [n, H, W, 1]: how many entities claim each pixel
-    wrong_count = entities != 1 if exact else entities > 1
-    wrong_value = (masks != 0) & ~inside
-    return wrong_count.any((1, 2, 3)) | wrong_value.any((1, 2, 3, 4))
+def _wrong_values(masks: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    return np.asarray(((masks != 0) & (masks != 255)).any((1, 2, 3, 4)))
+
+
+def _no_partition(masks: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    entities = (masks == 255).sum(1, dtype=np.uint8)  # [n, H, W, 1]: how many entities claim each pixel
+    return np.asarray((entities != 1).any((1, 2, 3)))
+
+
+def _is_plain(dtype: np.dtype[Any], kinds: str) -> bool:
+    """Whether a column has values of these kinds, alone or in vectors."""
+    return dtype.base.kind in kinds
 
 
 def _open(path: Path) -> h5py.File:
@@ -359,6 +503,9 @@ def stored(group: Any, name: str, where: str) -> Any | None:
 def check_stored(array: Any, where: str) -> None:
     """Raises UserError unless a dataset is all in its file, in items and blocks of a size that can be read."""
     properties = array.id.get_create_plist()
+    if _missing_filters(array):
+        with contextlib.suppress(ImportError):
+            importlib.import_module("hdf5plugin")  # which makes its filters known
     if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
         raise UserError(f"{where} is kept in other files; a data file must hold it itself: copy it into the file")
     if _item_bytes(array) > LARGEST_ITEM_BYTES:
@@ -384,27 +531,37 @@ def _check_split(group: Any, where: str) -> None:
     if not isinstance(imgs, h5py.Dataset):
         raise UserError(f"{where} has no array imgs; a split needs imgs, uint8 [n,H,W,3]")
     if imgs.dtype != np.uint8:
-        raise UserError(f"{where}/imgs is {_kind(imgs)}; images must be uint8 in 0..255: convert them")
+        raise UserError(f"{where}/imgs is {_kind(imgs)}; images must be uint8 in 0..255: write them anew as such")
     if imgs.ndim != 4 or imgs.shape[3] != 3 or imgs.shape[1] != imgs.shape[2] or 0 in imgs.shape:
-        raise UserError(f"{where}/imgs has shape {imgs.shape}; images must be [n,H,W,3], n >= 1, H == W: convert them")
+        advice = "write them anew"
+        if imgs.ndim == 4 and imgs.shape[3] == 3 and 0 not in imgs.shape:
+            advice = "`pyro-sri data convert` cuts them to squares"
+        raise UserError(f"{where}/imgs has shape {imgs.shape}; images must be [n,H,W,3], n >= 1, H == W: {advice}")
     if imgs.shape[1] > LARGEST_SIDE:
-        raise UserError(f"{where}/imgs has shape {imgs.shape}; a side has at most {LARGEST_SIDE} pixels: convert them")
+        raise UserError(
+            f"{where}/imgs has shape {imgs.shape}; a side has at most {LARGEST_SIDE} pixels: write smaller ones"
+        )
     check_stored(imgs, f"{where}/imgs")
     if masks is not None:
         if not isinstance(masks, h5py.Dataset) or masks.dtype != np.uint8:
-            raise UserError(f"{where}/masks is {_kind(masks)}; masks must be a uint8 array, 255 inside: convert them")
+            advice = "write them anew"
+            if isinstance(masks, h5py.Dataset) and masks.dtype.kind in "buif" and masks.ndim == 5:
+                advice = "`pyro-sri data convert` makes them so"
+            raise UserError(f"{where}/masks is {_kind(masks)}; masks must be a uint8 array, 255 inside: {advice}")
         n, height, width, _ = imgs.shape
         if masks.ndim != 5 or masks.shape[1] < 1 or (masks.shape[0], *masks.shape[2:]) != (n, height, width, 1):
             expected = f"[{n},O,{height},{width},1]"
-            raise UserError(f"{where}/masks has shape {masks.shape}; it must be {expected} like imgs: convert them")
+            raise UserError(f"{where}/masks has shape {masks.shape}; it must be {expected} like imgs: write them anew")
         if masks.shape[1] > MOST_ENTITIES:
-            raise UserError(f"{where}/masks has {masks.shape[1]} entities; it may have {MOST_ENTITIES}: convert them")
+            raise UserError(
+                f"{where}/masks has {masks.shape[1]} entities; it may have {MOST_ENTITIES}: write them anew"
+            )
         check_stored(masks, f"{where}/masks")
     if factors is not None:
         rows = isinstance(factors, h5py.Dataset) and factors.shape is not None and factors.shape[:1] == imgs.shape[:1]
         if not rows or factors.dtype.hasobject:
             raise UserError(
-                f"{where}/factors is {_kind(factors)}; it must be an array of numbers, one row per image: convert it"
+                f"{where}/factors is {_kind(factors)}; it must be an array of numbers, one row per image: write it anew"
             )
         check_stored(factors, f"{where}/factors")
 

@@ -298,6 +298,8 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """The first images of a split in order, with their masks where the file has them; the last batch may be smaller.
 
+    Masks are what is seen of each entity: where they overlap in the file, the higher entity is in front.
+
     Args:
         path: A dataset file.
         split: The split to evaluate on.
@@ -309,7 +311,8 @@ def evaluation_batches(
         An iterator over {"images": uint8 [B, H, W, 3], "masks": uint8 [B, O, H, W, 1]}.
 
     Raises:
-        UserError: If there is no such split, if it has fewer images than asked for, or if it is damaged.
+        UserError: If there is no such split, if it has fewer images than asked for, if it is damaged, or if its masks
+            would be read wrong.
     """
     with DatasetFile(path) as file:
         available = file.num_images(split)
@@ -323,12 +326,13 @@ def evaluation_batches(
 
 def _in_order(path: Path | str, split: str, batch_size: int, count: int, masks: bool) -> Iterator[Batch]:
     with DatasetFile(path) as file:
-        arrays = {"images": file.images(split), "masks": file.masks(split) if masks else None}
         for start in range(0, count, batch_size):
             items = slice(start, min(start + batch_size, count))
-            yield {
-                name: torch.from_numpy(file.read(array, items)) for name, array in arrays.items() if array is not None
+            arrays = {
+                "images": file.read(file.images(split), items),
+                "masks": file.visible_masks(split, items) if masks else None,
             }
+            yield {name: torch.from_numpy(array) for name, array in arrays.items() if array is not None}
 
 
 def to_images(batch_uint8: torch.Tensor, device: torch.device | str) -> torch.Tensor:

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pyro_sri.data.format import DatasetFile, pieces
+from pyro_sri.metrics.segmentation import entity_labels
 from pyro_sri.system.errors import UserError
+from pyro_sri.system.seeds import check_seed
 
 # Pixels of the sheet.
 SHEET_WIDTH = 1760  # at most
@@ -41,8 +43,8 @@ BACKGROUND_COLOURS = np.array([(40, 40, 44), (62, 62, 68), (84, 84, 92), (106, 1
 NOT_PARAMETERS = ("source", "generator", "generator_version", "factor_names", "background_entities")
 
 
-def contact_sheet(path: Path | str, out: Path | str, num: int = 32, split: str = "train") -> None:
-    """Write a sheet of scenes, each image beside its coloured instance masks where the file has them.
+def contact_sheet(path: Path | str, out: Path | str, num: int = 32, split: str = "train", seed: int = 0) -> None:
+    """Write a sheet of scenes drawn at random, each image beside its coloured instance masks where the file has them.
 
     The background is dark; objects have the same colour if they have the same place among the masks. The title says
     "generated" where the scenes are.
@@ -50,13 +52,15 @@ def contact_sheet(path: Path | str, out: Path | str, num: int = 32, split: str =
     Args:
         path: A dataset file.
         out: The PNG to write; an existing file is never touched.
-        num: How many scenes, the first of the split; fewer if it has fewer.
+        num: How many scenes; all if it has fewer.
         split: The split to show.
+        seed: Seed of the choice of scenes, which stand in their order.
 
     Raises:
         UserError: If the file breaks the layout or has no such split, or the sheet cannot be written.
     """
     out = Path(out)
+    check_seed(seed)
     if num < 1:
         raise UserError(f"a preview of {num} scenes is empty; use --num 1 or more")
     if out.suffix.lower() != ".png":
@@ -64,13 +68,13 @@ def contact_sheet(path: Path | str, out: Path | str, num: int = 32, split: str =
     if out.exists():
         raise UserError(f"{out} exists already; choose another name or remove it first")
     with DatasetFile(path) as file:
-        images = file.read(file.images(split), slice(num))  # [n, H, W, 3]
-        masks = file.masks(split)
-        tiles = [images] if masks is None else [images, colour_masks(file.read(masks, slice(num)), file)]
+        total = file.num_images(split)
+        items = np.sort(np.random.default_rng(seed).permutation(total)[:num]).tolist()
+        images, masks = file.read(file.images(split), items), file.visible_masks(split, items)  # [n, H, W, 3]
+        tiles = [images] if masks is None else [images, colour_masks(masks, file)]
         shown = "" if masks is None else "  |  right: instance masks"
-        title = (
-            f"{_origin(file)}  |  {split}, {len(images)} of {file.num_images(split)}  |  {file.image_size} px{shown}"
-        )
+        drawn = "" if num >= total else f" at random (seed {seed})"
+        title = f"{_origin(file)}  |  {split}, {len(images)} of {total}{drawn}  |  {file.image_size} px{shown}"
     sheet = _arrange(tiles, title)
     temporary = out.with_name(f".{out.name}.unfinished")  # overwritten by the next attempt where a kill left one
     try:
@@ -87,7 +91,7 @@ def colour_masks(masks: NDArray[np.uint8], file: DatasetFile) -> NDArray[np.uint
     """Instance masks as pictures: backgrounds in dark greys, objects in bright colours, black where nothing is.
 
     Args:
-        masks: [n, O, H, W, 1], 255 inside.
+        masks: [n, O, H, W, 1], 255 inside; where they overlap, the higher entity is in front.
         file: The file they are from, which knows the background entities.
 
     Returns:
@@ -98,8 +102,7 @@ def colour_masks(masks: NDArray[np.uint8], file: DatasetFile) -> NDArray[np.uint
     for entities, table in ((objects, OBJECT_COLOURS), (file.background_entities, BACKGROUND_COLOURS)):
         for place, entity in enumerate(entities):
             colours[entity] = table[place % len(table)]
-    covered = np.asarray(masks.any(1))  # [n, H, W, 1]
-    return np.where(covered, colours[masks.argmax(1)[..., 0]], np.uint8(0))
+    return np.concatenate([colours, np.zeros((1, 3), dtype=np.uint8)])[entity_labels(masks)]  # -1: no entity
 
 
 def info(path: Path | str) -> dict[str, Any]:
@@ -148,7 +151,9 @@ def _object_info(file: DatasetFile, split: str) -> dict[str, Any]:
     counts: Counter[int] = Counter()
     covered = 0
     for items in pieces(masks):
-        piece = file.read(masks, items)[:, objects]
+        visible = file.visible_masks(split, items)
+        assert visible is not None
+        piece = visible[:, objects]
         counts.update(piece.any((2, 3, 4)).sum(1).tolist())
         covered += int(np.count_nonzero(piece.any(1)))
     share = 1 - covered / (len(masks) * file.image_size**2)

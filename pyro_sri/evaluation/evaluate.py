@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pyro_sri.data.format import DatasetFile, Report
 from pyro_sri.data.loading import Batch, evaluation_batches, to_images
+from pyro_sri.evaluation.collapse import Collapse
 from pyro_sri.evaluation.draws import evaluate_draws
 from pyro_sri.evaluation.measures import Bound, Counting, Measure, Metrics, Segmentation, TrueStructure, Truth
 from pyro_sri.evaluation.objects import CodeQuality, Order
@@ -70,7 +71,7 @@ def evaluate(
         A flat dictionary of what `pyro_sri.evaluation.METRICS` explains, and how it was measured: numbers, or None with
         `<name>_reason`. Means over images have a standard error `<name>_stderr`. `ari_fg` and `ari` are those of the
         decoder's masks (`slot_masks`), `ari_fg_attention` that of the segregation's; `nll` and the KLs are in nats per
-        image, normalised; bits per dimension with and without KL_cross.
+        image, normalised; bits per dimension with and without KL_cross. Where the slots collapsed, `collapse` says how.
 
     Raises:
         UserError: If the data cannot be read or has no such split, or the model's output is not finite.
@@ -79,7 +80,8 @@ def evaluate(
         total = min(num_images or file.num_images(split), file.num_images(split))
         background, generated = file.background_entities, file.generated
         rule = structure_rule(file)
-        factors, factor_names = _factors(file, split, total)
+        no_factors = file.factor_fault(split)
+        factors, factor_names = (None, ()) if no_factors else _factors(file, split, total)
 
     measures: Sequence[Measure] = (
         Segmentation(),
@@ -87,8 +89,9 @@ def evaluate(
         Counting(),
         TrueStructure(rule),
         Order(),
-        CodeQuality(factor_names),
+        CodeQuality(factor_names, no_factors),
     )
+    collapse = Collapse()
     pyro.set_rng_seed(seed)
     done = 0
     for batch in evaluation_batches(data, split, batch_size, total):
@@ -99,6 +102,7 @@ def evaluate(
         truth = Truth(masks, background, None if factors is None else factors[done:stop])
         for measure in measures:
             measure.update(explanation, truth)
+        collapse.update(explanation, truth)
         done = stop
         progress("images", done, total)
     result: Metrics = {}
@@ -123,6 +127,8 @@ def evaluate(
         device=device,
         progress=progress,
     )
+    if sentence := collapse.sentence():
+        result["collapse"] = sentence
     return result | {
         "num_images": total,
         "split": split,

@@ -29,7 +29,7 @@ class Truth(NamedTuple):
     """What a dataset file knows of a batch of images.
 
     Attributes:
-        masks: uint8 [B, O, H, W, 1], or None.
+        masks: What is seen of each entity: uint8 [B, O, H, W, 1], each pixel in one entity or none; or None.
         background: Which entities are background.
         factors: Floats [B, O, F], or None.
     """
@@ -196,7 +196,10 @@ class TrueStructure:
     def update(self, explanation: Explanation, truth: Truth) -> None:
         """Sees a batch."""
         if self.rule is not None and truth.masks is not None:
-            verdicts = check_structure(truth.masks, rule=self.rule, background=truth.background)
+            nobodys = np.where(truth.masks.any(1, keepdims=True), 0, 255).astype(np.uint8)
+            masks = np.concatenate([truth.masks, nobodys], axis=1)  # what is in no entity is background too
+            background = (*truth.background, truth.masks.shape[1])
+            verdicts = check_structure(masks, rule=self.rule, background=background)
             self.stands += [verdict.stands for verdict in verdicts]
 
     def result(self) -> Metrics:

@@ -56,12 +56,14 @@ class CodeQuality:
 
     Args:
         names: What the columns of the factors are.
+        no_factors: Why the data's factors are of no use, where it has some.
     """
 
     DCI_NAMES = ("dci_disentanglement", "dci_completeness", "dci_informativeness")
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], no_factors: str | None = None) -> None:
         self.names = names
+        self.no_factors = no_factors
         self.kept: Sequence[str] = ()
         self.num_images = 0
         self.means: list[NDArray[np.floating]] = []  # of all slots [B K, D]
@@ -106,7 +108,8 @@ class CodeQuality:
         if not self.means:
             return missing(NO_CODES, *self.DCI_NAMES)
         if not self.codes:
-            return missing("the data has no masks or no factors", *self.DCI_NAMES)
+            reason = f"the data's {self.no_factors}" if self.no_factors else "the data has no masks or no factors"
+            return missing(reason, *self.DCI_NAMES)
         if not any(map(len, self.codes)):
             return missing("no slot holds an object", *self.DCI_NAMES)
         try:

@@ -33,6 +33,7 @@ CONDITIONS = {
     "num_samples": "how many scenes are generated",
     "dci_images": "images whose objects' codes are scored",
     "structure_rule": "what generated scenes are checked for",
+    "collapse": "what went wrong with the slots, and what to try",
     "untrained": "what no step trained: all metrics that need it are of random weights",
 }
 COMPARABLE = ("data", "split", "num_images")  # evaluations compare only if these agree

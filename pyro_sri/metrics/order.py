@@ -125,7 +125,7 @@ def slot_positions(
     most with by intersection over union, whether others are there or not.
 
     Args:
-        true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside (any non-zero value is inside); may overlap.
+        true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside; may overlap.
         predicted_masks: probabilities or uint8 [n,K,H,W,1], slots in the order of the sequence.
         background_entities: entities that are no objects.
         min_iou: intersection over union in [0,1] that entity and slot need.
@@ -158,7 +158,7 @@ def object_roles(true_masks: npt.ArrayLike, *, background_entities: Iterable[int
     where things stand on a floor.
 
     Args:
-        true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside (any non-zero value is inside); may overlap.
+        true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside; may overlap.
         background_entities: the B entities that are no objects.
 
     Returns:
@@ -211,7 +211,7 @@ def mask_centres(true_masks: npt.ArrayLike) -> Floats:
     """Where the visible part of each entity has its middle.
 
     Args:
-        true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside (any non-zero value is inside); may overlap.
+        true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside; may overlap.
 
     Returns:
         float64 [n,O,2]: row (downwards) and column, in [0,1]; NaN for entities that are not visible.

@@ -2,11 +2,11 @@
 
 Every score goes from masks to integer labels, and from labels to one contingency table per image:
 
-    true masks      [n,O,H,W,1]  ->  label of a pixel = highest entity index whose mask is set there
+    true masks      [n,O,H,W,1]  ->  label of a pixel = the entity in front there (`entity_labels`)
     predicted masks [n,K,H,W,1]  ->  label of a pixel = slot with the largest mask, the first of them on ties
     table           [n,T,Q]      ->  n_ij = pixels of the image with true label i and predicted label j
 
-True masks may overlap (the entity with the higher index lies in front). A pixel without any entity has true label -1;
+True masks may overlap: the entity with the higher index is in front. A pixel without any entity has true label -1;
 pixels with a negative true label are unknown ground truth and left out of every score, on both sides.
 
 `ari_from_labels` and `covering_from_labels` take labels; `adjusted_rand_index`, `segmentation_covering` and
@@ -43,7 +43,7 @@ def adjusted_rand_index(
     """Adjusted Rand index of each image; the formula and its edge cases stand in `ari_from_labels`.
 
     Args:
-        true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside (any non-zero value is inside); may overlap.
+        true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside, or as `entity_labels` reads them; may overlap.
         predicted_masks: probabilities or uint8 [n,K,H,W,1].
         foreground_only: leave out the pixels of the background entities (ARI-FG).
         background_entities: the entities that are background; only read with `foreground_only`.
@@ -111,7 +111,7 @@ def segmentation_covering(
     """Segmentation covering of each image, mean and scaled; the formula stands in `covering_from_labels`.
 
     Args:
-        true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside (any non-zero value is inside); may overlap.
+        true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside, or as `entity_labels` reads them; may overlap.
         predicted_masks: probabilities or uint8 [n,K,H,W,1].
         foreground_only: do not ask for the background entities to be covered. Unlike in ARI-FG their pixels stay in:
             a slot that runs over into the background covers its object less well.
@@ -163,7 +163,7 @@ def match_objects_to_slots(
     dropped after the assignment (the defaults of Emami et al. 2021, EfficientMORL).
 
     Args:
-        true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside (any non-zero value is inside); may overlap.
+        true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside, or as `entity_labels` reads them; may overlap.
         predicted_masks: probabilities or uint8 [n,K,H,W,1].
         min_pixels: visible pixels that an object needs; one that is absent is never matched.
         min_iou: intersection over union in [0,1] that a pair needs.
@@ -190,10 +190,39 @@ def match_objects_to_slots(
 
 
 def entity_labels(true_masks: npt.ArrayLike) -> Labels:
-    """True label of each pixel: [n,O,H,W,1] -> int64 [n,H,W], the highest entity set there, -1 where there is none."""
-    inside = _check_masks(true_masks, "true_masks") != 0
+    """True label of each pixel: the entity in front, which is the highest of those that the pixel belongs to.
+
+    A mask is hard where it has one value besides 0: any pixel with that value is inside. Where a mask has more, all of
+    them are soft: shares of a pixel, of 1 or (where there are values above 1) of 255. A pixel belongs to an entity with
+    at least half of it; where no entity has half, to the one with the largest share, unless what is left to none of
+    them is larger still.
+
+    Args:
+        true_masks: numbers >= 0, [n,O,H,W,1].
+
+    Returns:
+        int64 [n,H,W]; -1 where a pixel belongs to no entity.
+
+    Raises:
+        ValueError: wrong ranks, masks that are not finite.
+    """
+    masks = _check_masks(true_masks, "true_masks")[..., 0]
+    inside = masks != 0
+    values = masks.max(axis=(0, 2, 3), keepdims=True, initial=0)
+    if not (inside <= (masks == values)).all():
+        largest = float(values.max())
+        inside = _soft_inside(masks.astype(np.float64) / (1.0 if largest <= 1 else max(largest, 255.0)))
     highest = inside.shape[1] - 1 - inside[:, ::-1].argmax(axis=1)
-    return np.where(inside.any(axis=1), highest, -1).astype(np.int64)[..., 0]
+    return np.where(inside.any(axis=1), highest, -1).astype(np.int64)
+
+
+def _soft_inside(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which entities a pixel belongs to by its shares; [n,O,H,W]."""
+    half = shares >= 0.5
+    largest = shares.max(axis=1, keepdims=True)
+    left = 1 - shares.sum(axis=1, keepdims=True)
+    undecided = ~half.any(axis=1, keepdims=True) & (largest > left)
+    return half | (undecided & (shares == largest))
 
 
 def slot_labels(predicted_masks: npt.ArrayLike) -> Labels:

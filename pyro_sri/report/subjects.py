@@ -4,9 +4,13 @@ import inspect
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyro
 from pyro.infer.elbo import ELBOModule
 
 from pyro_sri.data.generators import GENERATORS
+from pyro_sri.evaluation.collapse import Collapse
+from pyro_sri.evaluation.measures import Truth
+from pyro_sri.inference import SCENES_AT_ONCE, explain
 from pyro_sri.report.gallery import ACTIVENESS_IMAGES, Exhibit, Images, gallery, load_images, missing_data
 from pyro_sri.report.html import Html, animation, picture
 from pyro_sri.runs import Run
@@ -63,7 +67,21 @@ def show_run(run: Run, given: str, name: str, *, data: Path | None, seed: int, c
     images = load_images(run, None, ACTIVENESS_IMAGES, data)
     exhibits = gallery(run, images, num=NUM_SCENES, seed=seed, module=module)
     figures = {(exhibit.name, len(exhibit.frames) > 1): _figure(exhibit, name) for exhibit in exhibits}
-    return Subject(given, name, run, _facts(run, module, images, metrics), figures, metrics, commands)
+    facts = _facts(run, module, images, metrics) | {"collapse": _collapse(module, images, metrics, seed)}
+    return Subject(given, name, run, facts, figures, metrics, commands)
+
+
+def _collapse(module: ELBOModule, images: Images | None, metrics: dict[str, Any] | None, seed: int) -> str:
+    """What went wrong with the slots: what `evaluate` found, or what the images here show."""
+    if metrics is not None and metrics.get("collapse"):
+        return str(metrics["collapse"])
+    if images is None:
+        return "not looked for, without images"
+    collapse = Collapse()
+    pyro.set_rng_seed(seed)
+    for batch in images.images.split(SCENES_AT_ONCE):
+        collapse.update(explain(module.model, module.guide, batch, module.elbo, imagine=False), Truth(None, ()))
+    return collapse.sentence() or "none seen"
 
 
 def _figure(exhibit: Exhibit, name: str) -> Figure:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -193,8 +194,9 @@ def check_same(config: RunConfig, stored: RunConfig) -> None:
     """Raises UserError if a resumed run would not be the stored one."""
     if type(config) is not type(stored):
         raise UserError(f"the run to resume is of the system '{stored.system}', not '{config.system}'")
-    if config.data != stored.data and data_hash(config) != stored.data_hash:
-        raise UserError(f"{config.data} holds other scenes than {stored.data}, which the run to resume was trained on")
+    if stored.data_hash is not None and data_hash(config) != stored.data_hash:
+        were = "than when the run to resume began" if config.data == stored.data else f"than {stored.data}, its data"
+        raise UserError(f"{config.data} holds other scenes {were}: name a file of the same content, or start a new run")
     changed = [
         f"{flag(field.name)} (was {getattr(stored, field.name)})"
         for field in dataclasses.fields(config)
@@ -206,7 +208,22 @@ def check_same(config: RunConfig, stored: RunConfig) -> None:
 
 def data_hash(config: RunConfig) -> str:
     """The content hash of the run's data file: a resumed run may find it elsewhere, but not changed."""
-    with DatasetFile(config.data_file) as data:
+    return _content_hash(config.data_file, _stamp(config.data_file))
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    """What changes when a file does; nothing where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=8)
+def _content_hash(file: Path, stamp: tuple[int, ...]) -> str:
+    """The hash of a file that has not changed since it was asked for, which takes a while."""
+    with DatasetFile(file) as data:
         return data.content_hash()
 
 

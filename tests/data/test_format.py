@@ -202,7 +202,7 @@ def test_check_finds_a_single_flipped_bit(written):
     ("source", "value", "place"),
     [
         ("generated", 0, (31, 0, 2, 2, 0)),  # a pixel in no entity
-        ("published", 255, (31, slice(None), 2, 2, 0)),  # a pixel in every entity
+        ("generated", 255, (31, slice(None), 2, 2, 0)),  # a pixel in every entity
         ("published", 7, (31, 1, 2, 2, 0)),  # neither inside nor outside
     ],
 )

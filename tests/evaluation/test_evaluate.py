@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,6 +59,7 @@ def test_metrics_equal_a_plain_computation(tetrominoes: Path) -> None:
     assert metrics["ari_fg"] == pytest.approx(np.mean(expected))
     assert {"ari", "ari_fg_attention", "iwae_bpd", "frechet", "structure_accuracy_reason"} <= metrics.keys()
     assert metrics["data"].startswith("generated")
+    assert "; try" in metrics["collapse"]  # of a model that learnt nothing
     json.dumps(metrics, allow_nan=False)
 
 
@@ -101,6 +103,56 @@ def test_data_without_masks(tmp_path: Path) -> None:
     assert metrics["ari_fg_reason"] == "the data has no masks"
     assert metrics["iwae_bpd"] is None
     assert metrics["mse"] > 0
+
+
+@pytest.mark.parametrize(
+    ("factors", "names"),
+    [
+        (np.ones((16, 5)), None),
+        (np.ones((16, 2, 5)), None),
+        (np.ones((16, 4, 5, 2)), None),
+        (np.ones((16, 4, 5)), ["x"]),
+        (np.zeros(16, [("light", "f8"), ("camera", "f4", 2)]), None),
+    ],
+)
+def test_factors_of_another_shape_leave_out_dci(tmp_path: Path, tetrominoes: Path, factors: Any, names: Any) -> None:
+    shutil.copy(tetrominoes, tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file["test/factors"], file.attrs["factor_names"]
+        file["test/factors"] = factors
+        if names is not None:
+            file.attrs["factor_names"] = names
+    metrics = evaluate(*build_sri(), tmp_path / "a.h5", num_images=4, iwae_images=0, num_samples=0)
+    assert metrics["dci_disentanglement"] is None
+    assert metrics["dci_disentanglement_reason"].startswith("the data's factors have")
+    assert metrics["active_dimensions"] is not None
+
+
+def test_overlapping_masks_are_scored_by_what_is_seen(tmp_path: Path, tetrominoes: Path) -> None:
+    with h5py.File(tetrominoes) as file:
+        images, masks = file["test/imgs"][:], file["test/masks"][:]
+    whole = masks.copy()
+    whole[:, 0] = 255  # the background lies behind everything
+    scores, sri = [], build_sri()
+    for name, some in (("exact.h5", masks), ("whole.h5", whole)):
+        write_dataset(tmp_path / name, {"test": [SceneArrays(images, some)]}, {"dataset": "shapestacks"})
+        scores.append(evaluate(*sri, tmp_path / name, num_images=6, iwae_images=0, num_samples=0))
+    for name in ("ari", "ari_fg", "order_consistency", "structure_accuracy_data"):
+        assert scores[0][name] == scores[1][name], name
+
+
+def test_data_without_a_background(tmp_path: Path, tetrominoes: Path) -> None:
+    with h5py.File(tetrominoes) as file:
+        images, masks = file["test/imgs"][:], file["test/masks"][:, 1:]
+    scenes = {"test": [SceneArrays(images, masks)]}
+    write_dataset(tmp_path / "a.h5", scenes, {"background_entities": [], "dataset": "shapestacks"})
+    sri = build_sri()
+    metrics, whole = (
+        evaluate(*sri, path, num_images=6, iwae_images=0, num_samples=0) for path in (tmp_path / "a.h5", tetrominoes)
+    )
+    assert metrics["ari_fg"] == pytest.approx(whole["ari_fg"])
+    assert metrics["num_images_without_foreground"] == 0
+    assert metrics["structure_accuracy_data"] < 1  # nothing but the pieces is an object
 
 
 def test_images_without_foreground_are_left_out_and_counted(tmp_path: Path, tetrominoes: Path) -> None:

@@ -158,7 +158,7 @@ def test_factors_in_columns_are_checked(tmp_path: Path) -> None:
         ("factor_names", 5, "factor_names"),
         ("factor_names", [1, 2], "factor_names"),
         ("background_entities", [[0]], "background_entities"),
-        ("background_entities", [], "background_entities"),
+        ("background_entities", [0.5], "background_entities"),
     ],
 )
 def test_attributes_of_the_wrong_kind(scenes: Path, name: str, value: object, words: str) -> None:

@@ -238,6 +238,33 @@ def test_import_weights(pyro_sri: Any, tmp_path: Path) -> None:
     )
 
 
+def test_the_own_preset_follows_its_data(pyro_sri: Any, tetrominoes: Path, tmp_path: Path) -> None:
+    out, small = tmp_path / "run", "--slot-size 8 --scene-size 8 --steps 4 --batch-size 4 --device cpu"
+    outcome = pyro_sri("train sri-own --pixel-std 0.2", small, "--data", tetrominoes, "--out", out)
+    assert outcome.status == 0, outcome.err
+    config = open_run(out).config
+    said = outcome.err.splitlines()[0]
+    assert said.startswith(f"what {tetrominoes.name} suggests, unless you say otherwise: images 32, slots 4")
+    assert (config.num_slots, config.image_size, config.pixel_std) == (4, 32, 0.2)  # found, found, said
+    assert (config.steps, config.segregation_steps) == (4, 2)
+    command = shlex.split(open_run(out).command())
+    assert not {"--data-hash", "--dataset", "--start-from"} & set(command)
+    assert command[command.index("--num-slots") + 1] == "4"  # said, so that it cannot be found otherwise
+    assert pyro_sri("train sri-own --steps 5 --resume --out", out).status == 0
+    assert_refused(pyro_sri("train sri-own --out", tmp_path / "other"), "needs a data file", "data convert")
+
+
+def test_images_of_another_size_are_told_how_to_fit(pyro_sri: Any, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["train/imgs"] = np.full((8, 48, 48, 3), 200, np.uint8)
+    for preset in ("sri-own", "sri-mog-shapestacks"):
+        outcome = pyro_sri("train", preset, "--data", tmp_path / "a.h5", "--out", tmp_path / "run")
+        assert_refused(outcome, "holds 48x48 images", f"pyro-sri data convert {tmp_path / 'a.h5'}", "--size 32")
+    advice = outcome.err.partition("that fits: pyro-sri ")[2]
+    outcome = pyro_sri(advice.replace("a-32.h5", str(tmp_path / "a-32.h5")))
+    assert outcome.status == 0, outcome.err
+
+
 class Payload:
     """A pickle that would run code."""
 

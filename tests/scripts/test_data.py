@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pyro_sri.data.format import DatasetFile
+from pyro_sri.data.format import DatasetFile, SceneArrays
 from pyro_sri.data.generators import GENERATORS
+from pyro_sri.data.writing import write_dataset
 from pyro_sri.scripts.data import COMMANDS, main
 from pyro_sri.system.errors import UserError
 
@@ -145,3 +146,31 @@ def test_make_with_options_of_stacks_and_audit(tmp_path, capsys):
     )
     assert "cameras [17]" in refused("make", "stacks", "--out", tmp_path / "b.h5", "--cameras", 17)
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_suggest_says_how_to_train(pieces, tmp_path, capsys):
+    path = tmp_path / "my pieces.h5"
+    run("convert", pieces, "--out", path, "--size", 32)
+    capsys.readouterr()
+    run("suggest", path)
+    printed = capsys.readouterr()
+    for words in ("slots", "sigma", "target", "gaussian", "pyro-sri train sri-own --data", "runs/my pieces"):
+        assert words in printed.out
+    assert "convert" not in printed.out
+    assert "12 training images are few" in printed.err
+
+
+def test_suggest_resizes_first_where_it_must(pieces, capsys):
+    run("suggest", pieces)  # 35 x 35
+    printed = capsys.readouterr().out
+    assert f"--out {pieces.with_name('pieces-32.h5')} --size 32" in " ".join(printed.split())
+    assert f"--data {pieces.with_name('pieces-32.h5')}" in " ".join(printed.split())
+
+
+def test_check_says_how_many_warnings(tmp_path, capsys):
+    path = tmp_path / "dark.h5"
+    write_dataset(path, {"train": [SceneArrays(np.ones((2, 8, 8, 3), np.uint8))]}, {})
+    run("check", path)
+    printed = capsys.readouterr()
+    assert printed.out == f"{path} is sound, with 1 warning\n"
+    assert printed.err.startswith("warning: train/imgs hold nothing above 1 of 255")

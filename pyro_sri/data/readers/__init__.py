@@ -3,11 +3,12 @@
 A new format is one file with a function that reads it, and one entry in `READERS`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pyro_sri.data.format import Report
+from pyro_sri.data.format import Report, SceneArrays, dark_images
+from pyro_sri.data.readers.clevrtex import is_clevrtex_folder, read_clevrtex
 from pyro_sri.data.readers.emorl import is_hdf5_file, read_emorl
 from pyro_sri.data.readers.folder import read_folder
 from pyro_sri.data.readers.multi_mnist import is_mnist_folder, read_multi_mnist
@@ -15,18 +16,19 @@ from pyro_sri.data.readers.multi_object_datasets import read_multi_object_datase
 from pyro_sri.data.readers.reader import Options, Reader
 from pyro_sri.data.readers.shapestacks import is_shapestacks_folder, read_shapestacks
 from pyro_sri.data.readers.tfrecord import is_tfrecord_file
-from pyro_sri.data.writing import write_dataset
+from pyro_sri.data.writing import refuse_existing, write_dataset
 from pyro_sri.system.errors import UserError
 
-Format = Literal["tfrecords", "emorl", "shapestacks", "mnist", "folder"]
+Format = Literal["tfrecords", "emorl", "shapestacks", "mnist", "clevrtex", "folder"]
 
 # In the order in which a source is tried: every folder is a plain folder.
 READERS: dict[Format, Reader] = {
-    "emorl": Reader(is_hdf5_file, read_emorl, frozenset({"max_objects"})),
+    "emorl": Reader(is_hdf5_file, read_emorl, frozenset({"max_objects", "background_entities"})),
     "tfrecords": Reader(is_tfrecord_file, read_multi_object_dataset, frozenset({"max_objects"})),
     "shapestacks": Reader(is_shapestacks_folder, read_shapestacks, frozenset({"max_objects", "split_name", "cameras"})),
     "mnist": Reader(is_mnist_folder, read_multi_mnist, frozenset({"max_objects", "seed"})),
-    "folder": Reader(Path.is_dir, read_folder),
+    "clevrtex": Reader(is_clevrtex_folder, read_clevrtex),
+    "folder": Reader(Path.is_dir, read_folder, frozenset({"seed", "masks", "background_entities"})),
 }
 ALWAYS = frozenset({"size", "train", "val", "test"})
 
@@ -44,15 +46,17 @@ def convert(
     seed: int | None = None,
     split_name: str | None = None,
     cameras: Sequence[int] | None = None,
+    masks: Path | str | None = None,
+    background_entities: Sequence[int] | None = None,
     progress: Report | None = None,
-) -> None:
+) -> list[str]:
     """Convert a published data set to a dataset file; memory stays bounded whatever the size of the source.
 
     What is left out (None) is as published for the format.
 
     Args:
-        source: A TFRecord file of the Multi-Object Datasets, an HDF5 file of EfficientMORL, or the folder of
-            ShapeStacks, of MNIST's idx files, or of images.
+        source: A TFRecord file of the Multi-Object Datasets, an HDF5 file of EfficientMORL or of this library, or the
+            folder of ShapeStacks, of MNIST's idx files, of ClevrTex, or of images.
         out: The file to make; it is complete or not there at all.
         format: A key of READERS; None recognises it.
         size: Side of the images to make, in pixels, 8 to 1024.
@@ -61,10 +65,17 @@ def convert(
         train: Scenes in train, at most (MNIST: exactly); 0 leaves the split out.
         val: Scenes in val, likewise; exactly where the source has no splits.
         test: Scenes in test, likewise.
-        seed: MNIST: the same seed gives the same scenes.
+        seed: MNIST: the same seed gives the same scenes; images: the same split.
         split_name: ShapeStacks: which of the folders in splits.
         cameras: ShapeStacks: the numbers of the cameras to keep; None keeps all.
+        masks: Images: the folder of their masks: a picture for each image (an index map, or a colour for each object),
+            or one for each object.
+        background_entities: HDF5, images: the entities that are background, if the file does not say; empty if all are
+            objects.
         progress: Called as progress(what, done, in all) now and then.
+
+    Returns:
+        What was done and what is odd, a sentence each.
 
     Raises:
         UserError: If the source is missing, damaged, or has another layout than its format, an option is out of range
@@ -73,13 +84,26 @@ def convert(
     source = Path(source)
     if not source.exists():
         raise UserError(f"there is no file or folder {source}; name the data set to convert")
-    options = Options(size, max_objects, train, val, test, seed, split_name, cameras)
+    masks = None if masks is None else Path(masks)
+    options = Options(size, max_objects, train, val, test, seed, split_name, cameras, masks, background_entities)
     format = _recognised(source) if format is None else format
     reader = READERS[format]
     for name in sorted(options.given - ALWAYS - reader.options):
         raise UserError(f"--{name.replace('_', '-')} means nothing to {format}, which {source} is; leave it out")
-    splits, attributes = reader.read(source, options, progress or (lambda what, done, total: None))
-    write_dataset(out, splits, attributes)
+    refuse_existing(Path(out))  # before the source is looked through
+    conversion = reader.read(source, options, progress or (lambda what, done, total: None))
+    brightest: dict[str, int] = {}
+    splits = {split: _watched(pieces, split, brightest) for split, pieces in conversion.splits.items()}
+    write_dataset(out, splits, conversion.attributes)
+    dark = [f"the images of {split} {fault}" for split, value in brightest.items() if (fault := dark_images(value))]
+    return [*conversion.account(), *dark]
+
+
+def _watched(pieces: Iterable[SceneArrays], split: str, brightest: dict[str, int]) -> Iterator[SceneArrays]:
+    """The pieces as they are; notes the brightest value of the split on the way."""
+    for scenes in pieces:
+        brightest[split] = max(brightest.get(split, 0), int(scenes.images.max(initial=0)))
+        yield scenes
 
 
 def _recognised(source: Path) -> Format:

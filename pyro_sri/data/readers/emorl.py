@@ -1,34 +1,51 @@
-"""EfficientMORL's HDF5 files: groups train, val, test with `imgs`, and perhaps `masks` and `factors`.
+"""HDF5 files laid out as EfficientMORL's: groups train, val, test with `imgs`, and perhaps `masks` and `factors`.
 
 Images are uint8 [n, H, W, 3], of 240 x 320 pixels for CLEVR; masks [n, O, H, W, 1] in any coding that is 0 outside
-(0 and 255, 0 and 1, bool, fractions); factors any array with one row per scene.
+(0 and 255, 0 and 1, bool, fractions), or index maps [n, 1, H, W, 1]; factors any array with one row per scene.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.data.format import ARRAYS, HDF5_ERRORS, SPLITS, Report, SceneArrays, check_stored, finite_rows, stored
-from pyro_sri.data.readers.entities import NO_ENTITY, entity_map, keep_entities, kept_entities
+from pyro_sri.data.format import (
+    ARRAYS,
+    HDF5_ERRORS,
+    SPLITS,
+    Report,
+    SceneArrays,
+    check_filters,
+    check_stored,
+    finite_rows,
+    pieces,
+    read_attributes,
+    split_groups,
+    stored,
+)
+from pyro_sri.data.masks import MaskTally, is_index_map, mask_fault
+from pyro_sri.data.readers.account import Account, describe_cut
+from pyro_sri.data.readers.entities import NO_ENTITY, entity_maps, keep_entities, kept_entities
 from pyro_sri.data.readers.geometry import (
     ALL,
     CLEVR_SHAPE,
     CLEVR_SIZE,
     CLEVR_WINDOW,
     Window,
+    centre,
     resize_image,
-    resize_map,
     window_attribute,
 )
 from pyro_sri.data.readers.reader import Conversion, Options
 from pyro_sri.data.readers.splits import at_most, wanted_splits
 from pyro_sri.data.readers.stacking import Scene, scenes_per_piece, stack
 from pyro_sri.system.errors import UserError
+
+LARGEST_INDEX = 63  # of an entity in an index map
 
 
 def is_hdf5_file(path: Path) -> bool:
@@ -37,73 +54,179 @@ def is_hdf5_file(path: Path) -> bool:
 
 
 def read_emorl(path: Path, options: Options, progress: Report) -> Conversion:
-    """Read an EfficientMORL file.
+    """Read an EfficientMORL file, another HDF5 file of that layout, or a dataset file to be changed.
 
-    Images of CLEVR's published size are cropped and made 96 pixels wide; square ones keep their size unless the user
-    says otherwise. Objects are counted by the factor `visibility` where there is one, otherwise by the masks. Factors
-    with text of variable length are left out.
+    Images of CLEVR's published size are cropped and made 96 pixels wide; others are cut to the square in their middle
+    and keep its size unless the user says otherwise. Objects are counted by the factor `visibility` where there is one,
+    otherwise by the masks. A lone mask with several values is an index map: its values are the entities. What the file
+    says in attributes is kept.
 
     Raises:
         UserError: If the file cannot be read or has another layout.
     """
+    account = Account()
     try:
         with _opened(path) as file:
             arrays = _wanted_arrays(file, path, options)
             shapes = {some["imgs"].shape[1:3] for some in arrays.values()}
             entities = {split: some["masks"].shape[1] for split, some in arrays.items() if "masks" in some}
-            names = [_factor_names(some["factors"]) for some in arrays.values() if "factors" in some]
+            said = _said(file, path, arrays)
+            dropped = [split for split in arrays if "factors" in file[_name_of(file, split, path)]]
+            dropped = [split for split in dropped if "factors" not in arrays[split]]
     except HDF5_ERRORS:
         raise UserError(f"{path} is damaged; download it again") from None
+    if dropped:
+        account.say(f"the factors of {', '.join(dropped)} were left out: they are no plain array of numbers")
     if len(shapes) > 1:
         raise UserError(f"{path} has images of different sizes {sorted(shapes)} in its splits; convert them one by one")
+    if _holds_index_maps(path, entities):
+        num_entities = _count_index_entities(path, entities)
+        entities = dict.fromkeys(entities, num_entities)
+        account.say(f"the masks are index maps: value 0 is entity 0, and so on up to {num_entities - 1}")
     height, width = shapes.pop()
-    window = CLEVR_WINDOW if (height, width) == CLEVR_SHAPE else ALL
-    size = options.size or (height if window == ALL else CLEVR_SIZE)
-    max_objects = options.max_objects
-    attributes: dict[str, object] = {"source": "emorl", "files": [path.name], "size": size}
+    window = _window(height, width)
+    size = options.size or (CLEVR_SIZE if (height, width) == CLEVR_SHAPE else min(height, width))
+    account.say(describe_cut((height, width), window, size))
+    source = _Source(path, window, size, options.max_objects, _background(said, options, entities, path), entities)
+    attributes: dict[str, object] = said | {"source": said.get("source", "emorl"), "files": [path.name], "size": size}
     fitting = ""
-    if max_objects is not None:
-        attributes["max_objects"] = max_objects
-        fitting = f" with at most {max_objects} objects"
-        entities = {split: min(number, 1 + max_objects) for split, number in entities.items()}
+    if options.max_objects is not None:
+        attributes["max_objects"] = options.max_objects
+        fitting = f" with at most {options.max_objects} objects"
+        room = len(source.background) + options.max_objects
+        entities = {split: min(number, room) for split, number in entities.items()}
+    if "source" in said and size != height:
+        attributes["resized_from"] = height
     if window != ALL:
         attributes["crop"] = window_attribute(window)
-    if names and names[0]:
-        attributes["factor_names"] = names[0]
+    declared = "background_entities" in said or options.background_entities is not None
+    if declared:
+        kept = source.background if options.max_objects is None else range(len(source.background))
+        attributes["background_entities"] = list(kept)
+    tallies = {split: MaskTally(source.background, declared) for split in entities}
 
-    def pieces(split: str) -> Iterator[SceneArrays]:
-        scenes = _scenes(path, split, window, size, max_objects, progress)
+    def converted(split: str) -> Iterator[SceneArrays]:
+        scenes = _scenes(source, split, account, tallies, progress)
         what = f"scenes in {split} of {path}{fitting}"
-        return stack(at_most(scenes, options.counts[split], what), entities.get(split))
+        yield from stack(at_most(scenes, options.counts[split], what), entities.get(split))
+        if split in tallies and (fault := tallies[split].fault()):
+            raise UserError(f"{path}: {split}: masks {fault}")
 
-    return Conversion({split: pieces(split) for split in arrays}, attributes)
+    def sentences() -> list[str]:
+        notes = [f"the masks of {split} {note}" for split, tally in tallies.items() for note in tally.notes()]
+        return [sentence for sentence in (*account.sentences(), *notes) if sentence]
+
+    return Conversion({split: converted(split) for split in arrays}, attributes, sentences)
+
+
+class _Source(NamedTuple):
+    """A file, and what to make of it."""
+
+    path: Path
+    window: Window
+    size: int
+    max_objects: int | None
+    background: Sequence[int]
+    entities: Mapping[str, int]  # how many there are, by split: more than masks where those are index maps
+
+
+def _window(height: int, width: int) -> Window:
+    if (height, width) == CLEVR_SHAPE:
+        return CLEVR_WINDOW
+    return ALL if height == width else centre(height, width, min(height, width))
+
+
+def _said(file: h5py.File, path: Path, arrays: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What a file says of itself, that an attribute of the file to make can say."""
+    said = {name: value for name, value in read_attributes(file, str(path)).items() if _can_be_said(value)}
+    own = said.pop("factor_names", None)
+    for some in arrays.values():
+        if "factors" in some and (names := _factor_names(some["factors"]) or _fitting(own, some["factors"])):
+            said["factor_names"] = names
+        for item in (some["imgs"].parent, *([some["masks"]] if "masks" in some else [])):
+            if "background_entities" in item.attrs:
+                said.setdefault("background_entities", read_attributes(item, str(path))["background_entities"])
+    return said
+
+
+def _can_be_said(value: Any) -> bool:
+    items = value if isinstance(value, list) else [value]
+    plain = all(isinstance(item, bool | int | float | str) for item in items)
+    return plain and len({type(item) for item in items}) <= 1
+
+
+def _fitting(names: Any, factors: Any) -> list[str]:
+    names = [names] if isinstance(names, str) else names
+    fits = isinstance(names, list) and factors.ndim > 1 and len(names) == factors.shape[-1]
+    return [str(name) for name in names] if fits else []
+
+
+def _background(said: Mapping[str, Any], options: Options, entities: Mapping[str, int], path: Path) -> tuple[int, ...]:
+    given = options.background_entities
+    found = np.atleast_1d(np.asarray(said.get("background_entities", 0) if given is None else given))
+    whole = found.ndim == 1 and (found.dtype.kind in "iu" or not found.size)
+    if not whole or not all(0 <= entity < min(entities.values(), default=NO_ENTITY) for entity in found):
+        where = f"{path}: background_entities" if given is None else "--background-entities"
+        raise UserError(f"{where} must be numbers of entities that the masks have; there are {entities or 'none'}")
+    return tuple(int(entity) for entity in found)
+
+
+def _holds_index_maps(path: Path, entities: Mapping[str, int]) -> bool:
+    lone = [split for split, number in entities.items() if number == 1]
+    return any(is_index_map(masks) for split in lone for masks in _masks(path, split))
+
+
+def _count_index_entities(path: Path, entities: Mapping[str, int]) -> int:
+    """How many entities the index maps of a file have, background included."""
+    largest = 0
+    for split in entities:
+        for masks in _masks(path, split):
+            if masks.shape[1] != 1 or (masks != np.round(masks)).any() or masks.max(initial=0) > LARGEST_INDEX:
+                raise UserError(
+                    f"{path}: {split}/masks hold several values in one mask, and are no index maps: the values must be "
+                    f"0, 1, 2 and so on, at most {LARGEST_INDEX}; number the entities so, or write a mask for each"
+                )
+            largest = max(largest, int(masks.max(initial=0)))
+    return 1 + largest
+
+
+def _masks(path: Path, split: str) -> Iterator[NDArray[Any]]:
+    """The masks of a split, piece by piece."""
+    with _opened(path) as file:
+        array = _checked_arrays(file[_name_of(file, split, path)], f"{path}: {split}")["masks"]
+        for piece in pieces(array):
+            yield _read(path, array, piece)
+
+
+def _name_of(file: h5py.File, split: str, path: Path) -> str:
+    return str(split_groups(file, str(path))[split].name)
 
 
 def _wanted_arrays(file: h5py.File, path: Path, options: Options) -> dict[str, dict[str, Any]]:
     """The arrays of each split to convert."""
-    if "source" in file.attrs:
-        raise UserError(f"{path} is a dataset file of this library already; use it with --data as it is")
-    available = [split for split in SPLITS if isinstance(stored(file, split, str(path)), h5py.Group)]
-    if not available:
+    if "source" in file.attrs and not options.given:
+        raise UserError(
+            f"{path} is a dataset file already: use it with --data as it is, or say what to change, as with --size"
+        )
+    groups = split_groups(file, str(path))
+    if not groups:
         raise UserError(f"{path} has none of the groups {', '.join(SPLITS)}; is it an EfficientMORL file?")
-    return {
-        split: _checked_arrays(file[split], f"{path}: {split}") for split in wanted_splits(available, options, path)
-    }
+    return {split: _checked_arrays(groups[split], f"{path}: {split}") for split in wanted_splits(groups, options, path)}
 
 
 def _checked_arrays(group: h5py.Group, where: str) -> dict[str, Any]:
     """The arrays of a split that are of use, HDF5 datasets by name: imgs, and where known masks and factors."""
     imgs, masks, factors = (stored(group, name, where) for name in ARRAYS)
     if not isinstance(imgs, h5py.Dataset) or imgs.dtype != np.uint8 or imgs.ndim != 4 or imgs.shape[3] != 3:
-        raise UserError(f"{where} has no array imgs, uint8 [n,H,W,3], but {_kind(imgs)}; is it an EfficientMORL file?")
+        raise UserError(
+            f"{where} has no array imgs, uint8 [n,H,W,3] in 0..255, but {_kind(imgs)}; write the images anew as such"
+        )
     check_stored(imgs, f"{where}/imgs")
     num, height, width, _ = imgs.shape
-    if height != width and (height, width) != CLEVR_SHAPE:
-        raise UserError(f"{where}/imgs has {_kind(imgs)}; images must be square, or of CLEVR's 240 x 320 pixels")
     arrays = {"imgs": imgs}
     if masks is not None:
         sound = isinstance(masks, h5py.Dataset) and masks.dtype.kind in "buif" and masks.ndim == 5
-        if not sound or masks.shape != (num, masks.shape[1], height, width, 1) or masks.shape[1] > NO_ENTITY:
+        if not sound or masks.shape != (num, masks.shape[1], height, width, 1) or not 0 < masks.shape[1] <= NO_ENTITY:
             raise UserError(f"{where}/masks has {_kind(masks)}; it must have numbers [{num},O,{height},{width},1]")
         check_stored(masks, f"{where}/masks")
         arrays["masks"] = masks
@@ -120,40 +243,56 @@ def _kind(array: Any) -> str:
 
 
 def _factor_names(factors: Any) -> list[str]:
-    """The columns of factors; none where they are not known."""
+    """The columns of factors as the array itself says; none where it does not."""
     if factors.dtype.names:
         return list(factors.dtype.names)
-    names = np.atleast_1d(factors.attrs.get("factor_names", [])).astype(str).tolist()
-    return names if factors.shape[-1] == len(names) else []
+    return _fitting(np.atleast_1d(factors.attrs.get("factor_names", [])).astype(str).tolist(), factors)
 
 
 def _scenes(
-    path: Path, split: str, window: Window, size: int, max_objects: int | None, progress: Report
+    source: _Source, split: str, account: Account, tallies: Mapping[str, MaskTally], progress: Report
 ) -> Iterator[Scene]:
+    path = source.path
     with _opened(path) as file:
-        arrays = _checked_arrays(file[split], f"{path}: {split}")
+        arrays = _checked_arrays(file[_name_of(file, split, path)], f"{path}: {split}")
         names = _factor_names(arrays["factors"]) if "factors" in arrays else []
+        if "factors" in arrays and not names:
+            names = _fitting(read_attributes(file, str(path)).get("factor_names"), arrays["factors"])
         total, height, width, _ = arrays["imgs"].shape
         mask_bytes = arrays["masks"].shape[1] * arrays["masks"].dtype.itemsize if "masks" in arrays else 0
         step = scenes_per_piece(height * width * (3 + mask_bytes))
         for start in range(0, total, step):
             piece = {name: _read(path, array, slice(start, start + step)) for name, array in arrays.items()}
             _check_values(piece, f"{path}: {split}", start)
-            visible = _visible(piece, names, max_objects)
+            maps = _entity_maps(piece.get("masks"), source, split, tallies)
+            visible = _visible(piece, maps, names, source, split)
             if visible is None:
                 raise UserError(f"{path}: {split} has nothing to count objects by; leave --max-objects out")
             progress(split, min(start + step, total), total)
             for index, image in enumerate(piece["imgs"]):
-                kept = kept_entities(visible[index], 1, max_objects)
+                kept = kept_entities(visible[index], source.background, source.max_objects)
                 if kept is None:
                     continue
                 entities, factors = None, piece["factors"][index] if "factors" in piece else None
-                if "masks" in piece:
-                    entities = entity_map(piece["masks"][index, :, *window, 0])
-                    entities = resize_map(keep_entities(entities, kept), size)
+                if maps is not None:
+                    entities = account.cut(keep_entities(maps[index], kept), source.window, source.size)
                 if factors is not None and factors.shape[:1] == visible.shape[1:]:
                     factors = factors[kept]
-                yield Scene(resize_image(image[window], size), entities, factors)
+                yield Scene(resize_image(image[source.window], source.size), entities, factors)
+
+
+def _entity_maps(
+    masks: NDArray[Any] | None, source: _Source, split: str, tallies: Mapping[str, MaskTally]
+) -> NDArray[np.uint8] | None:
+    """The entity of each pixel, [n, H, W]; None where there are no masks."""
+    if masks is None:
+        return None
+    if masks.shape[1] < source.entities[split]:
+        return masks[:, 0, ..., 0].astype(np.uint8)  # an index map
+    if fault := mask_fault(masks):
+        raise UserError(f"{source.path}: {split}/masks {fault}; write them anew")
+    tallies[split].update(masks)
+    return entity_maps(masks)
 
 
 def _check_values(piece: Mapping[str, NDArray[Any]], where: str, start: int) -> None:
@@ -170,17 +309,23 @@ def _check_values(piece: Mapping[str, NDArray[Any]], where: str, start: int) -> 
 
 
 def _visible(
-    piece: Mapping[str, NDArray[Any]], names: Sequence[str], max_objects: int | None
+    piece: Mapping[str, NDArray[Any]],
+    maps: NDArray[np.uint8] | None,
+    names: Sequence[str],
+    source: _Source,
+    split: str,
 ) -> NDArray[np.bool_] | None:
     """Which entities the scenes have, [n, O], by their factors or else by their masks; None where nothing says it."""
-    masks, factors = piece.get("masks"), piece.get("factors")
-    if max_objects is None:  # all are kept anyway
-        return np.ones((len(piece["imgs"]), 0 if masks is None else masks.shape[1]), dtype=bool)
+    factors, num_entities = piece.get("factors"), source.entities.get(split, 0)
+    if source.max_objects is None:  # all are kept anyway
+        return np.ones((len(piece["imgs"]), num_entities), dtype=bool)
     if factors is not None and "visibility" in names:
         values = factors["visibility"] if factors.dtype.names else factors[..., names.index("visibility")]
-        if values.ndim == 2 and (masks is None or values.shape == masks.shape[:2]):
+        if values.ndim == 2 and (maps is None or values.shape[1] == num_entities):
             return values > 0
-    return None if masks is None else np.asarray(masks.any((2, 3, 4)))
+    if maps is None:
+        return None
+    return np.stack([(maps == entity).any((1, 2)) for entity in range(num_entities)], axis=1)
 
 
 @contextmanager
@@ -197,5 +342,6 @@ def _read(path: Path, array: Any, items: slice) -> NDArray[Any]:
     try:
         return np.asarray(array[items])
     except HDF5_ERRORS:
+        check_filters(array, f"{path}: {array.name[1:]}")
         where = f"{array.name[1:]}, items {items.start} to {min(items.stop, len(array)) - 1}"
         raise UserError(f"{path}: {where} cannot be read; download the file again") from None

@@ -4,44 +4,56 @@ Masks travel as an entity map, one byte per pixel: it says the same in a fractio
 partition whatever is done to it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_sri.metrics.segmentation import entity_labels
+
 NO_ENTITY = 255  # in an entity map: a pixel outside of every mask
 
 
-def entity_map(masks: NDArray[Any]) -> NDArray[np.uint8]:
-    """The entity of each pixel: that with the largest value, NO_ENTITY where all are 0.
+def entity_maps(masks: NDArray[Any]) -> NDArray[np.uint8]:
+    """The entity of each pixel, NO_ENTITY where there is none.
 
     Args:
-        masks: [O, H, W], O <= 255; 0 outside and above 0 inside, in any unit.
+        masks: [n, O, H, W, 1], O <= 255, as `entity_labels` takes them: of entities that overlap the higher is in
+            front.
 
     Returns:
-        uint8 [H, W].
+        uint8 [n, H, W].
     """
-    return np.where(masks.any(0), masks.argmax(0).astype(np.uint8), np.uint8(NO_ENTITY))
+    return entity_labels(masks).astype(np.uint8)  # -1 becomes 255
 
 
-def kept_entities(visible: NDArray[np.bool_], num_background: int, max_objects: int | None) -> NDArray[np.intp] | None:
+def entity_map(masks: NDArray[Any]) -> NDArray[np.uint8]:
+    """The same for one scene: [O, H, W] -> uint8 [H, W]."""
+    return entity_maps(masks[None, ..., None])[0]
+
+
+def kept_entities(
+    visible: NDArray[np.bool_], background: Sequence[int], max_objects: int | None
+) -> NDArray[np.intp] | None:
     """Which entities of a scene to keep so that it has room for `max_objects` objects and no more.
 
     Args:
-        visible: [O], which entities the scene has; the first `num_background`, the background, are kept in any case.
-        num_background: How many entities are background.
-        max_objects: The most objects of a scene; None keeps all entities of all scenes.
+        visible: [O], which entities the scene has.
+        background: The entities that are background, which are kept in any case.
+        max_objects: The most objects of a scene; None keeps all entities of all scenes, in their order.
 
     Returns:
-        The entities to keep, visible ones first and otherwise in their order; None if there are too many objects.
+        The entities to keep: the background, then visible objects in their order, then the rest; None if there are too
+        many objects.
     """
     if max_objects is None:
         return np.arange(len(visible))
-    if visible[num_background:].sum() > max_objects:
+    objects = np.setdiff1d(np.arange(len(visible)), background)
+    if visible[objects].sum() > max_objects:
         return None
-    hidden = ~visible
-    hidden[:num_background] = False
-    return hidden.argsort(kind="stable")[: num_background + max_objects]
+    objects = objects[(~visible[objects]).argsort(kind="stable")]
+    return np.concatenate([np.asarray(background, dtype=np.intp), objects[:max_objects]])
 
 
 def keep_entities(entities: NDArray[np.uint8], kept: NDArray[np.intp]) -> NDArray[np.uint8]:

@@ -57,6 +57,28 @@ def feature_values(feature: memoryview) -> Values:
     return values
 
 
+def feature_strings(feature: memoryview) -> list[bytes]:
+    """The strings of a feature; empty if it holds numbers.
+
+    Raises:
+        ValueError: If the feature is damaged.
+    """
+    lists = [content for kind, content in _fields(feature, LENGTH_DELIMITED) if kind == BYTES_LIST]
+    return [bytes(part) for content in lists for number, part in _fields(content, LENGTH_DELIMITED) if number == 1]
+
+
+def first_string(feature: memoryview) -> bytes:
+    """The first string of a feature, without reading the others; empty if there is none.
+
+    Raises:
+        ValueError: If the feature is damaged.
+    """
+    for kind, content in _fields(feature, LENGTH_DELIMITED):
+        if kind == BYTES_LIST:
+            return next((bytes(part) for number, part in _fields(content, LENGTH_DELIMITED) if number == 1), b"")
+    return b""
+
+
 def _one_byte_strings(content: memoryview) -> NDArray[np.uint8]:
     """Strings of one byte are the triples (tag of field 1, length 1, the byte); anything else is read one by one."""
     triples = np.frombuffer(content, dtype=np.uint8)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pyro_sri.data.format import Report, finite_rows
 from pyro_sri.data.readers.entities import entity_map, keep_entities, kept_entities
-from pyro_sri.data.readers.example import feature_values, parse_example
+from pyro_sri.data.readers.example import feature_values, first_string, parse_example
 from pyro_sri.data.readers.geometry import (
     ALL,
     CLEVR_SHAPE,
@@ -27,6 +27,7 @@ from pyro_sri.data.readers.geometry import (
     resize_map,
     window_attribute,
 )
+from pyro_sri.data.readers.picture_records import holds_pictures, read_picture_records
 from pyro_sri.data.readers.reader import Conversion, Options
 from pyro_sri.data.readers.splits import divide
 from pyro_sri.data.readers.stacking import Scene, stack
@@ -87,6 +88,7 @@ class Layout:
         return height * width * channels, height * width * self.num_entities
 
 
+CATER_BYTES = 33 * 64 * 64 * 3  # in one string
 SPRITES = (64, 64, 3)
 LAYOUTS = (
     Layout("tetrominoes", (35, 35, 3), 4, size=35),
@@ -101,7 +103,7 @@ LAYOUTS = (
 
 
 def read_multi_object_dataset(path: Path, options: Options, progress: Report) -> Conversion:
-    """Read one of the Multi-Object Datasets; its first record says which one.
+    """Read one of the Multi-Object Datasets, or records of PNG-coded pictures; the first record says which one.
 
     Scenes with more than `max_objects` objects are left out. What a scene has is what its factor `visibility` says or,
     without it, what its masks show.
@@ -112,7 +114,10 @@ def read_multi_object_dataset(path: Path, options: Options, progress: Report) ->
     records = read_records(path, progress)
     first = next(records)
     try:
-        layout, factors = _understood(parse_example(first))
+        example = parse_example(first)
+        if holds_pictures(example):
+            return read_picture_records(path, chain([first], records), options)
+        layout, factors = _understood(example)
     except ValueError as error:
         raise UserError(f"{path} is none of the Multi-Object Datasets: in record 0, {error}") from None
     size = options.size or layout.size
@@ -150,6 +155,8 @@ def read_multi_object_dataset(path: Path, options: Options, progress: Report) ->
 
 def _understood(features: Features) -> tuple[Layout, dict[str, int]]:
     """The layout of a record, and its factors with the number of components of each."""
+    if len(first_string(features.get("image", memoryview(b"")))) == CATER_BYTES:
+        raise ValueError("it is CATER with masks, videos of 33 frames, which are not read")
     counts = {name: len(feature_values(features[name])) for name in ("image", "mask", *FACTORS) if name in features}
     for layout in LAYOUTS:
         if layout.num_values == (counts.get("image"), counts.get("mask")):
@@ -178,7 +185,7 @@ def _scene(
         raise ValueError("it has factors that are not finite")
     presence = table["visibility"] > 0 if "visibility" in table else _masks(features, layout)
     visible = np.asarray(presence.reshape(layout.num_entities, -1).any(1))
-    kept = kept_entities(visible, layout.num_background, max_objects)
+    kept = kept_entities(visible, range(layout.num_background), max_objects)
     if kept is None:
         return None
     image = _values(features, "image", layout.image)[layout.window]

@@ -3,6 +3,7 @@
 import os
 import warnings
 from pathlib import Path
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +13,16 @@ from pyro_sri.system.errors import UserError
 
 # What is read, whatever a file is called. Pillow knows others, and starts another program for some.
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+FEW_VALUES = 64  # of a map: a grey photograph has more
+# What systems and programs leave in folders beside the hidden files: copies and thumbnails of pictures.
+DROPPINGS = frozenset({"__MACOSX", "@eaDir"})
 
 
 def files_below(folder: Path) -> list[str]:
-    """The paths of all files in a folder and its folders, sorted.
+    """The paths of all files in a folder and its folders, sorted; links are followed, and each folder is read once.
+
+    Hidden files and folders are passed over, like those that macOS leaves beside each picture (._x.png).
 
     Raises:
         UserError: If a folder cannot be read.
@@ -25,7 +31,21 @@ def files_below(folder: Path) -> list[str]:
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}); check the folder and its permissions")
 
-    return sorted(os.path.join(where, name) for where, _, names in os.walk(folder, onerror=refuse) for name in names)
+    files, seen = [], set()
+    for where, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        place = os.path.realpath(where)
+        if place in seen:  # a link back, or to a folder that is here already
+            folders.clear()
+            continue
+        seen.add(place)
+        folders[:] = sorted(name for name in folders if not is_dropping(name))
+        files += [os.path.join(where, name) for name in names if not is_dropping(name)]
+    return sorted(files)
+
+
+def is_dropping(name: str) -> bool:
+    """Whether a file or folder is none that a person put there."""
+    return name.startswith(".") or name in DROPPINGS
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -34,18 +54,32 @@ def read_picture(path: Path) -> Image.Image:
     Raises:
         UserError: If it is missing, no image, or damaged.
     """
+    if not path.exists():
+        raise UserError(f"{path} is missing; put it back")
+    image = decode_picture(path)
+    if image is None:
+        raise UserError(f"{path} is not a sound image, or may not be read; replace or remove it")
+    return image
+
+
+def decode_picture(source: Path | BinaryIO) -> Image.Image | None:
+    """A coded picture, decoded, the right way up; None if it is none, or damaged."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about details that are passed over
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
+            with _opened(source) as image:
                 image.verify()  # a PNG's checksums, which are not looked at when it is decoded
-            with Image.open(path, formats=FORMATS) as image:
+            with _opened(source) as image:
                 return ImageOps.exif_transpose(image)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; put it back") from None
     except Exception:  # Pillow raises whatever the damage leads to
-        raise UserError(f"{path} is not a sound image, or may not be read; replace or remove it") from None
+        return None
+
+
+def _opened(source: Path | BinaryIO) -> Image.Image:
+    if not isinstance(source, Path):
+        source.seek(0)
+    return Image.open(source, formats=FORMATS)
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
@@ -58,3 +92,13 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     if image.mode.startswith(("I", "F")):
         raise UserError(f"{path} has more than 8 bits per channel; convert it to 8 bits")
     return np.asarray(image.convert("RGB"))
+
+
+def kind_of_picture(path: Path) -> Literal["photograph", "drawing", "map"]:
+    """What a picture looks like: many colours, few colours, or few values of one channel, as maps have."""
+    image = read_picture(path)
+    if image.mode == "1" or image.mode.startswith(("I", "F")):
+        return "map"
+    if image.getcolors(FEW_VALUES) is None:
+        return "photograph"
+    return "map" if image.mode in ("P", "L", "LA") else "drawing"

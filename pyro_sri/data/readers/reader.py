@@ -29,6 +29,8 @@ class Options:
         seed: Seed of scenes that are put together here.
         split_name: Which of several ways to split, where a source has several.
         cameras: Numbers of the cameras to keep.
+        masks: The folder of masks that belong to a folder of images.
+        background_entities: The entities that are background; empty if all are objects.
 
     Raises:
         UserError: For a value out of range.
@@ -42,6 +44,8 @@ class Options:
     seed: int | None = None
     split_name: str | None = None
     cameras: Sequence[int] | None = None
+    masks: Path | None = None
+    background_entities: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         for name, value, (low, high) in (
@@ -71,10 +75,17 @@ class Options:
 
 
 class Conversion(NamedTuple):
-    """A source opened and understood: what `write_dataset` takes. Its scenes are read as they are taken."""
+    """A source opened and understood: what `write_dataset` takes. Its scenes are read as they are taken.
+
+    Attributes:
+        splits: The scenes of each split, in pieces.
+        attributes: The attributes of the file to make.
+        account: What was done, in sentences; complete when all scenes have been taken.
+    """
 
     splits: Mapping[str, Iterable[SceneArrays]]
     attributes: Mapping[str, object]
+    account: Callable[[], Sequence[str]] = tuple
 
 
 class Reader(NamedTuple):

@@ -30,7 +30,10 @@ def test_it_says_what_it_made(tmp_path, photos, capsys):
     run(photos, "--out", out, "--size", 16, "--val", 1, "--test", 2)
     printed = capsys.readouterr()
     assert printed.out == f"converted {photos} to {out}: folder, 2 train, 1 val, 2 test images of 16 pixels\n"
-    assert printed.err == ""
+    cut, split, sizes = printed.err.splitlines()
+    assert "made smaller, from 20 to 16 pixels" in cut
+    assert split == "note: 5 images were shuffled with seed 0 and split: 2 train, 1 val, 2 test"
+    assert "SRI and GENESIS-v2 train on images of 32, 64, 96, 128 pixels, not 16" in sizes
 
 
 def test_every_option_arrives(tmp_path, capsys):
@@ -58,7 +61,8 @@ def test_every_option_arrives(tmp_path, capsys):
         (["--train", "many"], "--train"),
         (["--format", "shapestacks", "--cameras", 1, 2], "recordings/SCENARIO"),
         (["--test", -1], "--test -1"),
-        ([], "5 images"),
+        (["--val", 1000], "5 images"),
+        (["--background-entities"], "give masks with --masks"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, photos, words, expected):

@@ -167,10 +167,10 @@ def test_factors_of_other_forms(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"training/imgs": np.zeros((2, 8, 8, 3), np.uint8)}, "train, val, test"),
+        ({"scenes/imgs": np.zeros((2, 8, 8, 3), np.uint8)}, "train, val, test"),
         ({"train/images": np.zeros((2, 8, 8, 3), np.uint8)}, "no array imgs"),
         ({"train/imgs": np.zeros((2, 8, 8, 3), np.float32)}, "float32"),
-        ({"train/imgs": np.zeros((2, 8, 9, 3), np.uint8)}, "square"),
+        (dict.fromkeys(("val/imgs", "dev/imgs"), np.zeros((2, 8, 8, 3), np.uint8)), "both seem to be val"),
         ({"train/imgs": np.zeros((2, 8, 8, 3), np.uint8), "val/imgs": np.zeros((2, 9, 9, 3), np.uint8)}, "different"),
         ({"train/imgs": np.zeros((2, 8, 8, 3), np.uint8), "train/masks": np.zeros((2, 8, 8, 1))}, "[2,O,8,8,1]"),
         ({"train/imgs": np.zeros((2, 8, 8, 3), np.uint8), "train/masks": np.zeros((2, 256, 8, 8, 1))}, "256"),

@@ -28,21 +28,37 @@ def refused(source, out, *words, **options):
     assert not out.exists()
 
 
-def test_images_in_the_order_of_their_names(tmp_path):
+def test_a_folder_is_shuffled_by_the_seed_and_split(tmp_path):
     source = tmp_path / "photos"
     names = ["b.png", "a.bmp", "d/e.webp", "c.PNG", "f.png"]
     for seed, name in enumerate(names):
         save(source / name, noise(16, 16, seed), **({"lossless": True} if name.endswith("webp") else {}))
     (source / "notes.txt").write_text("no image")
     told = []
-    convert(source, tmp_path / "a.h5", size=16, val=1, test=2, progress=lambda *news: told.append(news))
-    order = [noise(16, 16, names.index(name)) for name in ("a.bmp", "b.png", "c.PNG", "d/e.webp", "f.png")]
+    said = convert(source, tmp_path / "a.h5", size=16, val=1, test=2, progress=lambda *news: told.append(news))
+    in_order = [noise(16, 16, names.index(name)) for name in ("a.bmp", "b.png", "c.PNG", "d/e.webp", "f.png")]
+    order = [in_order[place] for place in np.random.default_rng(0).permutation(5)]
     with DatasetFile(tmp_path / "a.h5") as file:
         for split, expected in (("val", order[:1]), ("test", order[1:3]), ("train", order[3:])):
             np.testing.assert_array_equal(file.images(split)[:], expected)
         assert file.attributes == {"source": "folder", "dataset": "photos", "files": ["photos"], "size": 16}
         assert file.masks("train") is None
-    assert told == [("images", 5, 5)]
+    assert said == ["5 images were shuffled with seed 0 and split: 2 train, 1 val, 2 test"]
+    assert told == [("images of train", 2, 2), ("images of val", 1, 1), ("images of test", 2, 2)]
+    convert(source, tmp_path / "b.h5", size=16, val=0, test=0)  # nothing to split: as they come
+    with DatasetFile(tmp_path / "b.h5") as file:
+        np.testing.assert_array_equal(file.images("train")[:], in_order)
+
+
+@pytest.mark.parametrize(("total", "counts"), [(1, (1, 0, 0)), (2, (2, 0, 0)), (3, (1, 1, 1)), (30, (24, 3, 3))])
+def test_a_tenth_is_val_and_a_tenth_is_test(tmp_path, total, counts):
+    for index in range(total):
+        save(tmp_path / "in" / f"{index}.png", noise(8, 8, index))
+    convert(tmp_path / "in", tmp_path / "a.h5", size=8, seed=3)
+    with DatasetFile(tmp_path / "a.h5") as file:
+        splits = {split: file.images(split)[:] for split in file.splits}
+    assert tuple(len(splits.get(split, ())) for split in ("train", "val", "test")) == counts
+    assert len(np.unique(np.concatenate(list(splits.values())), axis=0)) == total  # each in one split
 
 
 def test_folders_train_val_test_are_the_splits(tmp_path):
@@ -113,9 +129,94 @@ def test_what_is_refused(tmp_path):
     save(source / "a.png", Image.fromarray(noise(8, 8)[..., 0].astype(np.int32) * 300).convert("I;16"))
     refused(source, out, "a.png", "more than 8 bits", val=0, test=0)
     save(source / "a.png", noise(8, 8))
-    refused(source, out, "1 images of", "too few for --val 1000")
+    refused(source, out, "1 images of", "too few for --val 1000", val=1000)
     refused(source, out, "--max-objects means nothing to folder", max_objects=3)
     (source / "train").mkdir()
     refused(source, out, "train", "no images")
     (source / "train" / "a.png").symlink_to("nowhere")
     refused(source, out, "a.png is missing")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Train", "Val", "Test"),
+        ("training", "validation", "testing"),
+        ("TRAIN_images", "dev", "test-set"),
+        ("images/train", "images/valid", "images/Test"),
+    ],
+)
+def test_splits_in_any_spelling(tmp_path, names):
+    for place, name in enumerate(names):
+        for index in range(4):
+            save(tmp_path / "in" / name / f"{index}.png", noise(8, 8, 10 * place + index))
+    save(tmp_path / "in" / "spare" / "0.png", noise(8, 8, 99))
+    said = convert(tmp_path / "in", tmp_path / "a.h5", size=8)
+    with DatasetFile(tmp_path / "a.h5") as file:
+        for place, split in enumerate(("train", "val", "test")):
+            expected = [noise(8, 8, 10 * place + index) for index in range(4)]
+            np.testing.assert_array_equal(file.images(split)[:], expected)
+    assert said[0] == f"splits by folder: {names[0]} is train, {names[2]} is test, {names[1]} is val" or all(
+        f"{name} is " in said[0] for name in names
+    )
+    assert "left out 1 in spare" in said[1]
+
+
+def test_unclear_splits_are_refused(tmp_path):
+    source, out = tmp_path / "in", tmp_path / "a.h5"
+    save(source / "val" / "0.png", noise(8, 8))
+    save(source / "cats" / "0.png", noise(8, 8))
+    refused(source, out, "has val, and 1 other images", "cats")
+    save(source / "train" / "0.png", noise(8, 8))
+    save(source / "Validation" / "0.png", noise(8, 8))
+    refused(source, out, "Validation and val, which both seem to be val")
+
+
+def test_droppings_are_passed_over_and_links_followed(tmp_path):
+    source, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
+    save(elsewhere / "b.png", noise(8, 8, 1))
+    save(source / "a.png", noise(8, 8, 0))
+    (source / "linked").symlink_to(elsewhere)
+    (source / "again").symlink_to(source)  # a loop
+    for name in ("._a.png", ".DS_Store", "__MACOSX/a.png", ".ipynb_checkpoints/a.png"):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_bytes(b"no picture")
+    convert(source, tmp_path / "a.h5", size=8, val=0, test=0)
+    with DatasetFile(tmp_path / "a.h5") as file:
+        np.testing.assert_array_equal(file.images("train")[:], [noise(8, 8, 0), noise(8, 8, 1)])
+
+
+def label_map(seed=0, size=8, objects=3):
+    return np.random.default_rng(seed).integers(0, 1 + objects, (size, size)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("place", ["masks/{}.png", "Depth/{}.png", "seg_instance/{}.png", "images/{}_mask.png"])
+def test_maps_beside_images_are_no_images(tmp_path, place):
+    for index in range(4):
+        save(tmp_path / "in" / "images" / f"{index}.png", noise(8, 8, index))
+        save(tmp_path / "in" / place.format(index), label_map(index))
+    said = convert(tmp_path / "in", tmp_path / "a.h5", size=8, val=0, test=0)
+    with DatasetFile(tmp_path / "a.h5") as file:
+        np.testing.assert_array_equal(file.images("train")[:], [noise(8, 8, index) for index in range(4)])
+    assert "left out 4 in" in said[0]
+    assert "--masks" in said[0]
+
+
+def test_a_folder_of_maps_of_any_name_is_noticed(tmp_path):
+    for index in range(4):
+        save(tmp_path / "in" / "x" / f"{index}.png", noise(16, 16, index))
+        save(tmp_path / "in" / "y" / f"{index}.png", label_map(index, 16))
+    refused(tmp_path / "in", tmp_path / "a.h5", "same names", "--masks")
+    refused(tmp_path / "in" / "none", tmp_path / "a.h5", "no file or folder")
+    save(tmp_path / "only" / "depth" / "0.png", label_map())
+    refused(tmp_path / "only", tmp_path / "a.h5", "only what seem to be maps", "1 in depth")
+    (tmp_path / "cater").mkdir()
+    (tmp_path / "cater" / "CATER_new_000000.avi").touch()
+    refused(tmp_path / "cater", tmp_path / "a.h5", "videos", "CATER")
+
+
+def test_a_dark_folder_is_named(tmp_path):
+    for index in range(3):
+        save(tmp_path / "in" / f"{index}.png", noise(8, 8, index) // 128)
+    said = convert(tmp_path / "in", tmp_path / "a.h5", size=8, val=0, test=0)
+    assert "nothing above 1 of 255" in said[-1]

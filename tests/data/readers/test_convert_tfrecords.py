@@ -1,6 +1,7 @@
 """The Multi-Object Datasets, from files written by protobuf and TensorBoard."""
 
 import gzip
+import io
 import signal
 import struct
 import subprocess
@@ -20,6 +21,7 @@ from pyro_sri.data.format import DatasetFile, check_dataset
 from pyro_sri.data.readers import convert
 from pyro_sri.data.readers.example import feature_values, parse_example
 from pyro_sri.data.readers.tfrecord import masked_crc32c, read_records
+from pyro_sri.metrics import entity_labels
 from pyro_sri.system.errors import UserError
 
 COMPRESSIONS = {"gzip": gzip.compress, "zlib": zlib.compress, "none": bytes}
@@ -561,3 +563,70 @@ def test_a_killed_conversion_leaves_nothing(tmp_path, pieces):
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert list(out.parent.iterdir()) == []
+
+
+# Records of coded pictures
+
+
+def coded(array, kind="PNG"):
+    with io.BytesIO() as file:
+        Image.fromarray(array).save(file, kind)
+        return file.getvalue()
+
+
+def encode_pictures(strings):
+    example = Example()
+    for name, values in strings.items():
+        example.features.feature[name].bytes_list.value.extend(values)
+    return example.SerializeToString()
+
+
+def flat_scene(index):
+    image = np.random.default_rng(index).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    entities = np.zeros((40, 40), np.uint8)
+    entities[5:15, 5:15], entities[20:30, index : index + 10] = 1, 2
+    return image, entities
+
+
+@pytest.mark.parametrize("masks", ["index", "objects", "all", None])
+def test_records_of_coded_pictures(tmp_path, masks):
+    scenes = [flat_scene(index) for index in range(3)]
+    records = []
+    for image, entities in scenes:
+        strings = {"image": [coded(image)]}
+        if masks == "index":
+            strings["segmentations"] = [coded(entities)]
+        elif masks is not None:
+            numbers = (1, 2) if masks == "objects" else (0, 1, 2)
+            strings["mask"] = [coded((entities == number) * np.uint8(255)) for number in numbers]
+        records.append(encode_pictures(strings))
+    source = write_records(tmp_path / "a.tfrecords", records)
+    said = convert(source, tmp_path / "a.h5", size=40, val=0, test=0)
+    with DatasetFile(tmp_path / "a.h5") as file:
+        np.testing.assert_array_equal(file.images("train")[:], [image for image, _ in scenes])
+        if masks is None:
+            assert file.masks("train") is None
+        else:
+            labels = entity_labels(file.masks("train")[:])
+            np.testing.assert_array_equal(labels, [entities for _, entities in scenes])
+    assert "factors, if there are any, were left out" in said[-1]
+
+
+def test_coded_pictures_that_are_wrong(tmp_path):
+    image, entities = flat_scene(0)
+    good = encode_pictures({"image": [coded(image)], "mask": [coded(entities)]})
+    for strings, words in (
+        ({"image": [coded(image)[:-20]], "mask": [coded(entities)]}, "cannot be decoded"),
+        ({"image": [coded(image)]}, "no masks"),
+        ({"image": [coded(image[:30])], "mask": [coded(entities)]}, "30 x 40"),
+        ({"image": [coded(image)], "mask": [coded(entities[:30])]}, "30 x 40"),
+        ({"image": [coded(image)], "mask": [coded(image)]}, "coloured"),
+        ({"image": [coded(image)], "mask": [coded(entities * 6)]}, "record 1 has 12 objects"),
+    ):
+        source = write_records(tmp_path / "a.tfrecords", [good, encode_pictures(strings)])
+        refused(source, tmp_path / "a.h5", "record 1", words, val=0, test=0)
+
+
+def test_cater_is_named(tmp_path):
+    record = encode_pictures({"image": [bytes(33 * 64 * 64 * 3)]})
+    refused(write_records(tmp_path / "a.tfrecords", [record]), tmp_path / "a.h5", "CATER with masks, videos")

@@ -1,0 +1,153 @@
+"""Instance masks as everything here understands them: converters, the check, the preview and evaluation.
+
+Which entity a pixel belongs to, `pyro_sri.metrics.entity_labels` says. What it would get wrong is refused: an index map
+in place of masks, masks that are inverted, values that are no shares.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyro_sri.metrics.segmentation import entity_labels
+
+EDGES = 0.25  # of the pixels of a lone mask: so many may lie on soft edges before it looks like an index map
+FULL = 255
+
+
+def visible_masks(masks: NDArray[Any]) -> NDArray[np.uint8]:
+    """The visible part of each entity: each pixel belongs to the entity in front, or to none.
+
+    Args:
+        masks: [n, O, H, W, 1], as `entity_labels` takes them.
+
+    Returns:
+        uint8 [n, O, H, W, 1], 255 inside and 0 outside.
+    """
+    return one_hot_masks(entity_labels(masks), masks.shape[1])
+
+
+def one_hot_masks(entities: NDArray[np.integer], num_entities: int) -> NDArray[np.uint8]:
+    """Masks, 255 inside and 0 outside, from a map of entities.
+
+    Args:
+        entities: The entity that each pixel belongs to, [n, H, W]; other numbers are no entity.
+        num_entities: O.
+
+    Returns:
+        uint8 [n, O, H, W, 1].
+    """
+    inside = entities[:, None] == np.arange(num_entities, dtype=entities.dtype)[:, None, None]  # [n, O, H, W]
+    return (inside.view(np.uint8) * np.uint8(FULL))[..., None]
+
+
+def mask_fault(masks: NDArray[Any]) -> str | None:
+    """Why masks would be read wrong, in words that follow "masks"; None if they would not.
+
+    Args:
+        masks: Numbers >= 0, [n, O, H, W, 1].
+    """
+    if is_index_map(masks):
+        return f"hold several values ({_some_values(masks)}) in one mask: an index map"
+    largest = masks.max(initial=0)
+    if 1 < largest < FULL / 2 and not _all_hard(masks):
+        return f"hold the values {_some_values(masks)}, which are neither 0 and 255 nor shares of a pixel"
+    if look_inverted(masks):
+        return "are inverted: every pixel is in all entities but one; 0 must be outside"
+    return None
+
+
+def is_index_map(masks: NDArray[Any]) -> bool:
+    """Whether a lone mask holds the numbers of entities: several values besides 0, and not only at soft edges."""
+    if masks.shape[1] != 1 or masks.max(initial=0) <= 1 or _all_hard(masks):
+        return False
+    inside = masks[masks != 0]
+    return bool((inside != inside.max()).mean() > EDGES)
+
+
+def look_inverted(masks: NDArray[Any]) -> bool:
+    """Whether in most scenes every pixel is in all entities but one, or in all; of at least three entities."""
+    num_entities = masks.shape[1]
+    if num_entities < 3 or not len(masks):
+        return False
+    everywhere = (_inside(masks).sum(1) >= num_entities - 1).all((1, 2, 3))
+    return bool(everywhere.mean() > 0.5)
+
+
+def _all_hard(masks: NDArray[Any]) -> bool:
+    """Whether each entity has one value besides 0."""
+    return bool(((masks == 0) | (masks == masks.max(axis=(0, 2, 3, 4), keepdims=True, initial=0))).all())
+
+
+def _inside(masks: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a mask has more than half of its largest value."""
+    return np.asarray(2.0 * masks > masks.max(axis=(0, 2, 3, 4), keepdims=True, initial=0))
+
+
+def _some_values(masks: NDArray[Any]) -> str:
+    values = np.unique(masks)
+    shown = ", ".join(f"{value:.4g}" for value in values[:4])
+    return shown if len(values) <= 4 else f"{shown} .. {values[-1]:.4g}"
+
+
+class MaskTally:
+    """What is to be said of the masks of a split: overlaps, hidden entities, pixels in no entity.
+
+    Args:
+        background: The entities that are background.
+        declared: Whether the file says so itself.
+    """
+
+    def __init__(self, background: Sequence[int], declared: bool):
+        self.background, self.declared = list(background), declared
+        self.scenes = self.overlapping = self.hiding = self.covered_by_one = 0
+        self.pixels = self.nobodys = self.backgrounds = 0
+
+    def update(self, masks: NDArray[Any]) -> None:
+        """Counts more scenes, [n, O, H, W, 1]."""
+        inside: NDArray[np.bool_] = _inside(masks)[..., 0]  # [n, O, H, W]
+        labels = entity_labels(masks)  # [n, H, W]
+        there = inside.any((2, 3))
+        visible = np.stack([(labels == entity).any((1, 2)) for entity in range(masks.shape[1])], axis=1)
+        hidden = there & ~visible
+        whole = inside.all((2, 3))
+        in_front = np.where(whole.any(1), whole.shape[1] - 1 - whole[:, ::-1].argmax(1), -1)
+        self.scenes += len(masks)
+        self.overlapping += int((inside.sum(1) > 1).any((1, 2)).sum())
+        self.hiding += int(hidden.any(1).sum())
+        self.covered_by_one += int((there & (np.arange(whole.shape[1]) < in_front[:, None])).any(1).sum())
+        self.pixels += labels.size
+        self.nobodys += int((labels < 0).sum())
+        self.backgrounds += int(np.isin(labels, self.background).sum())
+
+    def fault(self) -> str | None:
+        """Why nearly all ground truth would be lost, in words that follow "masks"; None if it would not."""
+        if self.scenes and 2 * self.covered_by_one >= self.scenes:
+            return (
+                f"cover the whole image with an entity in front of others, in {self.covered_by_one} of {self.scenes} "
+                "scenes: the higher entity is in front, so a background must come first"
+            )
+        return None
+
+    def notes(self) -> list[str]:
+        """What a user should know, in words that follow "masks"."""
+        notes, total = [], f"of {self.scenes} scenes"
+        if self.overlapping:
+            notes.append(f"overlap in {self.overlapping} {total}: the higher entity is in front")
+        if self.hiding:
+            notes.append(f"have an entity that others hide completely in {self.hiding} {total}")
+        if self.nobodys == self.pixels:
+            return [*notes, "are all empty"]
+        share = self.nobodys / max(1, self.pixels)
+        if self.background and not self.backgrounds:
+            notes.append(
+                f"show no pixel of the background, entity {', '.join(map(str, self.background))}: they may be inverted,"
+                " or no mask is background (attribute background_entities=[])"
+            )
+        elif self.background and not self.declared and share > 0.01:
+            notes.append(
+                f"leave {100 * share:.0f} % of the pixels to no entity, though entity 0 counts as the background: if "
+                "it is an object, set the attribute background_entities=[] (`data convert F.h5 --background-entities`)"
+            )
+        return notes

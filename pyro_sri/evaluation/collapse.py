@@ -1,0 +1,92 @@
+"""Ways in which a slot model fails that its numbers do not name: said in one plain sentence."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyro_sri.evaluation.measures import Truth, as_arrays
+from pyro_sri.inference import Explanation
+from pyro_sri.metrics import active_dimensions, entity_labels, slot_labels
+
+FEWEST_IMAGES = 16  # fewer say nothing
+MOST_IMAGES = 1000  # whose codes are kept
+ONE_SLOT = 0.99  # of an image's pixels in its largest slot, in the median image
+SOMETHING = 0.02  # of an image's pixels outside of its largest true entity: there is something to find
+AS_GOOD = 0.9  # masks explain an image as well as another image's masks do, from this ratio on
+
+NOTHING = "the slots hold nothing: no dimension of any slot varies from image to image (posterior collapse)"
+ALL_IN_ONE = "one slot takes the whole image: nothing is taken apart"
+REGIONS = "the masks are regions of the image, not objects: they fit another image as well as their own"
+TRY = {
+    NOTHING: "try a smaller --pixel-std, or a --geco-target that is harder to meet",
+    ALL_IN_ONE: "try another seed, --colour-start picture, or a smaller --pixel-std",
+    REGIONS: "try another seed, or --colour-start picture with --no-learn-masks",
+}
+
+
+class Collapse:
+    """Looks for collapse in batches of inferred images.
+
+    - Nothing in the slots: the variance over images of every dimension of every slot's posterior mean is at most 0.01.
+    - One slot for all: in the median image 0.99 of the pixels are in one slot, though there is something else to see
+      (where masks say so, at least 0.02 of the pixels).
+    - Regions: masks of one image leave as much of the variance of another's colours unexplained as its own masks do.
+
+    Systems that find a number of objects themselves are only looked at for the first: what is in no object of theirs
+    is in no slot.
+    """
+
+    def __init__(self) -> None:
+        self.num_images = 0
+        self.means: list[NDArray[np.floating]] = []
+        self.largest: list[NDArray[np.floating]] = []
+        self.to_find: list[NDArray[np.floating]] = []
+        self.used: list[NDArray[np.integer]] = []
+        self.left_by_own, self.left_by_others = 0.0, 0.0
+
+    def update(self, explanation: Explanation, truth: Truth) -> None:
+        """Sees a batch."""
+        if explanation.codes is not None and self.num_images < MOST_IMAGES:
+            self.means.append(explanation.codes.means.double().cpu().numpy())
+        self.num_images += len(explanation.images)
+        if explanation.counts is not None:
+            return
+        masks = as_arrays(explanation.slot_masks)
+        labels = slot_labels(masks)
+        shares = np.stack([(labels == slot).mean((1, 2)) for slot in range(masks.shape[1])], axis=1)  # [B, K]
+        self.largest.append(shares.max(1))
+        self.used.append((shares > 1 - ONE_SLOT).sum(1))
+        images = explanation.images.double().cpu().numpy()
+        for image, own, other in zip(images, labels, np.roll(labels, 1, axis=0), strict=True):
+            if len(images) > 1:
+                self.left_by_own += _unexplained(image, own)
+                self.left_by_others += _unexplained(image, other)
+        if truth.masks is not None:
+            entities = entity_labels(truth.masks)
+            largest = [(entities == entity).mean((1, 2)) for entity in range(-1, truth.masks.shape[1])]
+            self.to_find.append(1 - np.max(largest, axis=0))
+
+    def sentence(self) -> str | None:
+        """What went wrong and what to try, in one sentence; None if nothing did, or if there are too few images."""
+        found = None if self.num_images < FEWEST_IMAGES else self._find()
+        return None if found is None else f"{found}; {TRY[found]}"
+
+    def _find(self) -> str | None:
+        if self.means and not active_dimensions(np.concatenate(self.means)).any():
+            return NOTHING
+        if not self.largest:
+            return None
+        to_find = np.median(np.concatenate(self.to_find)) if self.to_find else 1
+        if np.median(np.concatenate(self.largest)) >= ONE_SLOT:
+            return ALL_IN_ONE if to_find >= SOMETHING else None
+        several = np.median(np.concatenate(self.used)) > 1
+        if several and self.left_by_others > 0 and self.left_by_own >= AS_GOOD * self.left_by_others:
+            return REGIONS
+        return None
+
+
+def _unexplained(image: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+    """Squared error of an image [3, H, W] whose pixels have the mean colour of their label [H, W]."""
+    flat, pixels = labels.ravel(), image.reshape(3, -1)
+    counts = np.maximum(np.bincount(flat), 1)
+    sums = np.stack([np.bincount(flat, channel) for channel in pixels])  # [3, labels]
+    return float(np.square(pixels).sum() - (np.square(sums) / counts).sum())
