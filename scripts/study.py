@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -14,10 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from pyro_sri.scripts.cli import note, parse, progress_bar
+from pyro_sri.study.cluster import job_number, queue_state, slurm_executor, submit_jobs
 from pyro_sri.study.data import make_data, missing_data
 from pyro_sri.study.estimate import training_hours
 from pyro_sri.study.local import alone, find_places, run_jobs
-from pyro_sri.study.plan import Job, Plan, Stage, State, claim, make_plan
+from pyro_sri.study.plan import Job, Plan, Stage, State, check_folder, claim, make_plan
 from pyro_sri.study.results import failed
 from pyro_sri.study.specification import find_study, shipped_studies
 from pyro_sri.study.writing import write_results
@@ -35,6 +36,10 @@ def study(
     dry_run: bool = False,
     status: bool = False,
     tiny: bool = False,
+    launcher: Literal["local", "slurm"] = "local",
+    partition: str | None = None,
+    hours: float = 24.0,
+    gpus: int = 1,
 ) -> None:
     """Carry out a study: these systems, these seeds, this data.
 
@@ -57,6 +62,8 @@ def study(
 
     pyro-sri study mine.yaml --out mine --only sri --only genesis_v2
 
+    pyro-sri study table2 --out table2 --launcher slurm --partition gpu --hours 24
+
     Args:
         name: A study file, or the name of a study that ships.
         out: The study's folder; new, empty, or that of this study.
@@ -66,10 +73,18 @@ def study(
         dry_run: Print every run with its command and what it lacks, and estimated hours; write nothing.
         status: Print how far every run is; write nothing.
         tiny: Small images, few slots and features, 3 steps: whether everything works, in seconds for each run.
+        launcher: local carries runs out here; slurm submits a job for each (extra cluster), and writes the results when
+            all are done and it is called again.
+        partition: The cluster's partition for the jobs; its default if not given.
+        hours: Hours that a job may take; then it is requeued, and goes on.
+        gpus: GPUs of each job.
     """
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs is {jobs}: it must be at least 1")
+    if gpus < 0 or not 0 < hours < 10_000:
+        raise UserError(f"--gpus {gpus} or --hours {hours:g} is out of range: GPUs start at 0, hours above it")
     plan = make_plan(find_study(name), out, tiny).only(only)
+    check_folder(out)
     for job in plan.jobs:
         job.check()
     if dry_run:
@@ -83,6 +98,9 @@ def study(
         claim(plan)
         _make_missing(plan)
         plan = make_plan(find_study(name), out, tiny).only(only)  # the images are there, and have a size
+        if launcher == "slurm" and _submit(plan, slurm_executor(out / "cluster", partition, hours, gpus, plan.jobs)):
+            note(f"when they are done, the same command writes the results; {PROG} .. --status shows how far they are")
+            return
         with _watching(plan) as watcher:
             complete = run_jobs(plan.jobs, find_places([job.config for job in plan.jobs], jobs), watcher)
         if not complete:
@@ -109,6 +127,15 @@ def _make_missing(plan: Plan) -> None:
             make_data(plan.study.data[name], path, report)
 
 
+def _submit(plan: Plan, executor: Any) -> bool:
+    """Submits what is missing; whether jobs are under way."""
+    submit_jobs(plan.jobs, executor)
+    for job in plan.jobs:
+        if queue := "" if job.state().finished else queue_state(job, executor):
+            note(f"{job.name}: job {job_number(job)}, {queue.lower()}")
+    return any(not job.state().finished for job in plan.jobs)
+
+
 def _report_failures(plan: Plan) -> None:
     """Raises UserError if a run diverged or failed."""
     found = failed(plan)
@@ -125,7 +152,9 @@ def print_states(plan: Plan) -> None:
     table = Table("run", "state", "step", "of", "remark", title=_shown(plan.study.title), title_justify="left")
     for job in plan.jobs:
         state = job.state()
-        table.add_row(job.name, state.name, str(state.step), str(job.config.steps), _shown(state.reason))
+        number = "" if state.finished else job_number(job)
+        remark = _shown(state.reason or (f"job {number}" if number else ""))
+        table.add_row(job.name, state.name, str(state.step), str(job.config.steps), remark)
     Console(emoji=False).print(table)
 
 

@@ -12,6 +12,8 @@ from pyro_sri.study.specification import Data
 from pyro_sri.system.children import usable_cores
 from pyro_sri.system.errors import UserError
 
+WORTH_A_WORKER = 1_000  # images that take longer to make than a process to start
+
 
 def missing_data(plan: Plan) -> dict[str, Path]:
     """The data sets that have to be made for the plan's rows, and where.
@@ -42,7 +44,7 @@ def make_data(data: Data, path: Path, progress: Report) -> None:
         size=data.size,
         **counts,
         seed=data.seed,
-        workers=len(usable_cores()),
+        workers=max(1, min(len(usable_cores()), sum(counts.values()) // WORTH_A_WORKER)),
         options=data.options,
         progress=progress,
     )

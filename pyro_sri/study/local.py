@@ -8,9 +8,10 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -103,6 +104,7 @@ def alone(out: Path) -> Iterator[None]:
             raise UserError(
                 f"{out} is in use: another process carries out this study; wait for it or stop it"
             ) from None
+        stack.callback((out / LOCK).unlink, missing_ok=True)
         yield
 
 
@@ -126,19 +128,28 @@ def run_jobs(jobs: Sequence[Job], places: Sequence[Place], watcher: Watcher) -> 
     return _Launcher(jobs, places, watcher).run()
 
 
-def carry_out(job: Job, place: Place, stage: Stage) -> "Command":
-    """Starts a command of a run; what it prints goes into the run's log."""
+def carry_out(
+    job: Job, place: Place, stage: Stage, environment: Mapping[str, str | None] = MappingProxyType({})
+) -> "Command":
+    """Starts a command of a run; what it prints goes into the run's log.
+
+    Args:
+        job: The run.
+        place: Where; all cores of this process if it names none.
+        stage: Which command.
+        environment: What else to change in this process's environment variables; None takes one away.
+    """
     job.log.parent.mkdir(parents=True, exist_ok=True)
     job.failure.unlink(missing_ok=True)
-    threads = job.config.threads or len(place.cores)
-    environment = {"OMP_NUM_THREADS": str(threads)}
+    threads = job.config.threads or len(place.cores or usable_cores())
+    variables: dict[str, str | None] = {"OMP_NUM_THREADS": str(threads), **environment}
     if place.gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = place.gpu
+        variables["CUDA_VISIBLE_DEVICES"] = place.gpu
     with job.log.open("ab") as log:
         log.write(f"$ {job.command(stage)}\n".encode())
         log.flush()
         begin = log.tell()
-        process = start_child([*COMMAND, *job.words(stage)], log, environment, place.cores)
+        process = start_child([*COMMAND, *job.words(stage)], log, variables, place.cores)
     return Command(job, stage, place, process, begin)
 
 

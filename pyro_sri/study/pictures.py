@@ -5,6 +5,7 @@ from itertools import takewhile
 
 import pyro
 import torch
+from matplotlib.figure import Figure
 
 from pyro_sri import viz
 from pyro_sri.data.format import DatasetFile
@@ -12,6 +13,8 @@ from pyro_sri.data.loading import to_images
 from pyro_sri.inference import sample_scenes
 from pyro_sri.report.gallery import ACTIVENESS_IMAGES, Exhibit, gallery, load_images
 from pyro_sri.study.plan import Job, Plan, data_file
+from pyro_sri.study.specification import Row
+from pyro_sri.viz.logs import compare_curves
 from pyro_sri.viz.sheets import TILE_SIDE, Layout, lay_out
 
 NUM_SCENES = 8
@@ -52,6 +55,18 @@ def sample_sheets(plan: Plan) -> dict[str, Layout]:
         tiles = [[viz.enlarge(picture, TILE_SIDE) for picture in row] for row in rows]
         sheets[name] = lay_out(tiles, labels=labels, row_breaks=[1])
     return sheets
+
+
+def curves(plan: Plan) -> dict[str, Figure]:
+    """The study's logged values by step: a figure for each that some run has."""
+    logs = {row.title: [job.run.log() for job in plan.of_row(row)] for row in plan.study.rows.values() if _own(row)}
+    there = {name for of_row in logs.values() for log in of_row for line in log for name in line}
+    return {name: compare_curves(logs, name) for name in plan.study.curves if name in there}
+
+
+def _own(row: Row) -> bool:
+    """Whether the runs of a row are its own."""
+    return row.runs_of == row.key
 
 
 def exhibits(job: Job) -> list[Exhibit]:

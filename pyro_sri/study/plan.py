@@ -256,21 +256,26 @@ def _fitting(row: Row, path: Path) -> RunConfig:
     return dataclasses.replace(row.config, image_size=size)
 
 
+def check_folder(out: Path) -> None:
+    """Raises UserError if a study's folder holds something else."""
+    if (out / MARK).exists() or not out.exists():
+        return
+    if not out.is_dir() or any(not _ours(path) for path in out.iterdir()):
+        raise UserError(f"{out} holds other files, and no study: choose another folder with --out")
+
+
 def claim(plan: Plan) -> None:
-    """Makes the study's folder, and keeps a copy of the study file there; a copy of an earlier one gets a number.
+    """Keeps a copy of the study file in the study's folder; a copy of an earlier one gets a number.
 
     Raises:
         UserError: If the folder holds other files, or a run of another configuration.
     """
-    mark, out = plan.out / MARK, plan.out
-    if not mark.exists() and out.exists() and (not out.is_dir() or any(not _ours(path) for path in out.iterdir())):
-        raise UserError(f"{out} holds other files, and no study: choose another folder with --out")
+    check_folder(plan.out)
     for job in plan.jobs:
         job.check()
-    content = plan.study.source.read_bytes()
-    if mark.exists() and mark.read_bytes() == content:
-        return
-    write_numbered(mark, content)
+    mark, content = plan.out / MARK, plan.study.source.read_bytes()
+    if not mark.exists() or mark.read_bytes() != content:
+        write_numbered(mark, content)
 
 
 def _ours(path: Path) -> bool:

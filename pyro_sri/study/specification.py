@@ -23,7 +23,7 @@ MOST_VALUES = 20_000  # of a file; aliases could make as many of a few lines as 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")  # of rows and data sets, which name folders and files
 TINY_IMAGES: dict[str, Any] = {"train": 8, "val": 2, "test": 2}
 
-STUDY_KEYS = ("title", "note", "data", "fields", "seeds", "evaluate", "measures", "rows")
+STUDY_KEYS = ("title", "note", "data", "fields", "seeds", "evaluate", "measures", "curves", "rows")
 ROW_KEYS = ("title", "note", "preset", "fields", "published", "data", "same_as")
 
 
@@ -111,6 +111,7 @@ class Study:
         seeds: Seeds of the runs of every row.
         evaluation: How runs are evaluated.
         measures: Keys of metrics.json that the tables show.
+        curves: Values of the log that figures show by step.
         rows: The rows by key.
     """
 
@@ -121,6 +122,7 @@ class Study:
     seeds: tuple[int, ...]
     evaluation: Evaluation
     measures: tuple[str, ...]
+    curves: tuple[str, ...]
     rows: Mapping[str, Row]
 
     def tiny(self) -> "Study":
@@ -180,6 +182,7 @@ def read_study(path: Path) -> Study:
         seeds=_read_seeds(content.get("seeds", [0]), where),
         evaluation=Evaluation(**evaluation),
         measures=_read_measures(content.get("measures", ["ari_fg", "mse"]), where),
+        curves=_read_curves(content.get("curves", ["val_nll"]), where),
         rows=rows,
     )
 
@@ -310,6 +313,13 @@ def _read_measures(content: Any, where: str) -> tuple[str, ...]:
         raise UserError(f"{where}: measures must be a list of names, such as [ari_fg, mse]")
     for name in content:
         _check_measure(name, f"{where}: measures")
+    return tuple(dict.fromkeys(content))
+
+
+def _read_curves(content: Any, where: str) -> tuple[str, ...]:
+    """Names in logs, which differ from system to system: those that no run has give no figure."""
+    if not isinstance(content, list) or not all(isinstance(name, str) and NAME.fullmatch(name) for name in content):
+        raise UserError(f"{where}: curves must be a list of names in metrics.jsonl, such as [val_nll, beta]")
     return tuple(dict.fromkeys(content))
 
 

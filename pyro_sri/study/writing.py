@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pyro_sri.study.page import make_page
-from pyro_sri.study.pictures import sample_sheets
+from pyro_sri.study.pictures import curves, sample_sheets
 from pyro_sri.study.plan import Plan
 from pyro_sri.study.results import RESULTS, collect, to_json
 from pyro_sri.study.tables import WRITERS
 from pyro_sri.system.files import write_atomically
 from pyro_sri.viz.sheets import paint, png
-from pyro_sri.viz.vector import draw_layout
+from pyro_sri.viz.vector import VECTORS, draw_layout, save_figure
 
 PAGE = "report.html"
 
@@ -31,6 +31,9 @@ def write_results(plan: Plan, command: str) -> Iterator[Path]:
         stem = "samples" if len(plan.study.data) == 1 else f"samples-{name}"
         yield _write(plan.out / f"{stem}.png", png(paint(layout)))
         yield _write(plan.out / f"{stem}.pdf", draw_layout(layout, "pdf"))
+    for name, figure in curves(plan).items():
+        for kind in VECTORS:
+            yield _write(plan.out / f"curves-{name}.{kind}", save_figure(figure, kind))
     yield _write(plan.out / PAGE, make_page(plan, results, sheets, command).encode())
 
 

@@ -12,7 +12,7 @@ PR_SET_PDEATHSIG = 1  # prctl(2), Linux alone
 
 
 def start_child(
-    words: Sequence[str], output: IO[bytes], environment: Mapping[str, str], cores: Collection[int] = ()
+    words: Sequence[str], output: IO[bytes], environment: Mapping[str, str | None], cores: Collection[int] = ()
 ) -> subprocess.Popen[bytes]:
     """Starts a process that gets SIGTERM when this one ends, in whatever way; on Linux, elsewhere it lives on.
 
@@ -22,7 +22,7 @@ def start_child(
     Args:
         words: The program and its arguments.
         output: Where its standard output and error go.
-        environment: What to add to this process's environment variables.
+        environment: What to change in this process's environment variables; None takes one away.
         cores: The cores that it may run on; all of this process's if there are none, or where they cannot be chosen.
     """
     parent = os.getpid()
@@ -41,7 +41,7 @@ def start_child(
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
-        env={**os.environ, **environment},
+        env={name: value for name, value in {**os.environ, **environment}.items() if value is not None},
         preexec_fn=prepare,
         process_group=0,
     )

@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,22 @@ TILE_SIDE = 96  # pixels at least; smaller images are enlarged by a whole number
 GAP, BREAK = 3, 14  # between tiles, and where a new group of them begins
 MARGIN, LABEL_GAP = 10, 7
 FONT_SIZE, CHIP = 12, 9
+
+
+class Drawing(np.ndarray):
+    """A picture that knows what it was drawn from, so that it can be drawn as PDF or SVG; its copies and parts do not.
+
+    Attributes:
+        source: A `Layout`, or a figure of Matplotlib.
+    """
+
+    source: Any = None
+
+    def __new__(cls, pixels: Picture, source: Any) -> "Drawing":
+        """The pixels, uint8 [h, w, 3], with what they were drawn from."""
+        drawing = np.asarray(pixels).view(cls)
+        drawing.source = source
+        return drawing
 
 
 class Header(NamedTuple):
@@ -103,7 +119,8 @@ def sheet(
     Returns:
         uint8 [h, w, 3].
     """
-    return paint(lay_out(rows, columns, labels, column_breaks, row_breaks, caption, margin))
+    layout = lay_out(rows, columns, labels, column_breaks, row_breaks, caption, margin)
+    return Drawing(paint(layout), layout)
 
 
 class Word(NamedTuple):

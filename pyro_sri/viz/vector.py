@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from pyro_sri.viz.sheets import CHIP, FONT_SIZE, Layout
+from pyro_sri.viz.sheets import CHIP, FONT_SIZE, Layout, Picture
 
 Vector = Literal["pdf", "svg"]
 VECTORS: tuple[Vector, ...] = get_args(Vector)
@@ -51,6 +51,20 @@ def draw_layout(layout: Layout, kind: Vector) -> bytes:
         style: dict[str, Any] = {"fontsize": FONT_SIZE * POINTS, "color": _share(word.colour)}
         axes.text(word.x, word.y, word.text, **ALIGNMENTS[word.anchor], **style, parse_math=False)
     return save_figure(figure, kind)
+
+
+def draw_vector(picture: Picture, kind: Vector) -> bytes:
+    """The bytes of a picture's PDF or SVG file.
+
+    Raises:
+        ValueError: If it does not know what it was drawn from.
+    """
+    source = getattr(picture, "source", None)
+    if isinstance(source, Layout):
+        return draw_layout(source, kind)
+    if isinstance(source, Figure):
+        return save_figure(source, kind)
+    raise ValueError("only sheets and figures can be drawn as PDF or SVG")
 
 
 def _share(colour: tuple[int, int, int]) -> tuple[float, float, float]:

@@ -26,6 +26,7 @@ rows:
   genesis_v2: {title: GENESIS-v2, preset: genesis_v2-quick}
 """
 FILES = {"results.json", "tables.md", "tables.csv", "tables.tex", "samples.png", "samples.pdf", "report.html"}
+FILES |= {"curves-val_nll.pdf", "curves-val_nll.svg"}
 PATIENCE = 300
 
 
@@ -143,7 +144,7 @@ def without_minutes(table: Path) -> list[list[str]]:
 @pytest.mark.slow
 def test_ctrl_c_ends_with_checkpoints(tmp_path: Path) -> None:
     """Training children end with a checkpoint, and the command with status 0, saying how to go on."""
-    text = STUDY.replace("seeds: [0, 1]", "seeds: [0, 1]\nfields: {steps: 100000, log_every: 5}")
+    text = STUDY.replace("seeds: [0, 1]", "seeds: [0, 1]\nfields: {steps: 100000, log_every: 5, batch_size: 2}")
     text = text.replace("preset: sri-quick,", "preset: sri-quick, fields: {num_slots: 2, slot_size: 8},")
     write(tmp_path, text)
     command = ["study", "study.yaml", "--out", "out", "--jobs", "2", "--only", "sri"]
