@@ -1,9 +1,10 @@
 """The runs that ship: published hyper-parameters under the names of their data, and one for a laptop."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pyro_sri.config import (
+    NOT_OPTIONS,
     AIRConfig,
     EMORLConfig,
     GenesisConfig,
@@ -12,6 +13,7 @@ from pyro_sri.config import (
     RunConfig,
     SlotAttentionConfig,
     SRIConfig,
+    flag,
     nearest,
 )
 from pyro_sri.config.own import suited
@@ -358,3 +360,29 @@ def find_preset(name: str) -> Preset:
     if name not in PRESETS:
         raise UserError(f"there is no preset '{name}': {nearest(name, PRESETS)}")
     return PRESETS[name]
+
+
+def train_options(config: RunConfig, tiny: bool = False) -> list[str]:
+    """The options of `train` that make this configuration of its preset; those of an unknown preset name every field.
+
+    Args:
+        config: The configuration.
+        tiny: Whether `--tiny` comes before them.
+    """
+    preset = PRESETS.get(config.preset)
+    default: dict[str, Any] = {}
+    if preset is not None and tiny:
+        default = asdict(preset.tiny().config)
+    elif preset is not None:  # whose schedule follows --steps
+        default = asdict(preset.config.stretched(config.steps)) | {"steps": preset.config.steps}
+        if preset.suits_data:  # fields that are not given follow the data
+            default = {}
+    words = []
+    for name, value in asdict(config).items():
+        if name in NOT_OPTIONS or value is None or (name in default and value == default[name]):
+            continue
+        if isinstance(value, bool):
+            words.append(flag(name) if value else "--no-" + flag(name)[2:])
+        else:
+            words += [flag(name), str(value)]
+    return words

@@ -1,7 +1,6 @@
 """Run directories: what a training run leaves behind, and how it is read again."""
 
 import contextlib
-import dataclasses
 import json
 import shlex
 from collections.abc import Iterator
@@ -14,10 +13,10 @@ from pyro.infer.elbo import ELBOModule
 from pyro.nn import PyroModule
 
 from pyro_sri.checkpoints import evaluated_weights, fill, is_count, is_number, load_checkpoint
-from pyro_sri.config import NOT_OPTIONS, RunConfig, flag, from_yaml, nearest, to_yaml
+from pyro_sri.config import RunConfig, from_yaml, nearest, to_yaml
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.objectives import TermsELBO, objective_of
-from pyro_sri.presets import PRESETS
+from pyro_sri.presets import PRESETS, train_options
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import open_in_place, open_locked, unfinished, write_atomically
 
@@ -105,21 +104,8 @@ class Run:
 
     def command(self) -> str:
         """The command that repeats the run."""
-        preset = PRESETS.get(self.config.preset)
-        default: dict[str, Any] = {}
-        if preset is not None:  # whose schedule follows --steps
-            default = dataclasses.asdict(preset.config.stretched(self.config.steps)) | {"steps": preset.config.steps}
-        if preset is not None and preset.suits_data:  # whose fields follow the data unless they are given
-            default = {name: value for name, value in default.items() if value is None}
-        words = ["pyro-sri", "train", self.config.preset]
-        for name, value in dataclasses.asdict(self.config).items():
-            if name in NOT_OPTIONS or (value == default.get(name) and name in default):
-                continue
-            if isinstance(value, bool):
-                words.append(flag(name) if value else "--no-" + flag(name)[2:])
-            else:
-                words += [flag(name), str(value)]
-        return shlex.join([*words, "--out", str(self.path)])
+        options = train_options(self.config)
+        return shlex.join(["pyro-sri", "train", self.config.preset, *options, "--out", str(self.path)])
 
     def open_data(self) -> DatasetFile:
         """The run's dataset file.

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -33,7 +32,7 @@ from pyro_sri.scripts.preset_options import parse_fields, preset_named
 from pyro_sri.system.errors import UserError
 from pyro_sri.training import capture
 from pyro_sri.training.loop import pick_device
-from pyro_sri.training.step import Stepper, TrainingStep, new_optimizer
+from pyro_sri.training.step import TrainingStep, new_stepper
 
 PROG = "pyro-sri bench"
 TIMED_STEPS = 10
@@ -167,19 +166,11 @@ def _times(work: Callable[[], object], count: int, now: Clock, warm_up: int = 1)
     return times[warm_up:]
 
 
-def _new_stepper(config: RunConfig, device: torch.device) -> Stepper:
-    """What training would step with, on new weights."""
-    fabric = Fabric(accelerator=device.type, devices=1)
-    torch.manual_seed(config.seed)
-    module = TrainingStep(*config.build())
-    return Stepper(config, fabric, module, new_optimizer(module, config))
-
-
 def _speed(config: RunConfig, images: Tensor, now: Clock) -> Result:
     """Steps, their memory, and what the system does without gradients, networks run as the configuration says."""
     if images.is_cuda:
         torch.cuda.reset_peak_memory_stats()
-    stepper = _new_stepper(config, images.device)
+    stepper = new_stepper(config, images.device)
     numbers = itertools.count(EVERYTHING)
     warm_up = capture.WARM_UP + 1 if config.capture else WARM_UP  # the last of them is recorded
     times = _times(lambda: stepper(images, next(numbers)), config.steps, now, warm_up)
@@ -247,7 +238,7 @@ def _loader_rates(config: RunConfig, device: torch.device, now: Clock) -> Result
 
 def _stage_times(config: RunConfig, images: Tensor, now: Clock) -> dict[str, float]:
     """Milliseconds of the stages of one step after a warm-up."""
-    stepper = _new_stepper(config, images.device)
+    stepper = new_stepper(config, images.device)
     stepper(images, EVERYTHING)
     ends: list[float] = []
     with ExitStack() as handles:

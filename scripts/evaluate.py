@@ -22,7 +22,7 @@ from pyro_sri.runs import Run
 from pyro_sri.scripts.cli import check_memory, note, parse, progress_bar
 from pyro_sri.scripts.own_data import own_data_of
 from pyro_sri.system.errors import UserError, printable
-from pyro_sri.system.files import write_atomically
+from pyro_sri.system.files import write_numbered
 from pyro_sri.system.seeds import check_seed
 from pyro_sri.training.execution import set_precision
 from pyro_sri.training.loop import pick_device
@@ -215,20 +215,7 @@ def _confusion_table(confusion: Metrics) -> Table:
 
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
     """Writes metrics.json; keeps an earlier one, as metrics.1.json and so on."""
-    content = (json.dumps(metrics, indent=2) + "\n").encode()
-    if not path.exists():
-        write_atomically(path, lambda file: file.write(content))
-        return
-    number = 1
-    while (aside := path.with_suffix(f".{number}.json")).exists():
-        number += 1
-    earlier = path.read_bytes()
-    write_atomically(aside, lambda file: file.write(earlier))
-    try:
-        write_atomically(path, lambda file: file.write(content))
-    except BaseException:  # the earlier one is still where it was
-        aside.unlink()
-        raise
+    write_numbered(path, (json.dumps(metrics, indent=2) + "\n").encode())
 
 
 def main(args: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ from pyro_sri.scripts.cli import check_memory, check_new_file, note, parse
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import write_atomically
 from pyro_sri.system.seeds import check_seed
-from pyro_sri.viz import Header, Picture, enlarge, grid, png, sheet, slot_pictures, to_uint8
+from pyro_sri.viz import VECTORS, Header, Picture, draw_vector, enlarge, grid, png, sheet, slot_pictures, to_uint8
 
 MOST_SLOTS = 256  # far more than there are objects in any scene
 COLDEST = 1e-6  # below, scales underflow
@@ -46,7 +46,7 @@ def sample(
 ) -> None:
     """Draw new scenes from a trained model, or edit an image: keep some of its slots and imagine the rest.
 
-    A .png is a grid of the scenes and nothing else. A .npz holds arrays, slots in the order of generation:
+    A .png, .pdf or .svg is a grid of the scenes. A .npz holds arrays, slots in the order of generation:
       images      uint8    N x H x W x 3
       slot_rgb    uint8    N x K x H x W x 3   the colours of each slot
       slot_masks  float16  N x K x H x W x 1   each slot's share of a pixel; they sum to 1 over the slots
@@ -76,7 +76,7 @@ def sample(
         temperature: Factor on every standard deviation of the prior: 1 samples the model as it is, less gives more
             typical scenes.
         seed: Seed of the draws.
-        out: The .png or .npz to make; a free name like RUN/samples/samples-seed0.png if not given.
+        out: The .png, .pdf, .svg or .npz to make; a free name like RUN/samples/samples-seed0.png if not given.
         condition: An image to edit: a picture file, or FILE.h5:INDEX for one of a dataset file's test images. It is
             cut to its middle square and resized if need be.
         keep_slots: Numbers of the slots to keep, like 0,2; the others are imagined. All if not given.
@@ -89,7 +89,7 @@ def sample(
     _check(num, slots, temperature)
     check_seed(seed)
     if out is not None:
-        check_new_file(out, (".png", ".npz"))
+        check_new_file(out, (".png", ".npz", *(f".{kind}" for kind in VECTORS)))
     if condition is None and (keep_slots, remove_slots) != (None, None):
         raise UserError("--keep-slots and --remove-slots are about the slots of an image: name it with --condition")
     found = find_run(run)
@@ -99,7 +99,8 @@ def sample(
     model, guide = found.load()
     if untrained := found.config.untrained(found.step):
         note(f"warning: {untrained}")
-    bytes_per_pixel = 3 if path.suffix.lower() == ".png" else 3 + 5 * (slots or model.num_slots)
+    suffix = path.suffix.lower()
+    bytes_per_pixel = 3 if suffix != ".npz" else 3 + 5 * (slots or model.num_slots)
     check_memory(f"{num} scenes in one file", bytes_per_pixel * found.config.image_size**2 * num)
     pyro.set_rng_seed(seed)
     if image is None:
@@ -108,9 +109,11 @@ def sample(
         inferred = infer_slots(guide, image)
         edit = plan_edit(inferred.shape[1], keep_slots, remove_slots, slots)
         drawn = _draw_edited(model, guide, image, inferred, edit, num, temperature)
-    if path.suffix.lower() == ".png":
+    if suffix != ".npz":
         picture = drawn.lay_out(np.concatenate([to_uint8(scenes.images) for scenes in drawn.pieces]))
-        write_atomically(path, lambda file: file.write(png(picture)))
+        kind = next((kind for kind in VECTORS if suffix == f".{kind}"), None)
+        content = png(picture) if kind is None else draw_vector(picture, kind)
+        write_atomically(path, lambda file: file.write(content))
     else:
         arrays: dict[str, Any] = _arrays(drawn.pieces) | drawn.arrays
         write_atomically(path, lambda file: np.savez_compressed(file, **arrays))

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from operator import methodcaller
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -29,6 +29,7 @@ def visualize(
     split: str = "test",
     seed: int = 0,
     data: Path | None = None,
+    format: Literal["png", "pdf", "svg"] = "png",
 ) -> None:
     """Draw what a trained model sees and imagines, as pictures in a new folder.
 
@@ -60,6 +61,7 @@ def visualize(
         split: The images' split: train, val or test.
         seed: Seed of all draws.
         data: Dataset file; the one the run was trained on if not given.
+        format: Of what does not move: png, or for papers pdf and svg, in which texts and lines stay texts and lines.
 
     Raises:
         UserError: If the folder is in use or cannot be written, or the data does not fit.
@@ -73,11 +75,11 @@ def visualize(
     images = load_images(found, split, max(num, ACTIVENESS_IMAGES), data)
     module, ffmpeg = found.load_module(), viz.find_ffmpeg()
     for exhibit in gallery(found, images, num=num, seed=seed, module=module):
-        suffix, content = exhibit.content
+        suffix, content = exhibit.content if format == "png" else exhibit.content_as(format)
         _write(out / f"{exhibit.name}{suffix}", content)
         if len(exhibit.frames) > 1 and ffmpeg is not None:
             _film(exhibit, out / f"{exhibit.name}.mp4", ffmpeg)
-    for name, content in _graph(module.model, found.config.image_size):
+    for name, content in _graph(module.model, found.config.image_size, format):
         _write(out / name, content)
     if images is None:
         note(f"left out what needs images: {missing_data(found)}; name the file with --data")
@@ -98,17 +100,17 @@ def _write(path: Path, content: bytes) -> None:
     print(f"drew {path}", flush=True)
 
 
-def _graph(model: Model, image_size: int) -> Iterator[tuple[str, bytes]]:
+def _graph(model: Model, image_size: int, kind: str) -> Iterator[tuple[str, bytes]]:
     """The model's graph in Graphviz's language, and as a picture where Graphviz is installed."""
     graph = viz.graphviz(model, image_size)
     yield "model.gv", graph.source.encode()
     if shutil.which("dot") is not None:
         try:
-            picture = graph.pipe(format="png")
+            picture = graph.pipe(format=kind)
         except (OSError, RuntimeError, subprocess.CalledProcessError) as error:  # it cannot be run, or fails
-            note(f"left out model.png: {str(error).splitlines()[0]}")
+            note(f"left out model.{kind}: {str(error).splitlines()[0]}")
             return
-        yield "model.png", picture
+        yield f"model.{kind}", picture
 
 
 def main(args: Sequence[str]) -> None:

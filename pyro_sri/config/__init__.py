@@ -2,7 +2,7 @@
 
 from pyro_sri.config.air import AIRConfig
 from pyro_sri.config.emorl import EMORLConfig
-from pyro_sri.config.files import from_yaml, systems, to_yaml
+from pyro_sri.config.files import from_yaml, systems, to_yaml, typed_fields, with_fields
 from pyro_sri.config.genesis import GenesisConfig
 from pyro_sri.config.genesis_v2 import GenesisV2Config
 from pyro_sri.config.recurrent import RecurrentConfig
@@ -30,4 +30,6 @@ __all__ = [
     "nearest",
     "systems",
     "to_yaml",
+    "typed_fields",
+    "with_fields",
 ]

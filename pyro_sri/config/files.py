@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pyro_sri.config.run import RunConfig, field_types
+from pyro_sri.config.run import NOT_OPTIONS, RunConfig, field_types
 from pyro_sri.config.values import NO_VALUE, checked, shown
 from pyro_sri.system.choices import nearest
 from pyro_sri.system.errors import UserError, one_line
@@ -51,17 +52,13 @@ def from_yaml(text: str, source: str) -> RunConfig:
         raise UserError(f"{source} asks for the system {shown(system)}: {nearest(shown(system), known_systems)}")
     config = known_systems[system]
     known = {field.name: field for field in dataclasses.fields(config)}
-    types = field_types(config)
     for old in RENAMED.keys() & fields.keys():
         name, values = RENAMED[old]
         if name in fields:
             raise UserError(f"{source} has the field '{name}' twice, once as '{old}': remove one of them")
         value = fields.pop(old)
         fields[name] = values.get(value, NO_VALUE) if isinstance(value, bool) else NO_VALUE
-    for name, value in fields.items():
-        if name not in known:
-            raise UserError(f"{source} has an unknown field {shown(name)}: {nearest(shown(name), known)}")
-        fields[name] = _typed(value, types[name], f"{source}: field '{name}'")
+    fields = typed_fields(config, fields, source)
     # Fields with a default may be missing: runs outlive versions, and a new field starts as what was done before it.
     if missing := [name for name, field in known.items() if name not in fields and field.default is MISSING]:
         raise UserError(f"{source} lacks the field '{missing[0]}'")
@@ -69,6 +66,48 @@ def from_yaml(text: str, source: str) -> RunConfig:
         return config(**fields)
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
+
+
+def with_fields(config: RunConfig, fields: Mapping[str, Any], source: str) -> RunConfig:
+    """A configuration with some fields changed, those that are options; checked as a file's.
+
+    Args:
+        config: What is changed.
+        fields: Values by field, as YAML has them.
+        source: Where they come from, for error messages.
+
+    Raises:
+        UserError: If a field is unknown, or a value wrong.
+    """
+    typed = typed_fields(type(config), fields, source, NOT_OPTIONS)
+    try:
+        return dataclasses.replace(config, **typed)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+
+
+def typed_fields(
+    kind: type[Any], fields: Mapping[str, Any], source: str, hidden: Collection[str] = ()
+) -> dict[str, Any]:
+    """Values read from YAML as the fields of a dataclass have them.
+
+    Args:
+        kind: The dataclass.
+        fields: Values by field.
+        source: Where they come from, for error messages.
+        hidden: Fields that may not be given.
+
+    Raises:
+        UserError: If a field is unknown, or a value of the wrong type.
+    """
+    known = {field.name for field in dataclasses.fields(kind)} - set(hidden)
+    types = field_types(kind)
+    typed = {}
+    for name, value in fields.items():
+        if name not in known:
+            raise UserError(f"{source} has an unknown field {shown(name)}: {nearest(shown(name), known)}")
+        typed[name] = _typed(value, types[name], f"{source}: field '{name}'")
+    return typed
 
 
 def _fields(text: str, source: str) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class RunConfig(ABC):
 
     system: ClassVar[str]
     tiny_fields: ClassVar[Mapping[str, Any]]
-    """What `tiny` changes in the system's own fields."""
+    """What `tiny` changes in the system's own fields: numbers, of which none grows."""
 
     preset: NotAnOption
     """Name of the preset that this run started from."""
@@ -198,7 +198,8 @@ class RunConfig(ABC):
             "steps": 3,
             "validation_images": 2,
         }
-        return dataclasses.replace(self, **bookkeeping, **sizes, start_from=None, **self.tiny_fields)
+        smaller = {name: min(value, getattr(self, name)) for name, value in self.tiny_fields.items()}
+        return dataclasses.replace(self, **bookkeeping, **sizes, start_from=None, **smaller)
 
     def cycle(self, step: int) -> tuple[int, int]:
         """The first step of the cosine of the learning rate that a step belongs to, and its length; 0: no cosine."""

@@ -64,6 +64,10 @@ class Exhibit(NamedTuple):
             return ".png", viz.png(self.frames[0])
         return ".gif", viz.gif(self.frames, self.milliseconds)
 
+    def content_as(self, kind: viz.Vector) -> tuple[str, bytes]:
+        """The same as PDF or SVG; what moves stays a GIF."""
+        return (f".{kind}", viz.draw_vector(self.frames[0], kind)) if len(self.frames) == 1 else self.content
+
 
 def load_images(run: Run, split: str | None, num: int, data: Path | None = None) -> Images | None:
     """The first `num` images of a split (fewer if it has fewer), or None if the run's own data file is not here.

@@ -4,6 +4,8 @@ import contextlib
 import errno
 import fcntl
 import os
+import struct
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -80,6 +82,40 @@ def open_locked(path: Path, wait: bool) -> Iterator[IO[bytes]]:
                 file.truncate()
                 yield file
                 return
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process has a file open by `open_locked` at this moment; the lock itself is never taken."""
+    if not sys.platform.startswith("linux"):  # elsewhere the question has another form
+        return False
+    question = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        with path.open("rb") as file:
+            answer = fcntl.fcntl(file, fcntl.F_GETLK, question)
+    except OSError:  # it is not there, or its file system has no locks
+        return False
+    return bool(struct.unpack("hhqqi", answer)[0] != fcntl.F_UNLCK)
+
+
+def write_numbered(path: Path, content: bytes) -> None:
+    """Writes a file; keeps an earlier one beside it, as NAME.1.SUFFIX and so on.
+
+    Raises:
+        UserError: If the disk is full or read-only; the earlier file is still where it was.
+    """
+    earlier = path.read_bytes() if path.exists() else None
+    if earlier is None:
+        write_atomically(path, lambda file: file.write(content))
+        return
+    number = 1
+    while (aside := path.with_suffix(f".{number}{path.suffix}")).exists():
+        number += 1
+    write_atomically(aside, lambda file: file.write(earlier))
+    try:
+        write_atomically(path, lambda file: file.write(content))
+    except BaseException:
+        aside.unlink()
+        raise
 
 
 def open_in_place(path: str, flags: int) -> int:

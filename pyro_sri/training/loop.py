@@ -44,6 +44,9 @@ PICTURE_IMAGES = 8
 ENCODED_AT_ONCE = 64  # images
 TENSORBOARD = "tensorboard"
 
+REFUSED = "but found invalid values"  # how torch's distributions refuse parameters that overflowed on the way
+DIVERGED = "training diverged"  # how the message of `Diverged` begins
+
 Progress = Callable[[int, dict[str, float] | None], None]
 
 
@@ -291,8 +294,8 @@ class _Trainer:
                         batch = next(batches)
                         try:
                             self.stepper(batch, state.step)
-                        except (ValueError, RuntimeError):  # a distribution may refuse what is not finite
-                            if not self._is_finite():
+                        except (ValueError, RuntimeError) as error:  # a distribution may refuse what is not finite
+                            if REFUSED in str(error) or not self._is_finite():
                                 raise self._diverged() from None
                             raise
                     state.step += 1
@@ -471,7 +474,7 @@ class _Trainer:
         last = self.run.checkpoint("last")
         kept = f"{last} is the last good checkpoint" if last.exists() else "there is no checkpoint yet"
         return Diverged(
-            f"training diverged before step {self.state.step}: the loss or a parameter is not finite; {kept}; "
+            f"{DIVERGED} before step {self.state.step}: the loss or a parameter is not finite; {kept}; "
             "try a smaller --learning-rate or a --gradient-clip"
         )
 

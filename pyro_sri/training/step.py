@@ -45,6 +45,14 @@ def new_optimizer(module: torch.nn.Module, config: RunConfig) -> torch.optim.Opt
     return torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
 
 
+def new_stepper(config: RunConfig, device: torch.device) -> "Stepper":
+    """What the training of a run would step with, on new weights, in this process alone: to measure its steps."""
+    fabric = Fabric(accelerator=device.type, devices=1)
+    torch.manual_seed(config.seed)
+    module = TrainingStep(*config.build())
+    return Stepper(config, fabric, module, new_optimizer(module, config))
+
+
 class Stepper:
     """Moves parameters, optimiser and controllers, a step at a time, as the configuration says.
 

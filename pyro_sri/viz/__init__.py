@@ -20,20 +20,24 @@ from pyro_sri.viz.scenes import (
 )
 from pyro_sri.viz.sheets import PALETTE, Header, Picture, enlarge, grid, png, sheet, slot_colour
 from pyro_sri.viz.traversals import Traversals, traversal_frames, traversal_sheet, traverse
+from pyro_sri.viz.vector import VECTORS, Vector, draw_vector
 from pyro_sri.viz.walks import scene_walk
 
 __all__ = [
     "FRAME_MILLISECONDS",
     "PALETTE",
+    "VECTORS",
     "FilmError",
     "Header",
     "Picture",
     "SlotBeliefs",
     "Traversals",
+    "Vector",
     "box_corners",
     "boxes",
     "canvases",
     "curves",
+    "draw_vector",
     "enlarge",
     "find_ffmpeg",
     "gif",

@@ -16,7 +16,7 @@ from pyro.distributions import Delta
 from pyro.infer.inspect import get_model_relations
 
 from pyro_sri.programs import Model
-from pyro_sri.viz.sheets import Picture
+from pyro_sri.viz.sheets import Drawing, Picture
 
 NUMBERED = re.compile(r"(.+)_(\d+)")
 
@@ -122,7 +122,7 @@ def plate_diagram(model: Model, image_size: int) -> Picture:
             _draw_loop(axes, middle, node.loop)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return Drawing(np.asarray(canvas.buffer_rgba())[..., :3].copy(), figure)
 
 
 def _family(site: str) -> str:

@@ -10,11 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pyro_sri.viz.sheets import PALETTE, Picture
+from pyro_sri.viz.sheets import PALETTE, Drawing, Picture
 
 Log = Sequence[Mapping[str, Any]]
 
 WIDTH, HEIGHT, DPI = 12.0, 3.6, 100
+COMPARED_WIDTH = 7.5  # of a figure with several rows
 LATE = 0.05  # the share of the first steps that does not stretch the axes: losses fall from very high
 MOST_MARKERS = 60  # validation points that are still told apart
 LINEAR_BELOW = 1.0  # a logarithmic axis with terms that vanish or are negative is linear around 0
@@ -62,7 +63,45 @@ def curves(log: Log, goal: float | None = None) -> Picture:
     if not panels:
         figure.text(0.5, 0.5, "nothing in the log", ha="center", color=LABEL_COLOUR, fontsize=9)
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return Drawing(np.asarray(canvas.buffer_rgba())[..., :3].copy(), figure)
+
+
+def compare_curves(logs: Mapping[str, Sequence[Log]], name: str) -> Figure:
+    """One value of the log by step, for several rows: each seed as a thin line, their mean as a thick one.
+
+    Args:
+        logs: The logs of every row's seeds, by what the row is called; rows without the value are left out.
+        name: The value, as the log calls it.
+
+    Returns:
+        A figure; the mean is drawn at the steps that all seeds of a row have.
+    """
+    figure = Figure(figsize=(COMPARED_WIDTH, HEIGHT), dpi=DPI)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    drawn = []
+    for i, (title, of_row) in enumerate(logs.items()):
+        seeds = [dict(zip(*series(log, name), strict=True)) for log in of_row]
+        seeds = [values for values in seeds if values]
+        if not seeds:
+            continue
+        colour, dashes = LINE_COLOURS[i % len(LINE_COLOURS)], DASHES[i // len(LINE_COLOURS) % len(DASHES)]
+        for values in seeds:
+            axes.plot(list(values), list(values.values()), color=colour, linestyle=dashes, linewidth=0.5, alpha=0.6)
+            drawn.append(np.array([list(values), list(values.values())]))
+        shared = sorted(set.intersection(*map(set, seeds)))
+        means = [np.mean([values[step] for values in seeds]) for step in shared]
+        axes.plot(shared, means, color=colour, linestyle=dashes, linewidth=1.6, label=_plain(title))
+    if drawn:
+        _style(axes, Panel(name, ""), np.concatenate(drawn, 1), None)
+        axes.legend(fontsize=8, frameon=False, labelcolor=LABEL_COLOUR, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    figure.subplots_adjust(left=0.1, right=0.68, bottom=0.13, top=0.91)
+    return figure
+
+
+def _plain(text: str) -> str:
+    """A text in which Matplotlib finds no formula, and no leading underscore, which would hide it."""
+    return text.replace("$", r"\$").lstrip("_")
 
 
 def drawn_names(log: Log, panel: Panel) -> list[str]:

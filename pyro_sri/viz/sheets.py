@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,22 @@ TILE_SIDE = 96  # pixels at least; smaller images are enlarged by a whole number
 GAP, BREAK = 3, 14  # between tiles, and where a new group of them begins
 MARGIN, LABEL_GAP = 10, 7
 FONT_SIZE, CHIP = 12, 9
+
+
+class Drawing(np.ndarray):
+    """A picture that knows what it was drawn from, so that it can be drawn as PDF or SVG; its copies and parts do not.
+
+    Attributes:
+        source: A `Layout`, or a figure of Matplotlib.
+    """
+
+    source: Any = None
+
+    def __new__(cls, pixels: Picture, source: Any) -> "Drawing":
+        """The pixels, uint8 [h, w, 3], with what they were drawn from."""
+        drawing = np.asarray(pixels).view(cls)
+        drawing.source = source
+        return drawing
 
 
 class Header(NamedTuple):
@@ -92,7 +108,7 @@ def sheet(
     """Tiles of one size in rows, with headers above, labels on the left and a caption below.
 
     Args:
-        rows: Tiles uint8 [H, W, 3]; a row may be shorter than the first.
+        rows: Tiles uint8 [H, W, 3]; rows may differ in length.
         columns: A header for each column, or none at all.
         labels: A label for each row, of one line or more, or none at all.
         column_breaks: Columns before which a wider gap stands.
@@ -103,28 +119,80 @@ def sheet(
     Returns:
         uint8 [h, w, 3].
     """
+    layout = lay_out(rows, columns, labels, column_breaks, row_breaks, caption, margin)
+    return Drawing(paint(layout), layout)
+
+
+class Word(NamedTuple):
+    """A text on a sheet: its place, the corner of it that stands there (as Pillow calls it), and its colour."""
+
+    text: str
+    x: int
+    y: int
+    anchor: str
+    colour: tuple[int, int, int]
+
+
+class Layout(NamedTuple):
+    """What stands where on a sheet, in pixels from the top left.
+
+    Attributes:
+        size: Width and height.
+        tiles: Pictures with their left and top.
+        chips: Squares of `CHIP` pixels in a slot's colour, with their left and top.
+        words: Texts, of `FONT_SIZE`.
+    """
+
+    size: tuple[int, int]
+    tiles: Sequence[tuple[Picture, int, int]]
+    chips: Sequence[tuple[tuple[int, int, int], int, int]]
+    words: Sequence[Word]
+
+
+def lay_out(
+    rows: Sequence[Sequence[Picture]],
+    columns: Sequence[Header] = (),
+    labels: Sequence[str] = (),
+    column_breaks: Collection[int] = (),
+    row_breaks: Collection[int] = (),
+    caption: str = "",
+    margin: int = MARGIN,
+) -> Layout:
+    """Where everything of a sheet stands; arguments as those of `sheet`."""
     font = ImageFont.load_default(FONT_SIZE)
     height, width = rows[0][0].shape[:2]
     text_height = FONT_SIZE + LABEL_GAP
-    words = [line for label in labels for line in label.splitlines()]
-    left = margin + (max(math.ceil(font.getlength(line)) for line in words) + LABEL_GAP if words else 0)
+    lines = [line for label in labels for line in label.splitlines()]
+    left = margin + (max(math.ceil(font.getlength(line)) for line in lines) + LABEL_GAP if lines else 0)
     top = margin + (text_height if columns else 0)
-    lefts = [left + offset for offset in _offsets(len(rows[0]), width, column_breaks)]
+    lefts = [left + offset for offset in _offsets(max(map(len, rows)), width, column_breaks)]
     tops = [top + offset for offset in _offsets(len(rows), height, row_breaks)]
     bottom = tops[-1] + height
     size = (lefts[-1] + width + margin, bottom + margin + (text_height if caption else 0))
-
-    paper = Image.new("RGB", size, PAPER)
-    pen = ImageDraw.Draw(paper)
-    for tiles, y in zip(rows, tops, strict=True):
-        for tile, x in zip(tiles, lefts, strict=False):
-            paper.paste(Image.fromarray(tile), (x, y))
+    tiles = [(tile, x, y) for row, y in zip(rows, tops, strict=True) for tile, x in zip(row, lefts, strict=False)]
+    chips, words = [], []
     for header, x in zip(columns, lefts, strict=False):
-        _draw_header(pen, header, x, margin, font)
-    for label, y in zip(labels, tops, strict=False):
-        pen.text((left - LABEL_GAP, y + height // 2), label, fill=INK, font=font, anchor="rm", align="right")
+        if header.slot is not None:
+            chips.append((slot_colour(header.slot), x, margin + 2))
+            x += CHIP + LABEL_GAP - 1
+        words.append(Word(header.text, x, margin, "la", INK))
+    words += [Word(label, left - LABEL_GAP, y + height // 2, "rm", INK) for label, y in zip(labels, tops, strict=False)]
     if caption:
-        pen.text((left, bottom + LABEL_GAP), _fit(caption, size[0] - left - margin, font), fill=FAINT, font=font)
+        words.append(Word(_fit(caption, size[0] - left - margin, font), left, bottom + LABEL_GAP, "la", FAINT))
+    return Layout(size, tiles, chips, words)
+
+
+def paint(layout: Layout) -> Picture:
+    """A sheet as pixels, uint8 [h, w, 3]."""
+    font = ImageFont.load_default(FONT_SIZE)
+    paper = Image.new("RGB", layout.size, PAPER)
+    pen = ImageDraw.Draw(paper)
+    for tile, x, y in layout.tiles:
+        paper.paste(Image.fromarray(tile), (x, y))
+    for colour, x, y in layout.chips:
+        pen.rectangle((x, y, x + CHIP, y + CHIP), fill=colour)
+    for word in layout.words:
+        pen.text((word.x, word.y), word.text, fill=word.colour, font=font, anchor=word.anchor, align="right")
     return np.asarray(paper)
 
 
@@ -137,13 +205,6 @@ def png(picture: Picture) -> bytes:
 
 def _offsets(count: int, size: int, breaks: Collection[int]) -> list[int]:
     return [i * (size + GAP) + BREAK * sum(b <= i for b in breaks) for i in range(count)]
-
-
-def _draw_header(pen: ImageDraw.ImageDraw, header: Header, x: int, y: int, font: Font) -> None:
-    if header.slot is not None:
-        pen.rectangle((x, y + 2, x + CHIP, y + 2 + CHIP), fill=slot_colour(header.slot))
-        x += CHIP + LABEL_GAP - 1
-    pen.text((x, y), header.text, fill=INK, font=font)
 
 
 def _fit(text: str, width: int, font: Font) -> str:

@@ -10,7 +10,9 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted(path for folder in ("pyro_sri", "scripts", "models", "guides") for path in (ROOT / folder).rglob("*.py"))
 SHELLS = frozenset({"system", "popen", "getoutput", "getstatusoutput", "create_subprocess_shell"})
 UNPICKLERS = frozenset({"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"})
-PLAIN_YAML = frozenset({"safe_load", "safe_dump", "SafeLoader", "YAMLError", "MappingNode", "ScalarNode"})
+PLAIN_YAML = frozenset(
+    {"safe_load", "safe_dump", "SafeLoader", "YAMLError", "MappingNode", "ScalarNode", "SequenceNode"}
+)
 # A TorchScript file is a program: InceptionFeatures says so, and takes it from the user or by its sha256.
 PROGRAMS = {"pyro_sri/features/inception.py": 1}
 

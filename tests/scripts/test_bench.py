@@ -17,6 +17,7 @@ from pyro_sri.scripts import bench
 from pyro_sri.scripts.main import run
 from pyro_sri.scripts.unit import NUM_SLOTS, plain_decoder, unit
 from pyro_sri.system.errors import UserError
+from pyro_sri.training import step as step_module
 from pyro_sri.training.step import Stepper
 
 STEP_KEYS = ["best_step_ms", "median_step_ms", "images_per_second", "peak_memory_mb"]
@@ -125,7 +126,7 @@ def test_the_timed_steps_are_those_of_training(capture: bool, monkeypatch: pytes
             seen.append((images.dtype, tuple(images.shape), validates, self.work is not None))
             super().__call__(images, step)
 
-    monkeypatch.setattr(bench, "Stepper", Watched)
+    monkeypatch.setattr(step_module, "Stepper", Watched)
     config = tiny("sri-quick", steps=3, batch_size=5, capture=capture)
     bench.measure(config)
     timed = (4 if capture else 2) + 3  # warm-up (with capture until the recording is done) and steps

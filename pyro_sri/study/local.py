@@ -1,0 +1,263 @@
+"""Runs of a study on this machine: several at a time, each in its own process, on its own cores or GPU."""
+
+import contextlib
+import itertools
+import os
+import re
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
+
+import torch
+
+from pyro_sri import runs
+from pyro_sri.config import RunConfig
+from pyro_sri.study.plan import COMMAND, Job, Stage, State, logged_step
+from pyro_sri.system.children import start_child, usable_cores
+from pyro_sri.system.errors import UserError
+from pyro_sri.system.files import is_locked, open_locked, write_atomically
+from pyro_sri.system.signals import ENDING, handling
+
+LOCK = ".study.lock"  # in a study's folder, while a process carries it out
+POLL = 0.2  # seconds between looks at the processes
+LONGEST_REASON = 1_000  # characters
+PREFIX = "pyro-sri: "  # how a command begins to say why it failed
+SAYS_WHY = re.compile(rf"{PREFIX}|[\w.]+(Error|Exception)\b")  # or, if it failed by a fault of ours, Python
+
+
+class Place(NamedTuple):
+    """Where a run is carried out.
+
+    Attributes:
+        cores: The cores that it has.
+        gpu: The GPU that it has, as CUDA_VISIBLE_DEVICES calls it; None for none.
+    """
+
+    cores: tuple[int, ...]
+    gpu: str | None
+
+
+class Watcher(Protocol):
+    """Who is told how the runs get on."""
+
+    def started(self, job: Job, stage: Stage) -> None:
+        """A command begins."""
+
+    def waiting(self, job: Job) -> None:
+        """Another process has the run; said once."""
+
+    def advanced(self, job: Job, step: int) -> None:
+        """A run has logged a step; called again and again."""
+
+    def ended(self, job: Job, state: State) -> None:
+        """Nothing more is done about a run."""
+
+
+def find_places(configs: Sequence[RunConfig], num_jobs: int | None) -> list[Place]:
+    """Places for so many runs at a time.
+
+    Args:
+        configs: What is to be run.
+        num_jobs: How many at a time. None takes one for each GPU; without GPUs one for each core if every run is
+            content with one thread, else one for all cores.
+    """
+    cores = usable_cores()
+    gpus = [] if all(config.device == "cpu" for config in configs) else _shared(visible_gpus(), configs)
+    single = all(config.threads == 1 for config in configs)
+    count = num_jobs or (len(gpus) if gpus else len(cores) if single else 1)
+    bounds = [i * len(cores) // count for i in range(count + 1)]
+    shares = [tuple(cores[i:j]) or (cores[i],) for i, j in itertools.pairwise(bounds)]
+    return [Place(share, gpus[i % len(gpus)] if gpus else None) for i, share in enumerate(shares)]
+
+
+def _shared(gpus: Sequence[str], configs: Sequence[RunConfig]) -> list[str]:
+    """The GPUs in groups, as many in each as the run with the most devices needs."""
+    each = max((config.devices for config in configs), default=1)
+    return [",".join(gpus[i : i + each]) for i in range(0, len(gpus) - each + 1, each)]
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES calls them."""
+    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    count = torch.cuda.device_count()
+    return names if len(names) == count else [str(i) for i in range(count)]
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Keeps other processes from carrying out the study in a folder meanwhile.
+
+    Raises:
+        UserError: If one does.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(open_locked(out / LOCK, wait=False))
+        except BlockingIOError:
+            raise UserError(
+                f"{out} is in use: another process carries out this study; wait for it or stop it"
+            ) from None
+        stack.callback((out / LOCK).unlink, missing_ok=True)
+        yield
+
+
+def run_jobs(jobs: Sequence[Job], places: Sequence[Place], watcher: Watcher) -> bool:
+    """Trains and evaluates what is left of some runs.
+
+    A run that fails is told and left; the others go on. On Ctrl-C or SIGTERM the trainings end with a checkpoint; on a
+    second one they end at once.
+
+    Args:
+        jobs: The runs; those that are finished are skipped.
+        places: Where; as many at a time as there are places.
+        watcher: Who is told.
+
+    Returns:
+        Whether all were carried out, well or badly; False if a signal came before.
+
+    Raises:
+        KeyboardInterrupt: On a second signal.
+    """
+    return _Launcher(jobs, places, watcher).run()
+
+
+def carry_out(
+    job: Job, place: Place, stage: Stage, environment: Mapping[str, str | None] = MappingProxyType({})
+) -> "Command":
+    """Starts a command of a run; what it prints goes into the run's log.
+
+    Args:
+        job: The run.
+        place: Where; all cores of this process if it names none.
+        stage: Which command.
+        environment: What else to change in this process's environment variables; None takes one away.
+    """
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    job.failure.unlink(missing_ok=True)
+    threads = job.config.threads or len(place.cores or usable_cores())
+    variables: dict[str, str | None] = {"OMP_NUM_THREADS": str(threads), **environment}
+    if place.gpu is not None:
+        variables["CUDA_VISIBLE_DEVICES"] = place.gpu
+    with job.log.open("ab") as log:
+        log.write(f"$ {job.command(stage)}\n".encode())
+        log.flush()
+        begin = log.tell()
+        process = start_child([*COMMAND, *job.words(stage)], log, variables, place.cores)
+    return Command(job, stage, place, process, begin)
+
+
+@dataclass
+class Command:
+    """A command of a run that has been started.
+
+    Attributes:
+        job: The run.
+        stage: What it does.
+        place: Where it runs.
+        process: Its process.
+        begin: Where in the run's log its own lines begin.
+    """
+
+    job: Job
+    stage: Stage
+    place: Place
+    process: subprocess.Popen[bytes]
+    begin: int
+
+    def failed(self) -> bool:
+        """Notes why the command failed, if it did."""
+        status = self.process.returncode
+        if status == 0:
+            return False
+        with self.job.log.open("rb") as log:
+            log.seek(self.begin)
+            lines = log.read().decode(errors="replace").splitlines()
+        said = [line for line in lines if SAYS_WHY.match(line)] or lines[-1:]
+        reason = said[-1].removeprefix(PREFIX) if said else ""
+        if status < 0:
+            reason = f"killed by signal {signal.Signals(-status).name}"
+        reason = (reason or f"exit status {status}, see {self.job.log}")[:LONGEST_REASON]
+        write_atomically(self.job.failure, lambda file: file.write(f"{self.stage}: {reason}\n".encode()))
+        return True
+
+
+class _Launcher:
+    """The runs that wait, and those that are under way."""
+
+    def __init__(self, jobs: Sequence[Job], places: Sequence[Place], watcher: Watcher) -> None:
+        self.waiting, self.watcher = deque(jobs), watcher
+        self.free = list(places)
+        self.commands: list[Command] = []
+        self.told: set[Path] = set()
+        self.signals = 0
+
+    def run(self) -> bool:
+        with handling(self._stop, *ENDING):
+            try:
+                while self.commands or (self.waiting and not self.signals):
+                    self._start()
+                    time.sleep(POLL)
+                    self._look()
+            finally:
+                for command in self.commands:  # an error of ours, or a second signal
+                    command.process.kill()
+        return not self.signals
+
+    def _stop(self, *_: object) -> None:
+        self.signals += 1
+        for command in self.commands:
+            command.process.terminate()
+        if self.signals > 1:
+            raise KeyboardInterrupt
+
+    def _start(self) -> None:
+        """Fills the free places; a run that another process has waits for it, and lets others go first."""
+        for _ in range(len(self.waiting)):
+            if not self.free or self.signals:
+                return
+            job = self.waiting.popleft()
+            if is_locked(job.path / runs.LOCK):
+                if job.path not in self.told:
+                    self.told.add(job.path)
+                    self.watcher.waiting(job)
+                self.waiting.append(job)
+            else:
+                self._go_on(job, self.free.pop(0))
+
+    def _go_on(self, job: Job, place: Place) -> None:
+        """Starts what is next of a run, or tells that nothing is."""
+        state = job.state()
+        if state.finished:
+            self.free.append(place)
+            self.watcher.ended(job, state)
+            return
+        stage: Stage = "evaluate" if state.step >= job.config.steps else "train"
+        self.watcher.started(job, stage)
+        self.commands.append(carry_out(job, place, stage))
+        if self.signals:  # it came while the process was started
+            self.commands[-1].process.terminate()
+
+    def _look(self) -> None:
+        for command in list(self.commands):
+            if command.process.poll() is None:
+                self.watcher.advanced(command.job, logged_step(command.job.path))
+                continue
+            self.commands.remove(command)
+            self.free.append(command.place)
+            if self.signals:
+                continue
+            if command.failed() or command.stage == "evaluate":
+                self.watcher.ended(command.job, command.job.state())
+            else:
+                self._go_on(command.job, self._take(command.place))
+
+    def _take(self, place: Place) -> Place:
+        self.free.remove(place)
+        return place

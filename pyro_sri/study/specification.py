@@ -1,0 +1,394 @@
+"""Study files: what is compared, on which data, over which seeds, and what is measured."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from pyro_sri.config import RunConfig, flag, nearest, typed_fields, with_fields
+from pyro_sri.data.generators import find_generator
+from pyro_sri.evaluation import MEANINGS
+from pyro_sri.presets import Preset, find_preset
+from pyro_sri.system.errors import UserError, one_line
+from pyro_sri.system.seeds import check_seed
+
+SHIPPED = Path(__file__).parent / "studies"
+SUFFIX = ".yaml"
+
+LARGEST_FILE = 1_000_000  # characters
+MOST_VALUES = 20_000  # of a file; aliases could make as many of a few lines as they please
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")  # of rows and data sets, which name folders and files
+TINY_IMAGES: dict[str, Any] = {"train": 8, "val": 2, "test": 2}
+
+STUDY_KEYS = ("title", "note", "data", "fields", "seeds", "evaluate", "measures", "curves", "rows")
+ROW_KEYS = ("title", "note", "preset", "fields", "published", "data", "same_as")
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set that runs share: generated, or a file.
+
+    Attributes:
+        name: What its file in the study's folder is called, without the ending.
+        file: The file, if it is there already; then the rest says nothing.
+        family: The family of generated scenes.
+        size: Side of the images in pixels; None for the family's published size.
+        train: Images to train on.
+        val: Images to validate on.
+        test: Images to evaluate on.
+        seed: Seed of the scenes.
+        options: What only this family has.
+    """
+
+    name: str
+    file: Path | None = None
+    family: str = ""
+    size: int | None = None
+    train: int = 20_000
+    val: int = 1_000
+    test: int = 1_000
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Options of `evaluate`; their meanings are there."""
+
+    num_images: int | None = None
+    split: str = "test"
+    checkpoint: Literal["best", "last"] = "best"
+    batch_size: int = 32
+    num_samples: int | None = None
+    inception: Path | None = None
+    download_inception: bool = False
+    iwae_images: int = 50
+    iwae_samples: int = 64
+    seed: int = 0
+
+    def words(self) -> list[str]:
+        """The options that differ from the defaults, for a command line."""
+        default = asdict(Evaluation())
+        given = {name: value for name, value in asdict(self).items() if value != default[name]}
+        return [word for name, value in given.items() for word in _option(name, value)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one row of the tables is.
+
+    Attributes:
+        key: Its name, and that of its folder.
+        title: What stands in the tables.
+        note: What a reader should know about it.
+        config: Its run, without data and seed.
+        data: Name of its data set.
+        published: Values of others, by measure.
+        runs_of: The row whose runs it shows: itself, or another that is the same.
+    """
+
+    key: str
+    title: str
+    note: str
+    config: RunConfig
+    data: str
+    published: Mapping[str, float]
+    runs_of: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study file says.
+
+    Attributes:
+        source: The file.
+        title: What it is about.
+        note: What a reader should know about all of it.
+        data: The data sets by name.
+        seeds: Seeds of the runs of every row.
+        evaluation: How runs are evaluated.
+        measures: Keys of metrics.json that the tables show.
+        curves: Values of the log that figures show by step.
+        rows: The rows by key.
+    """
+
+    source: Path
+    title: str
+    note: str
+    data: Mapping[str, Data]
+    seeds: tuple[int, ...]
+    evaluation: Evaluation
+    measures: tuple[str, ...]
+    curves: tuple[str, ...]
+    rows: Mapping[str, Row]
+
+    def tiny(self) -> "Study":
+        """The same in seconds, to see that everything works: `train --tiny`, few images, little evaluation."""
+        rows = {key: replace(row, config=row.config.tiny()) for key, row in self.rows.items()}
+        sizes = {row.data: row.config.image_size for row in rows.values()}
+        data = {
+            name: known if known.file is not None else replace(known, size=sizes.get(name), **TINY_IMAGES)
+            for name, known in self.data.items()
+        }
+        little = Evaluation(num_images=2, num_samples=2, iwae_images=1, iwae_samples=2, split=self.evaluation.split)
+        return replace(self, rows=rows, data=data, evaluation=little)
+
+
+def shipped_studies() -> dict[str, Path]:
+    """The studies that ship, by name."""
+    return {path.stem: path for path in sorted(SHIPPED.glob(f"*{SUFFIX}"))}
+
+
+def find_study(name: str) -> Study:
+    """A study by its file, or by its name if it ships.
+
+    Raises:
+        UserError: If there is none, or something in it is wrong; names the file, the row and the nearest right word.
+    """
+    shipped, path = shipped_studies(), Path(name)
+    if path.suffix in (SUFFIX, ".yml") or path.is_file():
+        return read_study(path)
+    if name not in shipped:
+        raise UserError(f"there is no study file {name}, and no study of that name ships: {nearest(name, shipped)}")
+    return read_study(shipped[name])
+
+
+def read_study(path: Path) -> Study:
+    """Reads a study file.
+
+    Raises:
+        UserError: If something in it is wrong; names the file, the row and the nearest right word.
+    """
+    where = str(path)
+    content = _mapping(_read_yaml(path), where)
+    _check_keys(content, STUDY_KEYS, where)
+    for key in ("title", "data", "rows"):
+        if not content.get(key):
+            raise UserError(f"{where} has no '{key}': add it")
+    data = _read_data(content["data"], path)
+    common = _mapping(content.get("fields") or {}, f"{where}: fields")
+    rows: dict[str, Row] = {}
+    for key, row in _mapping(content["rows"], f"{where}: rows").items():
+        rows[key] = _read_row(key, row, common, data, rows, where)
+    evaluation = typed_fields(Evaluation, _mapping(content.get("evaluate") or {}, where), f"{where}: evaluate")
+    return Study(
+        source=path,
+        title=_text(content["title"], f"{where}: title"),
+        note=_text(content.get("note", ""), f"{where}: note"),
+        data=data,
+        seeds=_read_seeds(content.get("seeds", [0]), where),
+        evaluation=Evaluation(**evaluation),
+        measures=_read_measures(content.get("measures", ["ari_fg", "mse"]), where),
+        curves=_read_curves(content.get("curves", ["val_nll"]), where),
+        rows=rows,
+    )
+
+
+def _read_row(key: str, content: Any, common: Mapping[str, Any], data: Any, rows: Mapping[str, Row], file: str) -> Row:
+    where = f"{file}: row '{key}'"
+    if not NAME.fullmatch(key):
+        raise UserError(f"{where} names a folder: use letters, digits and . _ + - alone, 64 at most")
+    content = _mapping(content, where)
+    _check_keys(content, ROW_KEYS, where)
+    texts: dict[str, Any] = {
+        "title": _text(content.get("title", key), f"{where}: title"),
+        "note": _text(content.get("note", ""), f"{where}: note"),
+    }
+    published = _read_published(content.get("published") or {}, where)
+    if "same_as" in content:
+        if {"preset", "fields", "data"} & content.keys():
+            raise UserError(f"{where} is the same as another: it cannot have a preset, fields or data of its own")
+        other = content["same_as"]
+        if other not in rows:
+            raise UserError(f"{where} is the same as '{other}', which is no row above it: {nearest(str(other), rows)}")
+        return replace(rows[other], key=key, published=published, **texts)
+    if "preset" not in content:
+        raise UserError(f"{where} has no preset: name one of 'pyro-sri presets'")
+    try:
+        preset = find_preset(str(content["preset"]))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    config = configure(preset, {**common, **_mapping(content.get("fields") or {}, where)}, where)
+    name = _read_choice(content.get("data"), data, where)
+    config = _with_image_size(config, data[name], where)
+    return Row(key, config=config, data=name, published=published, runs_of=key, **texts)
+
+
+def configure(preset: Preset, changed: Mapping[str, Any], where: str) -> RunConfig:
+    """What `train` makes of a preset and changed fields: where the steps are others, its schedule follows them.
+
+    Raises:
+        UserError: If a field is unknown or belongs to the study, or a value is wrong.
+    """
+    for name, reason in (("seed", "seeds"), ("data", "data"), ("image_size", "data")):
+        if name in changed:
+            raise UserError(f"{where}: the field '{name}' follows from '{reason}' of the study: leave it out")
+    config = with_fields(preset.config, changed, where)
+    if config.steps == preset.config.steps:
+        return config
+    return with_fields(preset.config.stretched(config.steps), changed, where)
+
+
+def _with_image_size(config: RunConfig, data: Data, where: str) -> RunConfig:
+    """With the size of the images that will be made; that of a file is known when it is there."""
+    size = data.size
+    if data.file is not None or size is None:
+        return config
+    if size not in config.image_sizes:
+        sizes = ", ".join(map(str, config.image_sizes))
+        raise UserError(f"{where}: {config.preset} does not take images of size {size}; it takes {sizes}")
+    return replace(config, image_size=size)
+
+
+def _read_data(content: Any, path: Path) -> dict[str, Data]:
+    """One data set, named after its family or file, or several by name."""
+    where = f"{path}: data"
+    content = _mapping(content, where)
+    if not {"family", "file"} & content.keys():
+        if not all(isinstance(one, dict) for one in content.values()):
+            raise UserError(f"{where} names neither a family nor a file: add one of them")
+        return {name: _read_one(one, name, path, f"{where}: '{name}'") for name, one in content.items()}
+    name = Path(str(content["file"])).stem if "file" in content else str(content["family"])
+    return {name: _read_one(content, name, path, where)}
+
+
+def _read_one(content: Mapping[str, Any], name: str, path: Path, where: str) -> Data:
+    if not NAME.fullmatch(name):
+        raise UserError(f"{where}: '{name}' names a file: use letters, digits and . _ + - alone, 64 at most")
+    if "file" in content:
+        if len(content) > 1:
+            raise UserError(f"{where} names a file: leave out {', '.join(sorted(content.keys() - {'file'}))}")
+        return Data(name, file=path.parent / _text(content["file"], f"{where}: file"))
+    if "family" not in content:
+        raise UserError(f"{where} names neither a family nor a file: add one of them")
+    try:
+        generator = find_generator(str(content["family"]))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    own = {known.name for known in fields(generator.options)}
+    shared = {known.name for known in fields(Data)} - {"name", "file", "options"}
+    for key in content:
+        if key not in own | shared:
+            raise UserError(f"{where} has an unknown option '{key}': {nearest(key, own | shared)}")
+    given = {name: content[name] for name in own & content.keys()}
+    options = typed_fields(generator.options, {k: v for k, v in given.items() if not isinstance(v, list)}, where)
+    options |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    values = typed_fields(Data, {k: v for k, v in content.items() if k in shared}, where)
+    try:
+        generator.parse_options(options)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return Data(name, options=options, **({"size": generator.default_size} | values))
+
+
+def _read_choice(content: Any, data: Mapping[str, Data], where: str) -> str:
+    """The name of a row's data set."""
+    if content is None and len(data) == 1:
+        return next(iter(data))
+    if content is None:
+        raise UserError(f"{where} does not say which data: add 'data', one of {', '.join(data)}")
+    if content not in data:
+        raise UserError(f"{where} asks for the data '{content}': {nearest(str(content), data)}")
+    return str(content)
+
+
+def _read_seeds(content: Any, where: str) -> tuple[int, ...]:
+    if not isinstance(content, list) or not content or not all(type(seed) is int for seed in content):
+        raise UserError(f"{where}: seeds must be a list of whole numbers, such as [0, 1, 2]")
+    if len(set(content)) < len(content):
+        raise UserError(f"{where}: a seed occurs twice in seeds: leave one out")
+    for seed in content:
+        try:
+            check_seed(seed)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+    return tuple(content)
+
+
+def _read_measures(content: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
+        raise UserError(f"{where}: measures must be a list of names, such as [ari_fg, mse]")
+    for name in content:
+        _check_measure(name, f"{where}: measures")
+    return tuple(dict.fromkeys(content))
+
+
+def _read_curves(content: Any, where: str) -> tuple[str, ...]:
+    """Names in logs, which differ from system to system: those that no run has give no figure."""
+    if not isinstance(content, list) or not all(isinstance(name, str) and NAME.fullmatch(name) for name in content):
+        raise UserError(f"{where}: curves must be a list of names in metrics.jsonl, such as [val_nll, beta]")
+    return tuple(dict.fromkeys(content))
+
+
+def _read_published(content: Any, where: str) -> dict[str, float]:
+    values = _mapping(content, f"{where}: published")
+    for name, value in values.items():
+        _check_measure(name, f"{where}: published")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"{where}: the published {name} is no number")
+    return {name: float(value) for name, value in values.items()}
+
+
+def _check_measure(name: str, where: str) -> None:
+    if name not in MEANINGS:
+        raise UserError(f"{where} has an unknown measure '{name}': {nearest(name, MEANINGS)}")
+
+
+def _check_keys(content: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in content:
+        if key not in known:
+            raise UserError(f"{where} has an unknown key '{key}': {nearest(key, known)}")
+
+
+def _mapping(content: Any, where: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise UserError(f"{where} must be names with values, as in 'name: value'")
+    return content
+
+
+def _text(content: Any, where: str) -> str:
+    if not isinstance(content, str | int | float) or isinstance(content, bool):
+        raise UserError(f"{where} must be a text")
+    return " ".join(str(content).split())
+
+
+def _option(name: str, value: Any) -> list[str]:
+    return ([flag(name)] if value else []) if isinstance(value, bool) else [flag(name), str(value)]
+
+
+def _read_yaml(path: Path) -> Any:
+    """A YAML file as plain mappings with text keys, lists and values; a key given twice is an error."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LARGEST_FILE + 1)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable study file; 'pyro-sri study --help' says what is in one") from error
+    if len(text) > LARGEST_FILE:
+        raise UserError(f"{path} is too long to be a study file")
+    try:
+        loader = yaml.SafeLoader(text)
+        return _plain(loader, loader.get_single_node(), str(path), [MOST_VALUES])
+    except UserError:
+        raise
+    except Exception as error:  # the library fails in many ways on what is no date, no number, or nested too deep
+        raise UserError(f"{path} is not YAML: {one_line(error)}") from error
+
+
+def _plain(loader: Any, node: Any, where: str, left: list[int]) -> Any:
+    left[0] -= 1
+    if left[0] < 0:
+        raise UserError(f"{where} has too many values to be a study file")
+    if isinstance(node, yaml.MappingNode):
+        content: dict[str, Any] = {}
+        for key, value in node.value:
+            name = str(getattr(key, "value", ""))
+            if not isinstance(key, yaml.ScalarNode) or name in content:
+                raise UserError(f"{where} has the key '{name}' twice, or one that is not text: mend it")
+            content[name] = _plain(loader, value, where, left)
+        return content
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(loader, value, where, left) for value in node.value]
+    return None if node is None else loader.construct_object(node)

@@ -1,0 +1,199 @@
+"""The tables of a study: Markdown, CSV and LaTeX, with mean, standard deviation and every seed."""
+
+import csv
+import io
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from pyro_sri.study.plan import Plan
+from pyro_sri.study.results import EXTRA, PUBLISHED, Record, RowResult, describe_data, frechet_features
+
+NOTHING = "-"
+
+
+class Table(NamedTuple):
+    """A table of texts.
+
+    Attributes:
+        title: What it shows.
+        header: A text for each column.
+        rows: As many texts in each.
+        words: How many columns at the left hold words; the others hold numbers.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: int
+
+
+def summary_table(plan: Plan, results: Sequence[RowResult]) -> Table:
+    """A line for each row: mean and standard deviation of every measure, and what others published."""
+    names, published = (*plan.study.measures, *EXTRA), any(result.row.published for result in results)
+    remarks = any(result.remark for result in results)
+    header = ["", *names, *([PUBLISHED] if published else []), *(["remarks"] if remarks else [])]
+    rows = []
+    for result in results:
+        cells = [_mean(result, name) for name in names]
+        cells += [_published(result)] if published else []
+        rows.append([result.row.title, *cells, *([result.remark] if remarks else [])])
+    return Table(f"{plan.study.title}: mean ± standard deviation over seeds", header, rows, 1)
+
+
+def seeds_table(plan: Plan, results: Sequence[RowResult]) -> Table:
+    """A line for each run."""
+    names = (*plan.study.measures, *EXTRA)
+    rows = [
+        [result.row.title, str(record["seed"]), record["status"], *(_value(record, name) for name in names)]
+        for result in results
+        for record in result.records
+    ]
+    return Table(f"{plan.study.title}: every seed", ["", "seed", "status", *names], rows, 3)
+
+
+def notes(plan: Plan, results: Sequence[RowResult]) -> list[str]:
+    """What a reader has to know beside the tables."""
+    study = plan.study
+    lines = [study.note] if study.note else []
+    for name in dict.fromkeys(result.row.data for result in results):
+        lines.append(f"Data: {describe_data(plan, name)}.")
+    lines.append("Standard deviation with n - 1. Minutes are those of training alone, by its log.")
+    if features := frechet_features(results):
+        lines.append(f"Fréchet distances by these features: {', '.join(features)}.")
+    if any(result.row.published for result in results):
+        lines.append(
+            f'"{PUBLISHED}": by others, on the published data sets; Fréchet distances are FIDs. Not measured here, and '
+            "not to be compared with values on generated data."
+        )
+    lines += [f"{result.row.title}: {result.row.note}" for result in results if result.row.note]
+    return lines
+
+
+def to_markdown(plan: Plan, results: Sequence[RowResult]) -> str:
+    """tables.md."""
+    parts = [f"# {_markdown(plan.study.title)}", *(_markdown(line) for line in notes(plan, results))]
+    for table in (summary_table(plan, results), seeds_table(plan, results)):
+        align = [":--" if i < table.words else "--:" for i in range(len(table.header))]
+        lines = [list(table.header), align, *table.rows]
+        shown = [[cell if row is align else _markdown(cell) for cell in row] for row in lines]
+        parts += [f"## {_markdown(table.title)}", "\n".join(f"| {' | '.join(row)} |" for row in shown)]
+    return "\n\n".join(parts) + "\n"
+
+
+def to_csv(plan: Plan, results: Sequence[RowResult]) -> str:
+    """tables.csv: a line for each row and measure, numbers in full."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    seeds = [f"seed {seed}" for seed in plan.study.seeds]
+    writer.writerow(["row", "title", "data", "measure", "mean", "standard deviation", *seeds, PUBLISHED, "remarks"])
+    for result in results:
+        for name in (*plan.study.measures, *EXTRA):
+            spread = result.spreads.get(name)
+            mean, std = ("", "") if spread is None else (spread.mean, "" if spread.std is None else spread.std)
+            values = ["" if record.get(name) is None else record[name] for record in result.records]
+            published = result.row.published.get(name, "")
+            data = describe_data(plan, result.row.data)
+            title = [result.row.key, result.row.title, data, name]
+            writer.writerow([*title, mean, std, *values, published, result.remark])
+    return file.getvalue()
+
+
+def to_latex(plan: Plan, results: Sequence[RowResult]) -> str:
+    """tables.tex: two tables, to be read by \\input; they need the package booktabs."""
+    parts = ["% \\usepackage{booktabs} in the preamble; \\input{tables.tex} where the tables shall stand."]
+    for table in (summary_table(plan, results), seeds_table(plan, results)):
+        columns = "l" * table.words + "r" * (len(table.header) - table.words)
+        lines = [" & ".join(map(latex, row)) + r" \\" for row in table.rows]
+        head = " & ".join(map(latex, table.header)) + r" \\"
+        body = [r"\toprule", head, r"\midrule", *lines, r"\bottomrule"]
+        parts.append(
+            "\n".join(
+                [
+                    r"\begin{table}",
+                    r"\centering",
+                    rf"\caption{{{latex(table.title)}. {latex(_origin(plan, results))}}}",
+                    rf"\begin{{tabular}}{{{columns}}}",
+                    *body,
+                    r"\end{tabular}",
+                    r"\end{table}",
+                ]
+            )
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+_LATEX = {
+    **{letter: rf"\{letter}" for letter in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "[": "{[}",  # after the end of a line it would begin an option, and a star too
+    "]": "{]}",
+    "*": "{*}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+}
+# Accents over plain letters, and the letters, that every engine has in its first font encoding.
+_ACCENTS = "\u0300\u0301\u0302\u0303\u0308\u030a\u030c\u0327"
+_LETTERS = "ßæøåœłÆØÅŒŁ"
+_MINUS = re.compile(r"(?<!\w)-(?=\d)")
+
+
+def latex(text: str) -> str:
+    """A text for any LaTeX engine: what is special is escaped; letters that not all engines have become plain, or ?."""
+    pieces = _MINUS.split(text)
+    return "$-$".join("".join(map(_latex_letter, piece)) for piece in pieces)
+
+
+def _latex_letter(letter: str) -> str:
+    if letter in _LATEX:
+        return _LATEX[letter]
+    if letter.isascii():
+        return letter if letter.isprintable() else " "
+    base, *marks = list(unicodedata.normalize("NFD", letter))
+    if letter in _LETTERS or (base.isascii() and base.isalpha() and len(marks) == 1 and marks[0] in _ACCENTS):
+        return letter
+    plain = "".join(part for part in unicodedata.normalize("NFKD", letter) if part.isascii() and part.isprintable())
+    return "".join(_LATEX.get(part, part) for part in plain) or "?"
+
+
+def _origin(plan: Plan, results: Sequence[RowResult]) -> str:
+    """On which data, in one line; every table says what is generated."""
+    names = dict.fromkeys(result.row.data for result in results)
+    return f"Data: {'; '.join(describe_data(plan, name) for name in names)}."
+
+
+def _published(result: RowResult) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in result.row.published.items()) or NOTHING
+
+
+def _mean(result: RowResult, name: str) -> str:
+    spread = result.spreads.get(name)
+    if spread is None:
+        return NOTHING
+    return f"{spread.mean:.0f}" if name == "steps" and not spread.std else str(spread)
+
+
+def _value(record: Record, name: str) -> str:
+    value = record.get(name)
+    return NOTHING if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _markdown(text: str) -> str:
+    """Escapes what Markdown or HTML would take for orders."""
+    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", " ".join(text.split()))
+
+
+WRITERS: dict[str, Callable[[Plan, Sequence[RowResult]], str]] = {
+    "tables.md": to_markdown,
+    "tables.csv": to_csv,
+    "tables.tex": to_latex,
+}
