@@ -16,10 +16,11 @@ from pyro_sri.system.threads import wait_passively
 PRESET = "sri-quick"
 IMAGES = 320
 SECONDS = 450  # for everything but installing, which takes one to two of the ten minutes
-REST = 1_000  # steps of the segregation that take as long as evaluation and report do
+REST = 800  # steps of the segregation that take as long as evaluation and report do
 SHARE = 0.68  # of the steps that there is time for: those in which objects come apart and the prior starts
 FEWEST = 1_500  # of them: with fewer, objects are not apart
-FEWEST_ALONE = 1_000  # steps of the prior alone, which take about as long: with fewer, few drawn towers stand
+FEWEST_ALONE = 1_000  # steps of the prior alone, which take less: with fewer, few drawn towers stand
+STEP_ALONE = 0.8  # how long one of those takes, in steps of the segregation
 TIMED = 40  # steps of the segregation that say how fast this machine is
 
 
@@ -80,7 +81,7 @@ def first_options() -> list[str]:
 
 def steps_alone(seconds: float, steps_per_second: float) -> int:
     """How many steps of the prior alone there is time for in the seconds that are left, evaluation and report apart."""
-    return max(FEWEST_ALONE, int(seconds * steps_per_second - REST) // 100 * 100)
+    return max(FEWEST_ALONE, int((seconds * steps_per_second - REST) / STEP_ALONE) // 100 * 100)
 
 
 def steps_per_second(threads: int) -> float:

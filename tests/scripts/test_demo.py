@@ -23,5 +23,5 @@ def test_the_demo_plans_as_many_steps_as_there_is_time_for(speed: float, monkeyp
 
     left = demo.SECONDS - config.steps / speed
     alone = demo.steps_alone(left, speed)
-    needed = (config.steps + alone + demo.REST) / speed
+    needed = (config.steps + demo.STEP_ALONE * alone + demo.REST) / speed
     assert needed <= demo.SECONDS or alone == demo.FEWEST_ALONE
