@@ -222,6 +222,7 @@ def make_plan(study: Study, out: Path, tiny: bool = False) -> Plan:
     """
     study = study.tiny() if tiny else study
     jobs = [job for row in study.rows.values() if row.runs_of == row.key for job in _jobs(study, row, out, tiny)]
+    jobs.sort(key=lambda job: study.seeds.index(job.config.seed))  # a study that stops early still compares all rows
     return Plan(study, out, jobs)
 
 
