@@ -104,7 +104,7 @@ class EMORLGuide(Program):
     ) -> None:
         super().__init__(name, model.num_slots)
         if refinement_steps < 0:
-            raise ValueError(f"{refinement_steps} refinement steps: it must be 0 or more")
+            raise ValueError(f"refinement_steps is {refinement_steps}: it must be 0 or more")
         self.record = model.record
         slot_size = model.slot_size
         self.num_layers = model.num_layers

@@ -57,7 +57,7 @@ class SlotAttentionGuide(Program):
     ) -> None:
         super().__init__(name, num_slots)
         if num_iterations < 1:
-            raise ValueError(f"{num_iterations} rounds of attention are too few: it takes at least 1")
+            raise ValueError(f"{num_iterations} rounds of attention are too few: use at least 1")
         self.num_iterations = num_iterations
         self.features = PixelFeatures(image_size)
         self.initial_slots = InitialSlots(slot_size, num_slots if learnt_slots else None)

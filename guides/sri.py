@@ -129,7 +129,7 @@ class SRIGuide(Program):
             cost = slot_distances(*pairs)  # [B, K, K]
             order = pyro.sample("order", Delta(MATCHINGS[self.matching](cost), event_dim=1))  # [B, K]
         means = permute_slots(segregated.means, order)
-        assert self.slot_scales is not None, "a guide that does not align has no scales of its own"
+        assert self.slot_scales is not None, "a guide without alignment has no scales of its own"
         return means, sri_scale(self.slot_scales(scene, means))
 
     def segregate(self, images: Tensor, num_slots: int | None = None) -> Segregation:

@@ -152,7 +152,7 @@ class AIRModel(Program):
         super().__init__(name, num_slots)
         if not presence_prior or not all(0 < p < 1 for p in presence_prior):
             raise ValueError(
-                f"presence probabilities {tuple(presence_prior)} must not be empty, and lie between 0 and 1"
+                f"presence probabilities {tuple(presence_prior)} must not be empty, and must lie between 0 and 1"
             )
         if not min(scale_prior[1], position_prior[1], pixel_std) > 0:
             raise ValueError("the standard deviations of scale, position and pixels must be positive")

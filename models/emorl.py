@@ -108,7 +108,7 @@ class EMORLModel(Program):
     ) -> None:
         super().__init__(name, num_slots)
         if prior not in get_args(HierarchicalPriorKind):
-            raise ValueError(f"no prior '{prior}': it must be one of {', '.join(get_args(HierarchicalPriorKind))}")
+            raise ValueError(f"unknown prior '{prior}': it must be one of {', '.join(get_args(HierarchicalPriorKind))}")
         if num_layers < 1:
             raise ValueError(f"{num_layers} layers are too few: EMORL needs at least 1")
         self.image_size = image_size

@@ -12,7 +12,7 @@ def load(run: Path | str) -> tuple[Any, Any]:
     """Model and guide of a run, with its best weights, on the CPU, in evaluation mode.
 
     Args:
-        run: A run directory, or the name of a preset whose weights ship.
+        run: A run directory, or the name of a preset with bundled weights.
 
     Raises:
         pyro_sri.system.errors.UserError: If there is no such run, or its checkpoint is missing, damaged or does not

@@ -300,7 +300,7 @@ class ImageLikelihood:
 
     def __post_init__(self) -> None:
         if self.kind not in ("mog", "gaussian") or self.mixture not in ("channel", "pixel"):
-            raise ValueError(f"no image likelihood '{self.kind}' with a mixture per '{self.mixture}'")
+            raise ValueError(f"unknown image likelihood '{self.kind}' with a mixture per '{self.mixture}'")
         for std in (self.pixel_std, self.first_pixel_std):
             if std is not None and not 0 < std < math.inf:
                 raise ValueError(f"the pixel standard deviation is {std}: it must be positive and finite")

@@ -43,8 +43,8 @@ def infer_slots(guide: Guide, images: Tensor) -> Tensor:
     names = [] if sequence is None else sequence.names(sites)
     if not names:
         raise UserError(
-            f"{type(guide).__name__} infers no sequence of slots slot_0, slot_1, ..: edit scenes with a run of SRI, "
-            "GENESIS-v2 or the recurrent guide"
+            f"{type(guide).__name__} does not infer a sequence of slots slot_0, slot_1, ..: to edit "
+            "scenes, use a run of SRI, GENESIS-v2 or the recurrent guide"
         )
     return torch.stack([sites[name]["value"] for name in names], 1)
 
@@ -183,14 +183,14 @@ def _sequence(model: Model) -> Latents:
         ValueError: If it does not.
     """
     if (sequence := record_of(model).sequence) is None:
-        raise ValueError(f"{type(model).__name__} draws no sequence of slots: its scenes cannot be edited")
+        raise ValueError(f"{type(model).__name__} does not draw a sequence of slots: its scenes cannot be edited")
     return sequence
 
 
 def _check_slots(which: Collection[int], num_slots: int) -> None:
     for slot in which:
         if not 0 <= slot < num_slots:  # PyTorch would count a negative one from the end
-            raise ValueError(f"there is no slot {slot}: they are 0 to {num_slots - 1}")
+            raise ValueError(f"there is no slot {slot}: the slots are 0 to {num_slots - 1}")
 
 
 def _half_and_half(first: Independent, second: Independent) -> MixtureSameFamily:

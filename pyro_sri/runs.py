@@ -25,7 +25,7 @@ LOG = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 METRICS = Path("evaluation") / "metrics.json"
 LOCK = ".lock"  # there while a process trains the run, and after a kill until it is resumed
-WEIGHTS = Path(__file__).parent / "weights"  # runs that ship with the package
+WEIGHTS = Path(__file__).parent / "weights"  # runs that are bundled with the package
 
 LARGEST_TEXT = 4 * 1024**2  # characters of config.yaml, of metrics.json, or of a line of metrics.jsonl
 LONGEST_NAME = 100  # of a metric
@@ -138,7 +138,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f"{path} cannot be read: it is damaged or is not a file") from error
+        raise UserError(f"{path} cannot be read: it is damaged or not a file") from error
     return lines
 
 
@@ -196,7 +196,7 @@ def open_run(path: Path) -> Run:
 
 
 def find_run(run: Path | str) -> Run:
-    """A run by its directory, or by the name of a preset whose weights ship.
+    """A run by its directory, or by the name of a preset with bundled weights.
 
     Raises:
         UserError: If there is neither.
@@ -207,7 +207,7 @@ def find_run(run: Path | str) -> Run:
         if str(run) in PRESETS and shipped.is_dir():
             return open_run(shipped)
         if str(run) in PRESETS:
-            raise UserError(f"no weights ship for '{run}': train it first, with 'pyro-sri train {run}'")
+            raise UserError(f"'{run}' has no bundled weights: train it first, with 'pyro-sri train {run}'")
         raise UserError(f"there is no run directory {run}, and no preset of that name; {nearest(str(run), PRESETS)}")
     return open_run(path)
 
@@ -236,7 +236,9 @@ def lock_run(path: Path) -> Iterator[None]:
             try:
                 stack.enter_context(open_locked(path / LOCK, wait=False))
             except BlockingIOError:
-                raise UserError(f"{path} is in use: another process trains this run; wait for it or stop it") from None
+                raise UserError(
+                    f"{path} is in use: another process is training this run; wait for it or stop it"
+                ) from None
             stack.callback((path / LOCK).unlink, missing_ok=True)
         yield
 

@@ -32,15 +32,15 @@ def convert(
 
     emorl: an HDF5 file of EfficientMORL
 
-    shapestacks: the folder of ShapeStacks, with recordings, iseg and splits
+    shapestacks: the ShapeStacks folder, with recordings, iseg and splits
 
-    mnist: the folder of MNIST's idx files, to make multi-MNIST of
+    mnist: the folder with MNIST's idx files, from which multi-MNIST is made
 
     folder: a folder of images
 
-    A source without splits (tfrecords, a folder without train, val and test) is split by order: the first 1000 scenes
-    are val, the next 1000 test, the rest train. CLEVR is cropped, made 96 pixels wide, and cut down to scenes with at
-    most 6 objects, as published.
+    A source without splits (tfrecords, or a folder without train, val and test) is split in order: the first 1000
+    scenes become val, the next 1000 test, and the rest train. CLEVR is cropped, resized to 96 pixels, and reduced to
+    scenes with at most 6 objects, as published.
 
     For example:
 
@@ -57,15 +57,16 @@ def convert(
     Args:
         source: The file or folder to convert.
         out: The file to make, for example clevr6.h5.
-        format: What the source is; auto looks.
-        size: Side of the images to make, in pixels; left out: as published.
-        max_objects: Leave out scenes with more objects; left out: all scenes, CLEVR 6, ShapeStacks 6, mnist 2 digits.
-        train: Scenes in train, at most; 0 leaves it out; left out: all that there are, mnist 60000.
-        val: Scenes in val; 0 leaves it out; left out: 1000, or all where the source has splits.
-        test: Scenes in test; 0 leaves it out; left out: 1000, or all where the source has splits, mnist 10000.
-        seed: mnist: seed of the scenes; left out: 0.
-        split_name: shapestacks: which of the folders in splits; left out: the only one.
-        cameras: shapestacks: numbers of the cameras to keep; left out: all.
+        format: Format of the source; auto detects it.
+        size: Side of the images in pixels (if not given: as published).
+        max_objects: Leave out scenes with more objects than this (if not given: no limit, except CLEVR and ShapeStacks
+            6, mnist 2 digits).
+        train: Largest number of scenes in train; 0 leaves the split out (if not given: all of them, mnist 60000).
+        val: Scenes in val; 0 leaves the split out (if not given: 1000, or all if the source has splits).
+        test: Scenes in test; 0 leaves the split out (if not given: 1000, or all if the source has splits, mnist 10000).
+        seed: mnist only: seed of the scenes (if not given: 0).
+        split_name: shapestacks only: which folder in splits to use (needed if there are several).
+        cameras: shapestacks only: numbers of the cameras to keep (if not given: all).
 
     Raises:
         UserError: For a source that is damaged or of another layout, or a file that exists or cannot be written.

@@ -32,7 +32,7 @@ def visualize(
 ) -> None:
     """Draw what a trained model sees and imagines, as pictures in a new folder.
 
-    Files, as far as the model has what they show:
+    Files (those that apply to the model):
       reconstructions.png   images, reconstructions, what the scene variable alone imagines, masks, every slot
       slots.png             attention masks, decoder masks and colours of every slot
       imagination.png       what the scene variable alone imagines, below images and reconstructions
@@ -40,26 +40,26 @@ def visualize(
       samples.png           new scenes
       samples_slots.png     new scenes slot by slot, in the order of generation
       samples_order.png     new scenes as one slot after the other is added
-      temperatures.png      the same draws, calmer and wilder, with one slot less and one more
+      temperatures.png      the same draws at lower and higher temperatures, with one slot fewer and one more
       scene_walk.gif        walks through the scene variable
-      slot_traversals.png   what the ten most active dimensions of the most active slot do
-      slot_traversals.gif   what they do in every slot
+      slot_traversals.png   the effect of the ten most active dimensions of the most active slot
+      slot_traversals.gif   their effect in every slot
       curves.png            the training curves
       model_plates.png      the generative story in plate notation
-      model.gv              all its random variables, for Graphviz; also as model.png if that is installed
-      *.mp4                 the animations once more, if ffmpeg is installed
+      model.gv              all its random variables, for Graphviz (also model.png if Graphviz is installed)
+      *.mp4                 the animations as videos, if ffmpeg is installed
 
     For example:
       pyro-sri visualize runs/rooms --out rooms-pictures
       pyro-sri visualize runs/rooms --num 16 --split val --out more-pictures
 
     Args:
-        run: A run directory, or the name of a preset whose weights ship.
-        out: The folder to make; it must not exist, or be empty.
-        num: How many images or scenes on a sheet.
-        split: The images' split: train, val or test.
+        run: A run directory, or the name of a preset with bundled weights.
+        out: The folder to make; it must be new or empty.
+        num: Number of images or scenes on a sheet.
+        split: The split that images are taken from: train, val or test.
         seed: Seed of all draws.
-        data: Dataset file; the one the run was trained on if not given.
+        data: Dataset file (if not given: the one that the run was trained on).
 
     Raises:
         UserError: If the folder is in use or cannot be written, or the data does not fit.
@@ -68,7 +68,7 @@ def visualize(
         raise UserError(f"--num is {num}: it must be 1 to {MOST_SCENES}")
     check_seed(seed)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists already and is not empty; choose another --out")
+        raise UserError(f"{out} already exists and is not empty; choose another --out")
     found = find_run(run)
     images = load_images(found, split, max(num, ACTIVENESS_IMAGES), data)
     module, ffmpeg = found.load_module(), viz.find_ffmpeg()
@@ -80,7 +80,7 @@ def visualize(
     for name, content in _graph(module.model, found.config.image_size):
         _write(out / name, content)
     if images is None:
-        note(f"left out what needs images: {missing_data(found)}; name the file with --data")
+        note(f"skipped the pictures that need images: {missing_data(found)}; name the file with --data")
 
 
 def _film(exhibit: Exhibit, path: Path, ffmpeg: str) -> None:
@@ -88,7 +88,7 @@ def _film(exhibit: Exhibit, path: Path, ffmpeg: str) -> None:
     try:
         content = viz.mp4(exhibit.frames, exhibit.milliseconds, ffmpeg)
     except viz.FilmError as error:
-        note(f"left out {path}: {error}")
+        note(f"skipped {path}: {error}")
         return
     _write(path, content)
 
@@ -106,7 +106,7 @@ def _graph(model: Model, image_size: int) -> Iterator[tuple[str, bytes]]:
         try:
             picture = graph.pipe(format="png")
         except (OSError, RuntimeError, subprocess.CalledProcessError) as error:  # it cannot be run, or fails
-            note(f"left out model.png: {str(error).splitlines()[0]}")
+            note(f"skipped model.png: {str(error).splitlines()[0]}")
             return
         yield "model.png", picture
 

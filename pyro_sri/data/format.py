@@ -113,7 +113,7 @@ class DatasetFile:
             attribute = self._file.attrs.get_id(name)
             size = attribute.get_space().get_simple_extent_npoints() * attribute.get_type().get_size()
             if size > LARGEST_ATTRIBUTE_BYTES:
-                raise UserError(f"{self.path} has an attribute that is too large to be one; make or download it again")
+                raise UserError(f"{self.path} has an attribute that is too large; make or download it again")
         return {_plain(name): _plain(self._file.attrs[name]) for name in names}
 
     def _check_background(self) -> None:
@@ -122,7 +122,9 @@ class DatasetFile:
         limit = min(counts, default=MOST_ENTITIES + 1)
         numbers = entities.dtype.kind in "iu" and entities.ndim == 1
         if not numbers or not all(0 <= entity < limit for entity in entities):
-            raise UserError(f"{self.path}: background_entities must be numbers of entities that the masks have")
+            raise UserError(
+                f"{self.path}: background_entities must be indices of entities in the masks; correct the attribute"
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -216,7 +218,7 @@ class DatasetFile:
         count = len(range(len(array))[items]) if isinstance(items, slice) else len(items)
         if count * _item_bytes(array) > LARGEST_READ_BYTES:
             size = f"{count} items of {array.shape[1:]} are {count * _item_bytes(array) / 1024**3:.1f} GiB"
-            raise UserError(f"{self.path}: {array.name[1:]}: {size}, more than is read at once; read fewer")
+            raise UserError(f"{self.path}: {array.name[1:]}: {size}, more than can be read at once; read fewer")
         try:
             if isinstance(items, slice):
                 return np.asarray(array[items])
@@ -283,7 +285,7 @@ def _check_items(file: DatasetFile, name: str, array: Any, start: int, stop: int
         raise UserError(f"{file.path}: {name}: item {first} cannot be read; make or download the file again") from None
     if name.endswith("masks"):
         fault = _mask_faults(items, exact=file.generated)
-        says = "has masks that are not a partition into 0 and 255"
+        says = "has masks that are not a partition of the image into 0 and 255"
     elif name.endswith("factors"):
         fault = ~finite_rows(items)
         says = "has factors that are not finite"
@@ -329,10 +331,10 @@ def _open(path: Path) -> h5py.File:
         # No file locks: several processes read, nobody writes (files appear complete), and some disks cannot lock.
         return h5py.File(path, "r", locking=False)
     except PermissionError:
-        raise UserError(f"{path} may not be read; change its permissions") from None
+        raise UserError(f"{path} cannot be read: permission denied; change its permissions") from None
     except OSError as error:
         raise UserError(
-            f"{path} is not an HDF5 file, or is cut short ({one_line(error)}); make or download it again"
+            f"{path} is not an HDF5 file, or is truncated ({one_line(error)}); make or download it again"
         ) from None
 
 
@@ -350,9 +352,7 @@ def stored(group: Any, name: str, where: str) -> Any | None:
     if not group.id.links.exists(name.encode()):
         return None
     if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
-        raise UserError(
-            f"{where}: {name} is a link to elsewhere; a data file must hold it itself: copy it into the file"
-        )
+        raise UserError(f"{where}: {name} is a link to another place; copy its data into this file")
     return group[name]
 
 
@@ -360,7 +360,7 @@ def check_stored(array: Any, where: str) -> None:
     """Raises UserError unless a dataset is all in its file, in items and blocks of a size that can be read."""
     properties = array.id.get_create_plist()
     if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
-        raise UserError(f"{where} is kept in other files; a data file must hold it itself: copy it into the file")
+        raise UserError(f"{where} is stored in other files; copy its data into this file")
     if _item_bytes(array) > LARGEST_ITEM_BYTES:
         raise UserError(f"{where} has shape {array.shape}, which is too large for one scene; make or download it again")
     if array.chunks is None:
@@ -368,7 +368,9 @@ def check_stored(array: Any, where: str) -> None:
         complete = array.id.get_storage_size() >= size
     else:
         if math.prod(array.chunks) * array.dtype.itemsize > LARGEST_BLOCK_BYTES:
-            raise UserError(f"{where} is in blocks of {array.chunks}, too large to be read; write it in smaller ones")
+            raise UserError(
+                f"{where} has chunks of {array.chunks}, which are too large to read; write it with smaller chunks"
+            )
         blocks = math.prod(-(-length // side) for length, side in zip(array.shape, array.chunks, strict=True))
         complete = array.id.get_num_chunks() == blocks
     if not complete:
@@ -388,7 +390,9 @@ def _check_split(group: Any, where: str) -> None:
     if imgs.ndim != 4 or imgs.shape[3] != 3 or imgs.shape[1] != imgs.shape[2] or 0 in imgs.shape:
         raise UserError(f"{where}/imgs has shape {imgs.shape}; images must be [n,H,W,3], n >= 1, H == W: convert them")
     if imgs.shape[1] > LARGEST_SIDE:
-        raise UserError(f"{where}/imgs has shape {imgs.shape}; a side has at most {LARGEST_SIDE} pixels: convert them")
+        raise UserError(
+            f"{where}/imgs has shape {imgs.shape}; a side may have at most {LARGEST_SIDE} pixels: resize them"
+        )
     check_stored(imgs, f"{where}/imgs")
     if masks is not None:
         if not isinstance(masks, h5py.Dataset) or masks.dtype != np.uint8:
@@ -398,7 +402,9 @@ def _check_split(group: Any, where: str) -> None:
             expected = f"[{n},O,{height},{width},1]"
             raise UserError(f"{where}/masks has shape {masks.shape}; it must be {expected} like imgs: convert them")
         if masks.shape[1] > MOST_ENTITIES:
-            raise UserError(f"{where}/masks has {masks.shape[1]} entities; it may have {MOST_ENTITIES}: convert them")
+            raise UserError(
+                f"{where}/masks has {masks.shape[1]} entities; it may have at most {MOST_ENTITIES}: reduce them"
+            )
         check_stored(masks, f"{where}/masks")
     if factors is not None:
         rows = isinstance(factors, h5py.Dataset) and factors.shape is not None and factors.shape[:1] == imgs.shape[:1]

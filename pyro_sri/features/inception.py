@@ -133,7 +133,7 @@ def _load(path: Path) -> Any:
             warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated", DeprecationWarning)
             return torch.jit.load(path, map_location="cpu").eval()
     except Exception:  # a damaged file can fail in many ways
-        raise UserError(f"{path} is not a TorchScript file, or is damaged; get it again") from None
+        raise UserError(f"{path} is not a TorchScript file, or is damaged; download it again") from None
 
 
 def _sha256(path: Path) -> str:

@@ -30,7 +30,7 @@ class PositionDecoder(nn.Module):
     def __init__(self, image_size: int, slot_size: int, kind: PositionDecoderKind = "iodine") -> None:
         super().__init__()
         if kind not in get_args(PositionDecoderKind):
-            raise ValueError(f"no decoder '{kind}': it must be one of {', '.join(get_args(PositionDecoderKind))}")
+            raise ValueError(f"unknown decoder '{kind}': it must be one of {', '.join(get_args(PositionDecoderKind))}")
         if image_size < 1:
             raise ValueError(f"image size {image_size} does not fit the decoder: it must be positive")
         if kind == "big" and image_size % UPSAMPLING:

@@ -19,7 +19,7 @@ def check_mask_kl(kind: MaskKL) -> MaskKL:
         ValueError: If there is no such kind.
     """
     if kind not in get_args(MaskKL):
-        raise ValueError(f"no mask KL '{kind}': it must be one of {', '.join(get_args(MaskKL))}")
+        raise ValueError(f"unknown mask KL '{kind}': it must be one of {', '.join(get_args(MaskKL))}")
     return kind
 
 

@@ -47,6 +47,6 @@ def plain_connection_errors() -> Iterator[None]:
         if not lost and "gloo" not in str(error):  # whose errors are plain RuntimeErrors
             raise
         raise UserError(
-            "another process of the run has ended or cannot be reached (it may have said why); to go on from the last "
-            "checkpoint: start all of them again with --resume"
+            "another process of the run has ended or cannot be reached (its output may say why): start all of them "
+            "again with --resume to continue from the last checkpoint"
         ) from error

@@ -50,7 +50,7 @@ def _verify(path: Path) -> None:
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise zipfile.BadZipFile("it is compressed")
         if sum(member.file_size for member in members) > path.stat().st_size:
-            raise zipfile.BadZipFile("its members are larger than itself")
+            raise zipfile.BadZipFile("its members are larger than the file")
         if (damaged := archive.testzip()) is not None:
             raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
 

@@ -29,7 +29,7 @@ def set_precision(module: nn.Module, precision: Precision) -> None:
         ValueError: On another precision.
     """
     if precision not in get_args(Precision):
-        raise ValueError(f"no precision '{precision}': it must be one of {', '.join(get_args(Precision))}")
+        raise ValueError(f"unknown precision '{precision}': it must be one of {', '.join(get_args(Precision))}")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     if precision == "bf16":
@@ -93,7 +93,7 @@ class _Unnoticed(AbstractContextManager[None]):
 def compile_decoders(module: nn.Module, device: torch.device) -> None:
     """Compiles the decoders with `torch.compile`; where there is no compiler, warns and leaves them as they are."""
     if not _can_compile(device):
-        warnings.warn("there is no compiler that torch.compile can use: decoders run as they are", stacklevel=2)
+        warnings.warn("there is no compiler that torch.compile can use: the decoders run uncompiled", stacklevel=2)
         return
     for decoder in decoders(module):
         decoder.forward = torch.compile(decoder.forward)

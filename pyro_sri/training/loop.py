@@ -99,7 +99,7 @@ def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Prog
             state.restore(run, step_module, optimizer)
         _check_shared(fabric, path, state.step)
         if state.step > config.steps:
-            raise UserError(f"{path} is at step {state.step} already: --steps {config.steps} would go back")
+            raise UserError(f"{path} is already at step {state.step}: --steps must be at least that")
         if state.step == config.steps and run.checkpoint("last").exists():
             return run
         if fabric.is_global_zero:
@@ -122,7 +122,7 @@ def pick_device(device: Device) -> torch.device:
 def _fabric(config: RunConfig) -> Fabric:
     accelerator = pick_device(config.device).type
     if accelerator == "cuda" and config.devices > torch.cuda.device_count():
-        raise UserError(f"--devices {config.devices} asks for more GPUs than the {torch.cuda.device_count()} here")
+        raise UserError(f"--devices {config.devices} is more than the {torch.cuda.device_count()} GPUs of this machine")
     _check_launcher(config)
     alone = config.num_processes == 1
     strategy = "auto" if alone else DDPStrategy(find_unused_parameters=config.idle_parameters)
@@ -150,7 +150,7 @@ def _check_launcher(config: RunConfig) -> None:
         return
     if (config.devices, config.nodes) != (devices, total // devices):
         raise UserError(
-            f"--devices {config.devices} --nodes {config.nodes} do not fit the processes that {launcher} started: "
+            f"--devices {config.devices} --nodes {config.nodes} do not match the processes that {launcher} started: "
             f"give --devices {devices} --nodes {total // devices}"
         )
 
@@ -174,7 +174,7 @@ def _locked(fabric: Fabric, path: Path, new: bool) -> Iterator[None]:
             except UserError as error:
                 refusal = error
         if total_over_processes(torch.tensor(float(refusal is not None), device=fabric.device)).item():
-            raise refusal or UserError(f"the first process cannot use {path}: it says why")
+            raise refusal or UserError(f"the first process cannot use {path}: see its message")
         yield
 
 
@@ -194,7 +194,9 @@ def check_same(config: RunConfig, stored: RunConfig) -> None:
     if type(config) is not type(stored):
         raise UserError(f"the run to resume is of the system '{stored.system}', not '{config.system}'")
     if config.data != stored.data and data_hash(config) != stored.data_hash:
-        raise UserError(f"{config.data} holds other scenes than {stored.data}, which the run to resume was trained on")
+        raise UserError(
+            f"{config.data} does not hold the scenes of {stored.data}, which the run to resume was trained on"
+        )
     changed = [
         f"{flag(field.name)} (was {getattr(stored, field.name)})"
         for field in dataclasses.fields(config)

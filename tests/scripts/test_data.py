@@ -75,13 +75,13 @@ def test_check(pieces, tmp_path, capsys):
     assert printed.out == f"{pieces} is sound\n"
     assert printed.err == ""
     (tmp_path / "cut.h5").write_bytes(pieces.read_bytes()[:-1])
-    assert "cut short" in refused("check", tmp_path / "cut.h5")
+    assert "truncated" in refused("check", tmp_path / "cut.h5")
 
 
 def test_mistakes_are_one_line(pieces, tmp_path, capsys):
     out = tmp_path / "a.h5"
     assert "did you mean multi_dsprites?" in refused("make", "multi-dsprites", "--out", out)
-    assert "exists already" in refused("make", "tetrominoes", "--out", pieces)
+    assert "already exists" in refused("make", "tetrominoes", "--out", pieces)
     assert "Unrecognized options: --max-objects" in refused("make", "tetrominoes", "--out", out, "--max-objects", 3)
     assert "size 8" in refused("make", "tetrominoes", "--out", out, "--size", 8)
     assert "no file" in refused("info", tmp_path / "none.h5")

@@ -94,7 +94,7 @@ def make_dataset(
         raise UserError(f"{name} cannot be made at size {size}; use a size from {smallest} to {largest}")
     counts = {"train": train, "val": val, "test": test}
     if min(counts.values()) < 0 or not any(counts.values()):
-        raise UserError(f"cannot make {counts} images; counts start at 0, and one of them at least at 1")
+        raise UserError(f"cannot make {counts} images; counts must be 0 or more, and at least one of them positive")
     check_seed(seed)
     if workers < 1:
         raise UserError(f"workers is {workers}: it must be at least 1")

@@ -167,7 +167,7 @@ def heart(across: NDArray[np.float64], up: NDArray[np.float64]) -> NDArray[np.bo
 
 MULTI_DSPRITES = Generator(
     name="multi_dsprites",
-    description="two to five flat squares, ellipses and hearts that may cover each other, on grey; two variants",
+    description="two to five flat squares, ellipses and hearts on grey, which may overlap; with two variants",
     version=1,
     default_size=PUBLISHED_SIZE,
     sizes=(32, 128),

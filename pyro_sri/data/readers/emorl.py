@@ -82,7 +82,7 @@ def read_emorl(path: Path, options: Options, progress: Report) -> Conversion:
 def _wanted_arrays(file: h5py.File, path: Path, options: Options) -> dict[str, dict[str, Any]]:
     """The arrays of each split to convert."""
     if "source" in file.attrs:
-        raise UserError(f"{path} is a dataset file of this library already; use it with --data as it is")
+        raise UserError(f"{path} is already a dataset file of this library; use it as it is with --data")
     available = [split for split in SPLITS if isinstance(stored(file, split, str(path)), h5py.Group)]
     if not available:
         raise UserError(f"{path} has none of the groups {', '.join(SPLITS)}; is it an EfficientMORL file?")
@@ -141,7 +141,9 @@ def _scenes(
             _check_values(piece, f"{path}: {split}", start)
             visible = _visible(piece, names, max_objects)
             if visible is None:
-                raise UserError(f"{path}: {split} has nothing to count objects by; leave --max-objects out")
+                raise UserError(
+                    f"{path}: {split} has neither masks nor visibility to count objects by; leave --max-objects out"
+                )
             progress(split, min(start + step, total), total)
             for index, image in enumerate(piece["imgs"]):
                 kept = kept_entities(visible[index], 1, max_objects)
@@ -188,7 +190,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     try:
         file = h5py.File(path, "r", locking=False)  # nobody writes, and some disks cannot lock
     except OSError:
-        raise UserError(f"{path} is not an HDF5 file, is cut short or may not be read; download it again") from None
+        raise UserError(f"{path} is not an HDF5 file, is truncated or cannot be read; download it again") from None
     with file:
         yield file
 

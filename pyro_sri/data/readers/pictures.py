@@ -45,7 +45,7 @@ def read_picture(path: Path) -> Image.Image:
     except FileNotFoundError:
         raise UserError(f"{path} is missing; put it back") from None
     except Exception:  # Pillow raises whatever the damage leads to
-        raise UserError(f"{path} is not a sound image, or may not be read; replace or remove it") from None
+        raise UserError(f"{path} is not a valid image, or cannot be read; replace or remove it") from None
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:

@@ -92,7 +92,7 @@ def test_an_unreadable_image_is_named(tmp_path, suffix):
     content = bad.read_bytes()
     for length in (0, 1, 10, 30, len(content) // 2):
         bad.write_bytes(content[:length])
-        refused(source, out, str(bad), "not a sound image", val=0, test=0)
+        refused(source, out, str(bad), "not a valid image", val=0, test=0)
     rng = np.random.default_rng(0)
     for _ in range(40):
         damaged = bytearray(content)
@@ -114,7 +114,7 @@ def test_what_is_refused(tmp_path):
     refused(source, out, "a.png", "more than 8 bits", val=0, test=0)
     save(source / "a.png", noise(8, 8))
     refused(source, out, "1 images of", "too few for --val 1000")
-    refused(source, out, "--max-objects means nothing to folder", max_objects=3)
+    refused(source, out, "--max-objects does not apply to folder", max_objects=3)
     (source / "train").mkdir()
     refused(source, out, "train", "no images")
     (source / "train" / "a.png").symlink_to("nowhere")
