@@ -221,7 +221,7 @@ def test_animations_are_films_too_where_ffmpeg_is(
     assert (tmp_path / "films" / "walk.mp4").read_bytes() == bytes(192) + b"\xff" * 192
     assert capsys.readouterr().err == ""
     assert make("none", "import sys; sys.exit('no libx264 here')") == others
-    assert capsys.readouterr().err == f"left out {tmp_path / 'none' / 'walk.mp4'}: no libx264 here\n"
+    assert capsys.readouterr().err == f"skipped {tmp_path / 'none' / 'walk.mp4'}: no libx264 here\n"
 
 
 def test_the_graph_is_drawn_where_graphviz_is(run: runs.Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,7 +154,7 @@ def test_an_image_of_another_shape_is_fitted(tmp_path: Path, capsys: pytest.Capt
     Image.fromarray(wide).save(tmp_path / "wide.png")
     assert_allclose(read_image(str(tmp_path / "wide.png"), 32), np.full((1, 3, 32, 32), 200 / 255), rtol=1e-6)
     note = capsys.readouterr().err
-    assert "wide.png has 80x64 pixels: cut to the middle 64x64 and resized to 32x32" in note
+    assert "wide.png has 80x64 pixels: cropped to the middle 64x64 and resized to 32x32" in note
     Image.fromarray(wide[:, :64]).save(tmp_path / "square.png")
     assert read_image(str(tmp_path / "square.png"), 32).shape == (1, 3, 32, 32)
     assert "square.png has 64x64 pixels: resized to 32x32" in capsys.readouterr().err

@@ -90,7 +90,7 @@ class StacksOptions:
                 f"use min_objects and max_objects from {MIN_BLOCKS} to {MAX_BLOCKS}, in order"
             )
         if not self.cameras or any(not 1 <= camera <= len(CAMERAS) for camera in self.cameras):
-            raise UserError(f"unknown cameras in {list(self.cameras)}; choose from 1 to {len(CAMERAS)}")
+            raise UserError(f"invalid cameras {list(self.cameras)}; choose one or more from 1 to {len(CAMERAS)}")
         if not 1 <= self.zoom <= 3:
             raise UserError(f"zoom {self.zoom} is out of range; use 1 to 3")
 
@@ -107,7 +107,7 @@ class BrokenStacksOptions(StacksOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.kinds or any(kind not in KINDS for kind in self.kinds):
-            raise UserError(f"unknown kinds in '{', '.join(self.kinds)}'; choose from {', '.join(KINDS)}")
+            raise UserError(f"invalid kinds '{', '.join(self.kinds)}'; choose one or more of {', '.join(KINDS)}")
 
 
 class Hall:

@@ -82,7 +82,7 @@ class TowersOptions:
                 f"use min_objects and max_objects from {MIN_BLOCKS} to {MAX_BLOCKS}, in order"
             )
         if not self.shapes or any(shape not in SHAPES for shape in self.shapes):
-            raise UserError(f"unknown shapes in '{', '.join(self.shapes)}'; choose from {', '.join(SHAPES)}")
+            raise UserError(f"invalid shapes '{', '.join(self.shapes)}'; choose one or more of {', '.join(SHAPES)}")
         if not any(shape in FLAT for shape in self.shapes):
             raise UserError(f"nothing can rest on the shapes {', '.join(self.shapes)}; add {' or '.join(FLAT)}")
 
@@ -101,7 +101,7 @@ class BrokenTowersOptions(TowersOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.kinds or any(kind not in KINDS for kind in self.kinds):
-            raise UserError(f"unknown kinds in '{', '.join(self.kinds)}'; choose from {', '.join(KINDS)}")
+            raise UserError(f"invalid kinds '{', '.join(self.kinds)}'; choose one or more of {', '.join(KINDS)}")
 
 
 class Plan(NamedTuple):

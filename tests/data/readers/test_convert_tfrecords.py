@@ -383,9 +383,9 @@ def test_sources_that_are_something_else(tmp_path, pieces):
     refused(tmp_path / "empty.tfrecords", out, "is empty")
     refused(tmp_path, out, "Is a directory", format="tfrecords")
     other = write_records(tmp_path / "other.tfrecords", [encode({"image": np.zeros(7, np.uint8)})])
-    refused(other, out, "none of the Multi-Object Datasets", "image has 7 values")
+    refused(other, out, "not one of the Multi-Object Datasets", "image has 7 values")
     other = write_records(tmp_path / "log.tfrecords", [b"\x07\x07"])
-    refused(other, out, "none of the Multi-Object Datasets", "record 0")
+    refused(other, out, "not one of the Multi-Object Datasets", "record 0")
     out.write_text("mine")
     with pytest.raises(UserError, match="already exists"):
         convert(pieces[1], out, val=1, test=1)
@@ -395,9 +395,9 @@ def test_sources_that_are_something_else(tmp_path, pieces):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"mask": np.zeros(5, np.uint8)}, "its feature mask has 5 values in place of 4900"),
+        ({"mask": np.zeros(5, np.uint8)}, "its feature mask has 5 values instead of 4900"),
         ({"image": np.zeros((35, 35, 3), np.float32)}, "its feature image does not consist of one-byte strings"),
-        ({"x": np.zeros(5, np.float32)}, "its feature x has 5 values in place of 4"),
+        ({"x": np.zeros(5, np.float32)}, "its feature x has 5 values instead of 4"),
         ({"x": None}, "it has no feature x"),
     ],
 )
