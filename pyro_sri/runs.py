@@ -44,7 +44,7 @@ class Run:
     config: RunConfig
 
     def checkpoint(self, name: str = "best") -> Path:
-        """Where a checkpoint stands: "best" (by validation) or "last"."""
+        """The path of a checkpoint: "best" (by validation) or "last"."""
         return self.path / CHECKPOINTS / f"{name}.pt"
 
     @property
@@ -55,7 +55,7 @@ class Run:
     def load(self, name: str = "best") -> tuple[PyroModule, PyroModule]:
         """Model and guide with the weights of a checkpoint, on the CPU, in evaluation mode.
 
-        Those of a run with `ema` are its averaged weights; `load_checkpoint(path)["objective"]` has the others.
+        For a run with `ema`, these are the averaged weights; `load_checkpoint(path)["objective"]` has the others.
 
         Raises:
             UserError: If the checkpoint is missing, damaged or does not fit the configuration.
@@ -67,7 +67,7 @@ class Run:
         """The same with their objective: a module with `model`, `guide` and `elbo`."""
         path = self.checkpoint(name)
         weights = evaluated_weights(load_checkpoint(path))
-        with torch.random.fork_rng():  # the initial weights are thrown away: no one's random state should notice
+        with torch.random.fork_rng():  # the initial weights are not used: the caller's random state stays
             model, guide, elbo = self.config.build()
         module = elbo(model, guide)
         fill(module, weights, path)
@@ -146,7 +146,7 @@ def _log_line(text: bytes) -> dict[str, Any]:
     """A line of the log: a step, and numbers by name.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not.
     """
     line = json.loads(text.decode())
     if not isinstance(line, dict) or not is_count(line.get("step")) or not all(map(is_number, line.values())):
@@ -155,7 +155,7 @@ def _log_line(text: bytes) -> dict[str, Any]:
 
 
 def _is_metric(name: str, value: object) -> bool:
-    """Whether `evaluate` may have written this: a number, or a text beside the numbers; null where there is none."""
+    """Whether `evaluate` may have written this: a number, null, or one of the texts."""
     if len(name) > LONGEST_NAME:
         return False
     if name == "training_seed":
@@ -168,11 +168,11 @@ def _is_metric(name: str, value: object) -> bool:
 
 
 def _read_text(path: Path) -> str:
-    """A text file of ours.
+    """One of our text files.
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: If it is no text, or too large to be one of ours.
+        ValueError: If it is not text, or too large to be one of ours.
     """
     with path.open(encoding="utf-8") as file:
         text = file.read(LARGEST_TEXT + 1)
@@ -223,7 +223,7 @@ def check_new(path: Path) -> None:
 
 @contextlib.contextmanager
 def lock_run(path: Path) -> Iterator[None]:
-    """Keeps every other process from training the run in `path` meanwhile, as far as the file system has locks.
+    """Keeps every other process from training the run in `path`, if the file system has locks.
 
     A killed process leaves no lock behind, only its empty file, which the next one takes over.
 
@@ -231,7 +231,7 @@ def lock_run(path: Path) -> Iterator[None]:
         UserError: If another process trains it.
     """
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # where nothing can be written, training will say so
+        with contextlib.suppress(OSError):  # if nothing can be written, training will say so
             path.mkdir(parents=True, exist_ok=True)
             try:
                 stack.enter_context(open_locked(path / LOCK, wait=False))

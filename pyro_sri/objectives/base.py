@@ -1,4 +1,4 @@
-"""What the objectives share: a model run against its guide's draws, and named terms that are weighed into a loss."""
+"""What the objectives share: a model run with its guide's draws, and named terms that are weighted into a loss."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
@@ -43,8 +43,8 @@ class _Substitute(Messenger):
 def run_against(model: Callable[..., Any], guide_trace: Trace, *args: Any, **kwargs: Any) -> Trace:
     """The trace of a model whose latent sites take the guide's values, each with the `term` of its KL (or None).
 
-    Enclosing handlers have had their say in the guide and do not see the model's sites: one that draws or records
-    would meet the same names twice.
+    Enclosing handlers have already acted on the guide and do not see the model's sites, because a handler that draws or
+    records would meet the same names twice.
     """
     hidden = poutine.block(hide_fn=lambda msg: msg["type"] == "sample")
     with hidden, poutine.trace() as recorder, _Substitute(guide_trace):
@@ -83,15 +83,16 @@ def log_ratio(guide_trace: Trace, model_trace: Trace, name: str) -> Tensor:
 class TermsELBO(Trace_ELBO, nn.Module, ABC):
     """An ELBO made of named terms, whose weights live in buffers: an `ELBOModule` saves, moves and switches them.
 
-    A system's objective says how guide and model are run, how the terms are read off, and how they are weighed.
-    Usable with `pyro.infer.SVI` and as `elbo(model, guide)`. Controllers move in training mode with gradients on, after
-    the loss of the step was formed; `SVI.evaluate_loss` never moves them. Nothing here waits for the device.
+    A system's objective defines how guide and model are run, how the terms are computed, and how they are weighted.
+    It can be used with `pyro.infer.SVI` and as `elbo(model, guide)`. Controllers are updated in training mode with
+    gradients on, after the loss of the step is computed. `SVI.evaluate_loss` never updates them. Nothing here waits for
+    the device.
 
     Attributes:
-        bound: Names of the terms whose sum, of those that there are, is the negative ELBO in nats: `nll` and KLs. An
-            objective that reads them off the model's record has none, and a `kl` of its own.
+        bound: Names of the terms (`nll` and KLs) whose sum is the negative ELBO in nats; terms that a system lacks are
+            skipped. An objective that takes them from the model's record has none, and its own `kl`.
         mask_kl: Which KL between attention masks and decoded masks is part of the loss.
-        step: The training step, which a trainer sets before every step; schedules follow it in training mode.
+        step: The training step. A trainer sets it before every step, and schedules follow it in training mode.
     """
 
     bound: ClassVar[tuple[str, ...]] = ()
@@ -111,11 +112,11 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
 
     @property
     def phase(self) -> Hashable:
-        """What the schedule makes of this step: training steps of one phase do the same computation."""
+        """The phase of the schedule that this step is in. Training steps of one phase do the same computation."""
         return None
 
     def trace(self, model: Model, guide: Guide, images: Tensor, **kwargs: Any) -> Any:
-        """Runs the guide on images [B, 3, H, W], and the model against it.
+        """Runs the guide on images [B, 3, H, W], and the model with the guide's draws.
 
         Returns:
             `Traces`, or another named tuple with at least `guide` and `model`.
@@ -129,7 +130,8 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
 
     @abstractmethod
     def objective(self, terms: Terms) -> Tensor:
-        """Weighs the terms' batch means into one loss (nats per image) and, when training, moves the controllers."""
+        """Combines the terms' batch means into one loss (nats per image) and, when training, updates the
+        controllers."""
 
     def terms(self, model: Model, guide: Guide, images: Tensor, **kwargs: Any) -> Terms:
         """The terms of the objective, each [B] in nats.
@@ -145,15 +147,15 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         return self.read(self.trace(model, guide, images, **kwargs))
 
     def controllers(self) -> dict[str, GECO]:
-        """The controllers of the KL weights, by what the log calls the weights."""
+        """The controllers of the KL weights, by the names of the weights in the log."""
         return {}
 
     def posterior(self, traces: Any, site: str) -> Distribution:
-        """What inference makes of a latent site in the end, as read off one run."""
+        """The final posterior of a latent site in one run."""
         return traces.guide.nodes[site]["fn"]
 
     def kl(self, terms: Terms) -> Tensor:
-        """The terms of the bound but `nll`, [B] in nats."""
+        """The terms of the bound except `nll`, [B] in nats."""
         kls = [terms[name] for name in self.bound if name != "nll" and name in terms]
         return sum(kls, torch.zeros_like(terms["nll"]))
 
@@ -162,10 +164,10 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         return terms["nll"] + self.kl(terms)
 
     def weigh(self, geco: GECO | None, nll: Tensor, kl: Tensor, mask_kl: Tensor | float = 0.0) -> Tensor:
-        """NLL and KL as their controller weighs them; moves it when training. Without one, their sum.
+        """NLL and KL, weighted by their controller, which is updated when training. Without one, their sum.
 
-        The mask KL is weighed as the KL (Engelcke et al. 2021); by 1 where it moves the decoder alone, which should
-        follow the attention from the start, when the KL weighs little.
+        The mask KL has the same weight as the KL (Engelcke et al. 2021). If it only trains the decoder, the weight is
+        1, as the decoder should follow the attention from the start, when the weight of the KL is small.
         """
         followed = self.mask_kl == "decoder"
         kl = kl if followed else kl + mask_kl

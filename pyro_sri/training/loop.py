@@ -1,4 +1,4 @@
-"""Training: one loop for every system, on lightning-fabric; stops and resumes without a trace."""
+"""Training: one loop for every system, on lightning-fabric, which can stop and resume without changing the result."""
 
 import contextlib
 import dataclasses
@@ -47,7 +47,7 @@ Progress = Callable[[int, dict[str, float] | None], None]
 
 
 class Diverged(UserError):
-    """The loss or a parameter is no longer finite; the last good checkpoint stands."""
+    """The loss or a parameter is no longer finite; the last good checkpoint is kept."""
 
 
 @plain_connection_errors()
@@ -69,7 +69,7 @@ def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Prog
             the means of the terms (else None).
 
     Returns:
-        The finished run, or the run as far as it came when it was interrupted.
+        The finished run, or the run as it was when it was interrupted.
 
     Raises:
         UserError: On data that does not fit, a folder that holds something else or that another process trains in,
@@ -112,7 +112,7 @@ def pick_device(device: Device) -> torch.device:
     """The device that "auto", "cpu" or "cuda" means here.
 
     Raises:
-        UserError: If there is no GPU where one is asked for.
+        UserError: If a GPU is asked for and there is none.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("there is no GPU that PyTorch can use: leave out --device cuda or set --device cpu")
@@ -214,7 +214,7 @@ def data_hash(config: RunConfig) -> str:
 
 @dataclasses.dataclass
 class _State:
-    """Where a run stands, beside weights and optimiser."""
+    """The state of a run, apart from weights and optimiser."""
 
     step: int = 0
     best: float = math.inf
@@ -446,7 +446,7 @@ class _Trainer:
             raise self._diverged()
 
     def _is_finite(self) -> Tensor:
-        """Whether every loss so far was, and every parameter and buffer is, finite in this process."""
+        """Whether every loss so far, and every parameter and buffer, is finite in this process."""
         fine = self.stepper.finite
         for tensor in self.module.state_dict().values():
             fine = fine & torch.isfinite(tensor).all()

@@ -81,7 +81,7 @@ class StacksOptions:
     cameras: tuple[int, ...] = tuple(range(1, 17))
     """Numbers of the cameras to draw from, 1 to 16."""
     zoom: float = 1.0
-    """1 is framed as published; up to 3 shows the tower larger, as far as it fits."""
+    """1 frames the picture as published; larger values, up to 3, show the tower larger, as far as it fits."""
 
     def __post_init__(self) -> None:
         if not MIN_BLOCKS <= self.min_objects <= self.max_objects <= MAX_BLOCKS:
@@ -102,7 +102,7 @@ class BrokenStacksOptions(StacksOptions):
     cameras: tuple[int, ...] = (1, 4, 7, 10)
     """Numbers of the cameras to draw from, 1 to 16."""
     kinds: tuple[Kind, ...] = SEPARATED
-    """What is wrong with a tower."""
+    """Kinds of damage to draw from."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -65,13 +65,13 @@ class TowersOptions:
     """
 
     variant: Variant = "different_colours"
-    """Whether the blocks of a tower differ in colour, or may have the same."""
+    """Variant: whether the blocks of a tower all differ in colour, or may share one."""
     min_objects: int = MIN_BLOCKS
     """Fewest blocks per tower."""
     max_objects: int = 4
     """Most blocks per tower."""
     shapes: tuple[Shape, ...] = ("box", "dome")
-    """Shapes of blocks; domes and wedges come on top only."""
+    """Shapes of blocks to draw from; domes and wedges occur only at the top."""
 
     def __post_init__(self) -> None:
         if self.variant not in get_args(Variant):
@@ -96,7 +96,7 @@ class BrokenTowersOptions(TowersOptions):
     """
 
     kinds: tuple[Kind, ...] = KINDS
-    """What is wrong with a tower."""
+    """Kinds of damage to draw from."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
