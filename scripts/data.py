@@ -93,7 +93,7 @@ def make_family(args: Sequence[str]) -> None:
         except KeyboardInterrupt as stop:
             raise type(stop)(f"run the same command again to continue {out}") from None
         if found:
-            note(f"continuing: {found} pieces were already finished")
+            note(f"continuing: {found} {'piece was' if found == 1 else 'pieces were'} already finished")
         print(f"made {out}: generated {generator.name}, {train} train, {val} val, {test} test images")
 
     read.__annotations__["family"] = tyro.conf.OmitArgPrefixes[generator.options]  # type: ignore[misc, name-defined]

@@ -111,14 +111,14 @@ def test_what_was_never_written_is_refused(scenes: Path, name: str) -> None:
         ((10**12, 32, 32, 3), (1, 32, 32, 3), "not all of it was written"),
         ((2**40, 2**10, 2**10, 3), (1, 2**10, 2**10, 3), "not all of it was written"),  # 2^62 bytes
         ((1, 10**6, 10**6, 3), (1, 1, 1, 3), "pixels"),
-        ((10**4, 1000, 1000, 3), (400, 1000, 1000, 3), "too large to be read"),
+        ((10**4, 1000, 1000, 3), (400, 1000, 1000, 3), "too large to read"),
     ],
 )
 def test_absurd_sizes(tmp_path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], words: str) -> None:
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         file.create_dataset("train/imgs", shape, "u1", chunks=chunks)
-    assert np.prod(chunks) > LARGEST_BLOCK_BYTES or words != "too large to be read"
+    assert np.prod(chunks) > LARGEST_BLOCK_BYTES or words != "too large to read"
     refused(words, DatasetFile, path)
 
 
@@ -295,7 +295,7 @@ def test_another_tensor_is_refused_and_nothing_is_changed(run: Run, change: Call
     last = list(weights)[-1]
     weights = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     weights[last] = change(weights[last])
-    refused("does not fit the configuration", fill, module, weights, run.checkpoint())
+    refused("does not fit the run's config.yaml", fill, module, weights, run.checkpoint())
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 

@@ -52,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
         (("data", "check", "nowhere.h5"), "no file"),
         (("data", "preview", DATA, "--out", "new.gif"), ".png"),
         (("data", "preview", DATA, "--out", "new.png", "--split", ""), "no split ''"),
-        (("data", "audit", DATA), "no stacks"),
+        (("data", "audit", DATA), "was not made by"),
         (("train",), "which preset"),
         (("train", ""), "no preset ''"),
         (("train", LONG), "no preset"),
@@ -280,4 +280,4 @@ def test_what_was_interrupted_says_how_it_goes_on(folder: Path) -> None:
     assert line == "pyro-sri: terminated: run the same command again to continue new.h5"
     outcome = run_command(*MAKE, cwd=folder)
     ends_well(outcome)
-    assert "1 pieces were there already" in outcome.err
+    assert "1 piece was already finished" in outcome.err

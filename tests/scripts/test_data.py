@@ -103,7 +103,7 @@ def test_help_of_make_names_every_family_with_its_size(capsys):
     run("make", "--help")
     printed = capsys.readouterr().out.splitlines()
     for name, family in GENERATORS.items():
-        assert f"{name} ({family.default_size}): {family.description}" in printed
+        assert f"{name} ({family.default_size} pixels): {family.description}" in printed
 
 
 @pytest.mark.parametrize("name", GENERATORS)
@@ -125,7 +125,7 @@ def test_make_with_options_of_towers(tmp_path, capsys):
         assert file.attributes["variant"] == "any_colours"
         assert file.background_entities == (0, 1)
         assert file.image_size == 32
-    assert "holds no stacks" in refused("audit", out)
+    assert "was not made by" in refused("audit", out)
 
 
 def test_make_with_options_of_stacks_and_audit(tmp_path, capsys):

@@ -179,7 +179,7 @@ def test_visualize_without_data_leaves_out_what_needs_it(
     inferred = {"reconstructions.png", "slots.png", "imagination.png", "slot_traversals.png", "slot_traversals.gif"}
     left_out = inferred | {"curves.png"}
     assert {path.name for path in (tmp_path / "few").iterdir()} - {"model.png"} == set(PICTURES) - left_out
-    assert "gone.h5 is not here" in capsys.readouterr().err
+    assert "gone.h5 is missing" in capsys.readouterr().err
 
 
 def test_visualize_refuses(run: runs.Run, tmp_path: Path, tetrominoes: Path) -> None:
