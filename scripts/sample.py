@@ -124,7 +124,7 @@ class Drawn(NamedTuple):
         num: How many.
         pieces: The scenes, a few at a time.
         lay_out: Makes the picture of their images, uint8 [N, H, W, 3].
-        arrays: What a .npz holds besides the scenes.
+        arrays: What a .npz holds in addition to the scenes.
         remark: What else there is to say.
     """
 

@@ -7,10 +7,10 @@ Groups `train`, `val`, `test` (at least one of them), each with::
              attribute `background_entities` lists others (optional)
     factors  [n, O, F] numbers, or a structured array, with the names in the attribute `factor_names` (optional)
 
-The arrays are in the file itself, all of them: links, arrays kept in other files and arrays of which a part was never
-written (HDF5 would read zeros there) are refused. So are sizes that no scene has, before anything is allocated.
+All arrays must be in the file itself. Links, arrays stored in other files and arrays of which a part was never written
+(HDF5 would read zeros there) are refused. So are sizes that no scene has, before anything is allocated.
 
-Generated files carry the attributes source="generated", generator, generator_version, seed and every parameter.
+Generated files have the attributes source="generated", generator, generator_version, seed and every parameter.
 """
 
 import hashlib
@@ -75,7 +75,7 @@ class DatasetFile:
         attributes: The file's attributes as plain Python values.
 
     Raises:
-        UserError: If the file is missing, cannot be read, is no HDF5 file, or breaks the layout.
+        UserError: If the file is missing, cannot be read, is not an HDF5 file, or does not have the layout.
     """
 
     def __init__(self, path: Path | str, content: BinaryIO | None = None):
@@ -176,7 +176,7 @@ class DatasetFile:
 
     @property
     def background_entities(self) -> tuple[int, ...]:
-        """The entities that are no objects: entity 0 unless the file says otherwise."""
+        """The entities that are not objects: entity 0 unless the file says otherwise."""
         return tuple(int(entity) for entity in np.atleast_1d(self.attributes.get("background_entities", 0)))
 
     @property
@@ -422,7 +422,7 @@ def _kind(item: Any) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
-    if isinstance(value, str):  # h5py marks bytes that are no text, and nothing could print them
+    if isinstance(value, str):  # h5py marks bytes that are not text, and nothing could print them
         return value.encode(errors="surrogateescape").decode(errors="replace")
     if isinstance(value, np.ndarray):
         return [_plain(item) for item in value] if value.ndim else _plain(value.item())

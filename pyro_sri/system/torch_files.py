@@ -32,7 +32,7 @@ def load_torch_file(path: Path) -> Any:
         Exception: Of whatever type, if the file is missing, damaged, compressed or holds code.
     """
     with warnings.catch_warnings(), path.open("rb") as file:
-        warnings.simplefilter("ignore")  # about details of a format, which are no news to the user
+        warnings.simplefilter("ignore")  # about details of a format, which the user need not see
         source: IO[bytes] = file
         if zipfile.is_zipfile(path):
             _verify(path)

@@ -1,4 +1,4 @@
-"""How networks are run: in which precision, compiled, with what kept for the backward pass.
+"""How networks are run: their precision, compilation, and what is kept for the backward pass.
 
 None of it changes what a module computes (up to rounding), its parameters, or their names.
 """

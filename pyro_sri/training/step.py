@@ -1,4 +1,4 @@
-"""One optimisation step: from images to moved parameters, without ever waiting for the device."""
+"""One optimisation step, from images to updated parameters, without ever waiting for the device."""
 
 import contextlib
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ def new_optimizer(module: torch.nn.Module, config: RunConfig) -> torch.optim.Opt
 
 
 class Stepper:
-    """Moves parameters, optimiser and controllers, a step at a time, as the configuration says.
+    """Updates parameters, optimiser and controllers one step at a time, as the configuration says.
 
     With `config.capture`, on a GPU, whole steps are recorded as CUDA graphs and repeated.
 

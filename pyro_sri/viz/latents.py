@@ -69,7 +69,7 @@ def has_slots(model: Model) -> bool:
 
 
 def slot_parts(program: Model | Guide) -> tuple[Latents, ...]:
-    """What the slots of a model or guide are made of; empty if they are no random variables."""
+    """What the slots of a model or guide are made of; empty if they are not random variables."""
     return tuple(latents for latents in record_of(program).of("slot") if latents.term is not None)
 
 

@@ -263,7 +263,7 @@ def test_a_checkpoint_of_other_networks_is_refused(tetrominoes: Path, tmp_path: 
     train(tiny(tetrominoes, steps=4), tmp_path)
     text = (tmp_path / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(text.replace("slot_size: 8", "slot_size: 16"))
-    with pytest.raises(UserError, match="does not fit the run's config.yaml"):
+    with pytest.raises(UserError, match=r"does not fit the run's config\.yaml"):
         load(tmp_path)
 
 

@@ -159,7 +159,7 @@ def _scenes(
 
 
 def _check_values(piece: Mapping[str, NDArray[Any]], where: str, start: int) -> None:
-    """Raises UserError for the first scene with factors that are not finite, or masks that are no shares."""
+    """Raises UserError for the first scene with factors that are not finite, or masks that are not shares."""
     faults = {}
     if "factors" in piece:
         faults["factors that are not finite"] = ~finite_rows(piece["factors"])

@@ -26,7 +26,7 @@ def parse_example(data: bytes) -> dict[str, memoryview]:
     """The features of an Example by name, each to be read by `feature_values`.
 
     Raises:
-        ValueError: If the data is no such message.
+        ValueError: If the data is not such a message.
     """
     features: dict[str, memoryview] = {}
     for number, content in _fields(memoryview(data), LENGTH_DELIMITED):
