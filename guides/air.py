@@ -21,7 +21,7 @@ class Objects(NamedTuple):
 
     Attributes:
         presence: Whether there is an object, bool [B, T]; once False, False.
-        where: Scale, x and y [B, T, 3]; without meaning where there is no object.
+        where: Scale, x and y [B, T, 3]; meaningless if there is no object.
         what: Codes [B, T, code_size]; likewise.
     """
 
@@ -36,7 +36,7 @@ class Objects(NamedTuple):
 
 
 class _MostLikely(Messenger):
-    """Decides every site instead of drawing it: the likelier value of a bit, else the mean."""
+    """Sets every site to a value instead of drawing it: the likelier value of a bit, otherwise the mean."""
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["done"] or msg["is_observed"] or poutine.util.site_is_subsample(msg):
@@ -55,9 +55,9 @@ class AIRGuide(Program):
         z^{where}_t &\sim \mathcal{N}(\mu_t, \sigma_t^2) \\
         z^{what}_t &\sim \mathcal{N}(\mathrm{MLP}(\mathrm{read}(\Delta x_t, z^{where}_t)))
 
-    At every step AIR sees the image, :math:`\Delta x_t = x`. With `differential`, DAIR, it sees what is unexplained,
-    :math:`\Delta x_t = x - \sum_{i<t} z^{pres}_i y_i` with the model's windows :math:`y_i` (as constants): each step
-    then has the same task, and counts can be inferred that training never showed.
+    At every step AIR sees the image, :math:`\Delta x_t = x`. With `differential`, it is DAIR and sees what is
+    unexplained, :math:`\Delta x_t = x - \sum_{i<t} z^{pres}_i y_i` with the model's windows :math:`y_i` (as constants).
+    Each step then has the same task, and the guide can infer counts that did not occur in training.
 
     Sites, in the plate `scenes`: `z_pres_t` [], `z_where_t` [3], `z_what_t` [code_size], t = 0 .. T-1; the last two are
     scored only where z_pres_t = 1. With `baseline_scale`, each `z_pres_t` carries a baseline for score-function
@@ -115,14 +115,14 @@ class AIRGuide(Program):
     def place_dists(self, outputs: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The LSTM's outputs [B, 7] -> presence probability [B] and mean and scale of z_where [B, 3].
 
-        The first is 0 where the object `before` [B] was absent already.
+        The first is 0 if the object `before` [B] was already absent.
         """
         presence, loc, raw_scale = outputs.split([1, WHERE_SIZE, WHERE_SIZE], -1)
         probability = torch.sigmoid(presence[:, 0]) * before
         return probability, self.where_loc + loc, self.where_scale * F.softplus(raw_scale).clamp(min=SCALE_FLOOR)
 
     def start(self, num_scenes: int) -> Latents:
-        """What stands for the latents of a step before the first: learned z_where and z_what, z_pres = 1."""
+        """The latents of a step before the first: learned z_where and z_what, z_pres = 1."""
         where, what = self.where_start, self.what_start
         return Latents(where.expand(num_scenes, -1), what.expand(num_scenes, -1), where.new_ones(num_scenes))
 
@@ -133,7 +133,8 @@ class AIRGuide(Program):
             return latents.presence[:, None, None] * place_windows(windows, latents.where, self.image_size)
 
     def expect(self, seen: Tensor, before: Latents, state: State) -> tuple[Tensor, State]:
-        """The baseline of a step: what return it expects [B], 0 where the object before was absent; its next state.
+        """The baseline of a step: the return that it expects [B], 0 if the object before was absent; and its next
+        state.
 
         Args:
             seen: What the guide sees, grey [B, H, W].
@@ -158,9 +159,9 @@ class AIRGuide(Program):
 
         Args:
             images: [B, 3, H, W] in [0, 1].
-            num_scenes: Not used: the images say how many.
+            num_scenes: Not used: the number of images decides.
             num_slots: The largest number of objects, T if None.
-            temperature: Not used: a posterior has none. Both stand here because a guide takes its model's arguments.
+            temperature: Not used: a posterior has none. Both are here because a guide takes its model's arguments.
         """
         with pyro.plate("scenes", len(images)):
             seen = as_grey(images)  # [B, H, W]
@@ -186,7 +187,8 @@ class AIRGuide(Program):
 
     @torch.no_grad()
     def find_objects(self, images: Tensor, num_slots: int | None = None) -> Objects:
-        """What the guide sees in images without any chance: at each step the likelier presence, mean place and code.
+        """What the guide sees in images, without randomness: at each step the likelier presence, and mean place and
+        code.
 
         Args:
             images: [B, 3, H, W] in [0, 1].

@@ -34,11 +34,11 @@ class SlotPosterior(NamedTuple):
 
 
 class Refinement(Program):
-    r"""One step of iterative amortised inference: the gradient of the loss says how to change the posterior.
+    r"""One step of iterative amortised inference: the gradient of the loss tells how to change the posterior.
 
     .. math:: \lambda_i = \lambda_{i-1} + f(\lambda_{i-1}, \nabla_{\lambda_{i-1}} L_{i-1}, h_{i-1})
 
-    Its site `refined_slots_i` [K, D], i = 1 .. I, stands in the caller's plate and is auxiliary.
+    Its site `refined_slots_i` [K, D], i = 1 .. I, is in the caller's plate and auxiliary.
     """
 
     def __init__(self, slot_size: int) -> None:
@@ -76,18 +76,18 @@ class EMORLGuide(Program):
         z_l &\sim q(z_l \mid z_{l-1}, x) = \mathcal{N}(z_l; \lambda_l), \quad l = 0 .. L-1
 
     All layers share their weights. The refinement that follows needs the gradient of the objective, so `EMORL_ELBO`
-    carries it out with the network that belongs to this guide; stock ELBOs do without. (TraceMeanField_ELBO warns of
-    reversed priors, which draw the layers in the other order; its value is a bound all the same.)
+    carries it out with the network that belongs to this guide. Pyro's own ELBOs do not refine. (TraceMeanField_ELBO
+    warns about reversed priors, which draw the layers in the opposite order. Its value is still a bound.)
 
     Sites, in the plate `scenes`: auxiliary `initial_slots` [K, D]; `layer_l_slots` [K, D]; auxiliary `attention_masks`
     [K, 1, H, W] (Delta: the last layer's) and `prior_draw_l` [K, D], a fresh draw of every layer that another layer's
     prior is conditioned on; from `EMORL_ELBO` also auxiliary `refined_slots_i` [K, D].
 
     Args:
-        model: The model that it is for; nothing of it is kept.
-        dual_gru: Separate GRU cells for mean and raw scale, as published; False for one over both.
-        refinement_steps: I, how often `EMORL_ELBO` refines; an attribute that may be changed at any time. The published
-            runs train with 3, later 1, and test with 0.
+        model: The model that it belongs to; no part of it is kept.
+        dual_gru: Separate GRU cells for mean and raw scale, as published; False uses one cell for both.
+        refinement_steps: I, the number of refinement steps of `EMORL_ELBO`; the attribute may be changed at any time.
+            The published runs train with 3, later 1, and test with 0.
         name: Root of the parameters' names in Pyro's store.
 
     Raises:
@@ -104,7 +104,7 @@ class EMORLGuide(Program):
     ) -> None:
         super().__init__(name, model.num_slots, model.image_size)
         if refinement_steps < 0:
-            raise ValueError(f"{refinement_steps} refinement steps: it must be 0 or more")
+            raise ValueError(f"refinement_steps is {refinement_steps}: it must be 0 or more")
         self.record = model.record
         slot_size = model.slot_size
         self.num_layers = model.num_layers
@@ -146,7 +146,7 @@ class EMORLGuide(Program):
         return posteriors, slots
 
     def infer(self, images: Tensor, num_slots: int | None = None) -> Segregation:
-        """q(z | x) of the last layer and one draw, inside the caller's plate: what SRI needs, without refinement.
+        """q(z | x) of the last layer and one draw, inside the caller's plate, without refinement, as SRI needs it.
 
         The draw is also the site `segregated_slots` [K, D] (a Delta).
 

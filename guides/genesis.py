@@ -24,8 +24,8 @@ class GenesisGuide(Program):
         z^c_k &\sim q(z^c_k \mid m_k, x) = \mathcal{N}(\mu^c_k, {\sigma^c_k}^2), \quad
             (\mu^c_k, \sigma^c_k) = \mathrm{Encoder}_c(x, \log m_k)
 
-    Sites, in the plate `scenes`: `mask_slot_0` .. `mask_slot_{K-1}` [L], `log_masks` [K, 1, H, W] (follows from them;
-    the model takes it over), `component_slot_0` .. `component_slot_{K-1}` [C]; last, where the model has one, `scene`
+    Sites, in the plate `scenes`: `mask_slot_0` .. `mask_slot_{K-1}` [L], `log_masks` [K, 1, H, W] (computed from them;
+    the model uses it as it is), `component_slot_0` .. `component_slot_{K-1}` [C]; last, if the model has one, `scene`
     [S] from :math:`q(s \mid z_{1:K})`, an LSTM over the drawn latents in their order.
 
     Args:
@@ -65,9 +65,9 @@ class GenesisGuide(Program):
 
         Args:
             images: [B, 3, H, W] in [0, 1].
-            num_scenes: Not used: the images say how many.
+            num_scenes: Not used: the number of images decides.
             num_slots: Number of slots, K if None.
-            temperature: Not used: a posterior has none. Both stand here because a guide takes its model's arguments.
+            temperature: Not used: a posterior has none. Both are here because a guide takes its model's arguments.
         """
         num_slots = self.num_slots if num_slots is None else num_slots
         with pyro.plate("scenes", len(images)):

@@ -30,7 +30,7 @@ class GenesisV2Guide(Program):
         num_slots: K.
         slot_size: D and the features of the UNet, a multiple of 8, at most 64.
         colours: How pixel embeddings start, whether they learn, and their kernel.
-        coordinates: Show the slot head where each pixel is; the published networks do not.
+        coordinates: Give the slot head each pixel's coordinates; the published networks do not.
         name: Root of the parameters' names in Pyro's store.
     """
 
@@ -56,7 +56,8 @@ class GenesisV2Guide(Program):
     def start_scales_at(self, std: float) -> None:
         """Shifts the bias behind the slot posteriors' scales so that the untrained ones are about `std`.
 
-        The default start of about 0.9 drowns the untrained means in noise; decoders then learn from the means sooner.
+        The default of about 0.9 drowns the untrained means in noise. With smaller scales, decoders learn from the means
+        sooner.
         """
         last = self.slot_head.slot_mlp[-1]
         assert isinstance(last, torch.nn.Linear)
@@ -98,15 +99,15 @@ class GenesisV2Guide(Program):
 
     @torch.no_grad()
     def count_slots(self, images: Tensor, seeds: Tensor, min_mass: float = MIN_MASK_MASS) -> Tensor:
-        """How many slots each image takes when its clustering stops at the first mask that is too light.
+        """How many slots each image needs if its clustering stops at the first mask that is too light.
 
-        Images that take n slots are then run together with `num_slots=n`, under
-        `poutine.condition(data={"segregation_seeds": seeds})`: that gives them the masks of the stopped clustering.
+        Run images that need n slots together with `num_slots=n`, under
+        `poutine.condition(data={"segregation_seeds": seeds})`. This gives them the masks of the stopped clustering.
 
         Args:
             images: [B, 3, H, W] in [0, 1].
             seeds: The scores that pick the seeds [B, H, W] in [0, 1).
-            min_mass: Least sum of a mask over pixels.
+            min_mass: Smallest sum of a mask over pixels.
 
         Returns:
             Integers [B] from 1 to K.

@@ -20,13 +20,13 @@ class RecurrentGuide(Program):
         z_k &\sim q(z_k \mid z_{<k}, x) = \mathcal{N}(\mu_k, \sigma_k^2), \quad
             (\mu_k, \sigma_k) = \mathrm{LSTM}(h, z_{<k}), \quad k = 1 .. K
 
-    What stands where the first slot's predecessor would is learned. There are no masks and no matching: the guide
-    settles on an order of its own, and the model's prior learns it.
+    The input in place of the first slot's predecessor is learned. There are no masks and no matching. The guide
+    settles on its own order, and the model's prior learns it.
 
     Sites, in the plate `scenes`: `scene` [S], `slot_0` .. `slot_{K-1}` [D].
 
     Args:
-        model: The scene model, which says the sizes S and D and the number of slots.
+        model: The scene model, which gives the sizes S and D and the number of slots.
         image_size: Image side H = W, a multiple of 16.
         features: Size of the image's feature vector.
         hidden: LSTM units.
@@ -71,9 +71,9 @@ class RecurrentGuide(Program):
 
         Args:
             images: [B, 3, H, W] in [0, 1].
-            num_scenes: Not used: the images say how many.
+            num_scenes: Not used: the number of images decides.
             num_slots: Number of slots, K if None.
-            temperature: Not used: a posterior has none. Both stand here because a guide takes its model's arguments.
+            temperature: Not used: a posterior has none. Both are here because a guide takes its model's arguments.
         """
         with pyro.plate("scenes", len(images)):
             features = self.image_features(images)  # [B, F]

@@ -31,7 +31,7 @@ class Segregation(NamedTuple):
 
 @contextmanager
 def auxiliary() -> Iterator[None]:
-    """Sites drawn inside belong to inference alone: no ELBO scores them."""
+    """Sites drawn inside belong only to inference, and no ELBO scores them."""
     with ExitStack() as handlers:
         handlers.enter_context(poutine.mask(mask=False))
         handlers.enter_context(poutine.infer_config(config_fn=lambda site: {"is_auxiliary": True}))
@@ -41,10 +41,10 @@ def auxiliary() -> Iterator[None]:
 class SegregationPair(Program):
     """A slot VAE as one module: `model` explains images by unordered slots, `guide` infers them.
 
-    Without a model (None) the guide has no objective of its own, and must learn from SRI's (SRI-SA*).
+    Without a model (None), the guide has no objective of its own and must learn from SRI's (SRI-SA*).
 
-    Any slot VAE can be one whose guide offers `infer(images, num_slots) -> Segregation`, drawing inside the caller's
-    plate `scenes`, with a site for each draw.
+    Any slot VAE can be used if its guide has a method `infer(images, num_slots) -> Segregation`, which draws inside the
+    caller's plate `scenes`, with a site for each draw.
     """
 
     def __init__(self, model: PyroModule | None, guide: PyroModule, name: str = "segregation") -> None:

@@ -1,4 +1,4 @@
-"""The encoding half of the Slot Attention auto-encoder (Locatello et al. 2020), and what SRI-SA* segregates with."""
+"""The encoding half of the Slot Attention auto-encoder (Locatello et al. 2020), also used by SRI-SA* to segregate."""
 
 import pyro
 import torch
@@ -22,11 +22,11 @@ class SlotAttentionGuide(Program):
         z &\leftarrow \mathrm{GRU}(\mathrm{Attention}(x, z), z), \quad z \leftarrow z + \mathrm{MLP}(z)
             \quad\text{(3 times)}
 
-    Deterministic but for the start. With `learnt_slots`, the encoder of SRI-SA* (Emami et al. 2023, table 1): every
-    slot has its own initial distribution, so that slots are not exchangeable and can learn an order; and a linear map
-    turns each into a posterior, :math:`q(z_k \mid x) = \mathcal{N}(\mu_k, \sigma_k^2)`. It has no objective of its own
-    there: it learns from that of SRI, undetached, and slot k of the sequence is slot k of the encoder. (The paper does
-    not describe its matching. Without one the order is the encoder's to learn, which is what the paper says of it.)
+    Only the initial slots are random. With `learnt_slots`, this is the encoder of SRI-SA* (Emami et al. 2023, table 1).
+    Every slot has its own initial distribution, so slots are not exchangeable and can learn an order. A linear map
+    turns each slot into a posterior, :math:`q(z_k \mid x) = \mathcal{N}(\mu_k, \sigma_k^2)`. In SRI-SA* it has no
+    objective of its own. It learns from SRI's objective, undetached, and slot k of the sequence is slot k of the
+    encoder. (The paper does not describe a matching. Without one, the encoder learns the order, as the paper states.)
 
     Sites, in the plate `scenes`: auxiliary `initial_slots` [K, D] and `attention_masks` [K, 1, H, W] (Delta: the last
     round's); `segregated_slots` [K, D] (a Delta, or the posterior with `learnt_slots`).
@@ -36,7 +36,7 @@ class SlotAttentionGuide(Program):
         num_slots: K.
         slot_size: D.
         num_iterations: Rounds of attention.
-        learnt_slots: Learn each slot's start and posterior; K cannot be changed then.
+        learnt_slots: Learn each slot's initial distribution and posterior. K is then fixed.
         name: Root of the parameters' names in Pyro's store.
 
     Raises:
@@ -57,7 +57,7 @@ class SlotAttentionGuide(Program):
     ) -> None:
         super().__init__(name, num_slots, image_size)
         if num_iterations < 1:
-            raise ValueError(f"{num_iterations} rounds of attention are too few: it takes at least 1")
+            raise ValueError(f"{num_iterations} rounds of attention are too few: use at least 1")
         self.num_iterations = num_iterations
         self.features = PixelFeatures(image_size)
         self.initial_slots = InitialSlots(slot_size, num_slots if learnt_slots else None)

@@ -20,10 +20,10 @@ class SRIGuide(Program):
     r"""Infers the scene variable and the ordered slots in three stages.
 
     1. Segregate: :math:`z^\pi \sim q(z^\pi \mid x)`, a randomly ordered, independent slot posterior with means
-       :math:`\mu^\pi`. What follows sees it detached: the segregation learns from its own objective alone.
+       :math:`\mu^\pi`. Later stages see it detached, so the segregation learns only from its own objective.
     2. Relate: :math:`s \sim q(s \mid z^\pi)` by permutation-invariant attention (equations 30, 31).
-    3. Imagine: roll the model's prior out from s, :math:`\hat z_k \sim p(z_k \mid \hat z_{<k}, s)` (equation 6); match
-       each imagined slot to a segregated one, which gives the order :math:`\pi`; and
+    3. Imagine: roll out the model's prior from s, :math:`\hat z_k \sim p(z_k \mid \hat z_{<k}, s)` (equation 6). Match
+       each imagined slot to a segregated one, which gives the order :math:`\pi`. Then
 
        .. math:: z_k \sim q(z_k \mid s, x) = \mathcal{N}(\mu^\pi_{\pi(k)}, \sigma_k(s, \mu^\pi_{\pi(<k)})^2)
           \quad\text{(equation 7).}
@@ -31,7 +31,7 @@ class SRIGuide(Program):
     Sites, in the plate `scenes`: those of the segregation (`segregation_seeds`, `attention_masks`, `segregated_slots`
     for GENESIS-v2), `scene` [S], `imagined_slot_k` [D], `order` [K] (Delta of integers: position k of the sequence
     holds segregated slot order[k]), `slot_k` [D]. All but `scene` and `slot_k` are auxiliary and not scored, so that
-    stock ELBOs are valid bounds; they never train the segregation, which `SRI_ELBO` does.
+    Pyro's own ELBOs are valid bounds. They never train the segregation; `SRI_ELBO` does.
 
     Args:
         model: The scene model; the guide uses its slot prior for the rollout, without owning it.
@@ -41,7 +41,7 @@ class SRIGuide(Program):
         matching: "greedy" (in rollout order, on the device), "hungarian" (optimal, on the host) or "identity" (slot k
             of the segregation is slot k of the sequence).
         match_on: Whether means or samples of imagined and segregated slots are compared.
-        align: False takes the segregation's posterior, in its random order, for q(z | x): no rollout (table 3b).
+        align: False uses the segregation's posterior, in its random order, as q(z | x), without a rollout (table 3b).
         end_to_end: Let gradients of L_SRI reach the segregation (SRI-SA*).
         name: Root of the parameters' names in Pyro's store.
 
@@ -135,7 +135,7 @@ class SRIGuide(Program):
             cost = slot_distances(*pairs)  # [B, K, K]
             order = pyro.sample("order", Delta(MATCHINGS[self.matching](cost), event_dim=1))  # [B, K]
         means = permute_slots(segregated.means, order)
-        assert self.slot_scales is not None, "a guide that does not align has no scales of its own"
+        assert self.slot_scales is not None, "a guide without alignment has no scales of its own"
         return means, sri_scale(self.slot_scales(scene, means))
 
     def segregate(self, images: Tensor, num_slots: int | None = None) -> Segregation:
@@ -144,7 +144,7 @@ class SRIGuide(Program):
             return self.segregation.guide.infer(images, self.num_slots if num_slots is None else num_slots)
 
     def relate_and_imagine(self, segregated: Segregation) -> None:
-        """The later stages, inside the caller's plate: s, and the slots in the order that the prior imagines."""
+        """The later stages, inside the caller's plate: draws s, and the slots in the order that the prior imagines."""
         scene = segregated.slots.new_zeros(len(segregated.slots), 0)
         if self.has_scene:
             scene = pyro.sample("scene", self.scene_dist(segregated.slots))
@@ -165,9 +165,9 @@ class SRIGuide(Program):
 
         Args:
             images: [B, 3, H, W] in [0, 1].
-            num_scenes: Not used: the images say how many.
+            num_scenes: Not used: the number of images decides.
             num_slots: Number of slots, K if None.
-            temperature: Not used: a posterior has none. Both stand here because a guide takes its model's arguments.
+            temperature: Not used: a posterior has none. Both are here because a guide takes its model's arguments.
         """
         with pyro.plate("scenes", len(images)):
             segregated = self.segregate(images, num_slots)

@@ -98,13 +98,13 @@ class AIRModel(Program):
         y_t &= \mathrm{place}(\mathrm{sigmoid}(\mathrm{MLP}(z^{what}_t)),\ z^{where}_t) \\
         \bar x &\sim \mathcal{N}\big(\textstyle\sum_t z^{pres}_t y_t,\ \sigma_x^2\big)
 
-    (equation 1: presence is monotone, so that its T bits are the number of objects n in unary; p_t may be geometric.)
+    (equation 1. Presence is monotone, so its T bits are the number of objects n in unary. p_t may be geometric.)
     z_where and z_what are scored only where their object is present. The image x is grey; see `GreyImage`.
 
     Sites, in the plate `scenes`: `z_pres_t` [], `z_where_t` [3], `z_what_t` [code_size] for t = 0 .. T-1,
     `image` [3, H, W]; deterministic `slot_rgb` [T, 3, H, W], the placed windows of the objects that are present, which
-    add up to `reconstruction` [3, H, W]; `slot_masks` [T, 1, H, W], how opaque each is on black: its brightness, less
-    where the sum exceeds white. They leave the background out, so they add up to 1 at most.
+    add up to `reconstruction` [3, H, W]; `slot_masks` [T, 1, H, W], how opaque each object is on black, which is its
+    brightness, or less where the sum exceeds white. They do not cover the background, so they add up to at most 1.
 
     Args:
         image_size: Image side H = W.
@@ -113,8 +113,8 @@ class AIRModel(Program):
         code_size: Size of z_what.
         decoder_sizes: Widths of the decoder's hidden layers.
         decoder_bias: Added before the decoder's sigmoid; negative values start with dark windows.
-        presence_prior: p_t of the steps, strictly between 0 and 1; the last one holds for all further steps.
-        scale_prior: Mean and standard deviation of an object's scale; at scale s its window is 1/s of the image.
+        presence_prior: p_t of the steps, strictly between 0 and 1; the last one is used for all further steps.
+        scale_prior: Mean and standard deviation of an object's scale. At scale s, its window is 1/s of the image.
         position_prior: Mean and standard deviation of x and y.
         pixel_std: sigma_x.
         name: Root of the parameters' names in Pyro's store.
@@ -152,7 +152,7 @@ class AIRModel(Program):
         super().__init__(name, num_slots, image_size)
         if not presence_prior or not all(0 < p < 1 for p in presence_prior):
             raise ValueError(
-                f"presence probabilities {tuple(presence_prior)} must not be empty, and lie between 0 and 1"
+                f"presence probabilities {tuple(presence_prior)} must not be empty, and must lie between 0 and 1"
             )
         if not min(scale_prior[1], position_prior[1], pixel_std) > 0:
             raise ValueError("the standard deviations of scale, position and pixels must be positive")
@@ -167,7 +167,7 @@ class AIRModel(Program):
         self.what_prior = StandardNormal(code_size)
 
     def presence_dist(self, step: int, before: Tensor) -> Bernoulli:
-        """p(z_pres_t | z_pres_{t-1}), [B]: an object only where there was one at the step before."""
+        """p(z_pres_t | z_pres_{t-1}), [B]: an object only if there was one at the step before."""
         return Bernoulli(before * self.presence_prior[min(step, len(self.presence_prior) - 1)])
 
     def where_dist(self, present: Tensor, temperature: float = 1.0) -> MaskedDistribution:

@@ -28,8 +28,8 @@ class HierarchicalPrior(Program):
             :math:`z_l \sim p(z_l \mid z_{l-1})` up to layer L-1                         layer 0
     ======  ===========================================================================  =======================
 
-    A refined posterior is held against the prior of the layer it stands for: :math:`\mathcal{N}(0, I)` with rev and bu,
-    the learnt :math:`p(z_0 \mid z_1)` with rpp.
+    A refined posterior is compared with the prior of the layer that it stands for: :math:`\mathcal{N}(0, I)` with rev
+    and bu, the learnt :math:`p(z_0 \mid z_1)` with rpp.
 
     Attributes:
         order: The layers in the order of the chain.
@@ -70,11 +70,11 @@ class EMORLModel(Program):
         z_0, .., z_{L-1} &\sim p(z_0, .., z_{L-1}) \quad\text{(see HierarchicalPrior)} \\
         x &\sim p(x \mid z_{L-1})
 
-    Each z_l holds K exchangeable slots. The image shows the last layer, where bottom-up inference ends; with the
-    reversed priors that is the one layer whose marginal is N(0, I), and the layers below do not reach the image. Images
-    of refined posteriors show the layer that these stand for instead: layer 0 with "rpp" and "bu". So there are two
-    ways to sample with those: the last layer (the default; what inference without refinement trains) and
-    `decoded_layer=0` (what refined inference trains).
+    Each z_l holds K exchangeable slots. The image shows the last layer, where bottom-up inference ends. With the
+    reversed priors, this is the only layer whose marginal is N(0, I), and the layers below do not reach the image.
+    Images of refined posteriors show the layer that these stand for instead, which is layer 0 with "rpp" and "bu". So
+    with these priors there are two ways to sample: from the last layer (the default, which inference without refinement
+    trains) and with `decoded_layer=0` (which refined inference trains).
 
     Sites, in the plate `scenes` over images: `layer_l_slots` [K, D] in the order of the chain, `image` [3, H, W];
     deterministic `slot_rgb`, `slot_masks`, `reconstruction` as in the scene model.

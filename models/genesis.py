@@ -21,8 +21,8 @@ PRIOR_UNITS = 256
 def draw_log_masks(decoder: MaskDecoder, mask_slots: Tensor, image_size: int) -> Tensor:
     """The masks that follow from the mask latents, as the site `log_masks` of model and guide.
 
-    Both need them, and decoding them is most of GENESIS' arithmetic: whichever program runs first computes them, and
-    batch normalisation sees them once.
+    Both programs need them, and decoding them is most of GENESIS' computation. Whichever program runs first computes
+    them, and batch normalisation sees them once.
 
     Args:
         decoder: The model's mask decoder.
@@ -48,13 +48,13 @@ class GenesisModel(Program):
         z^c_k &\sim p(z^c_k \mid z^m_k), \quad k = 1 .. K \\
         x &\sim \textstyle\prod_i \sum_k m_{ik}\, \mathcal{N}(x_i;\ \mathrm{Decoder}_c(z^c_k)_i,\ \sigma_k^2)
 
-    All learned prior means pass a tanh. The authors' code leaves it out for the mask latents when it samples:
-    `squash_samples=False` does so too, and then images are drawn from another prior than the one that was trained.
+    All learned prior means pass through a tanh. The authors' code leaves it out for the mask latents when it samples.
+    `squash_samples=False` does the same. Images are then drawn from a different prior than the one that was trained.
 
     Sites, in the plate `scenes`: `mask_slot_0` .. `mask_slot_{K-1}` [L], `log_masks` [K, 1, H, W] (follows from them),
     `component_slot_0` .. `component_slot_{K-1}` [C], `image` [3, H, W]; deterministic `slot_rgb` [K, 3, H, W],
-    `slot_masks` [K, 1, H, W], `reconstruction` [3, H, W]. Whoever fixes mask latents by hand must leave `log_masks`
-    free: it is computed anew.
+    `slot_masks` [K, 1, H, W], `reconstruction` [3, H, W]. If you fix mask latents by hand, leave `log_masks`
+    free, so that it is computed again.
 
     Args:
         image_size: Image side H = W, 32 or 64.
@@ -64,9 +64,9 @@ class GenesisModel(Program):
         decoder_channels: Channels of the component decoder.
         decoder_layers: Its 3x3 convolutions.
         likelihood: p(x | z); its `first_pixel_std` is that of the first slot.
-        squash_samples: Whether the mask prior's means pass the tanh also when there are no images.
-        scene_size: S of a scene variable that the mask prior begins with, as in SRI (Emami et al. 2023, table 4); its
-            site `scene` [S] then comes first. 0: none, as published.
+        squash_samples: Whether the mask prior's means pass through the tanh when there are no images, too.
+        scene_size: S of a scene variable that the mask prior starts from, as in SRI (Emami et al. 2023, table 4). Its
+            site `scene` [S] then comes first. 0 means none, as published.
         name: Root of the parameters' names in Pyro's store.
 
     Raises:

@@ -13,7 +13,7 @@ HIDDEN_FACTOR = 4  # LSTM units per slot dimension
 
 
 class IndependentSlotModel(Program):
-    r"""A set of independent slots and an image: what SRI segregates images with.
+    r"""A set of independent slots and an image. SRI segregates images with it.
 
     .. math::
         z^\pi_k &\sim \mathcal{N}(0, I), \quad k = 1 .. K \\
@@ -72,7 +72,7 @@ class AutoregressiveSlotModel(Program):
             (\mu_k, \sigma_k) = \mathrm{LSTM}(z_{<k}), \quad k = 2 .. K \\
         x &\sim p(x \mid z_{1:K})
 
-    The prior means pass a tanh, so that they stay within [-1, 1].
+    The prior means pass through a tanh, so that they stay within [-1, 1].
 
     Sites, in the plate `scenes`: `slot_0` .. `slot_{K-1}` [D], `image` [3, H, W]; deterministic `slot_rgb`
     [K, 3, H, W], `slot_masks` [K, 1, H, W], `reconstruction` [3, H, W].

@@ -9,7 +9,7 @@ from pyro_sri.system.errors import UserError
 
 
 def sample_image(likelihood: ImageLikelihood, slot_images: SlotImages, images: Tensor | None) -> Tensor:
-    """x ~ p(x | z_1:K), with what the slots look like as deterministic sites.
+    """x ~ p(x | z_1:K), with the appearance of the slots as deterministic sites.
 
     Sites, inside the caller's plate: `slot_rgb` [K, 3, H, W], `slot_masks` [K, 1, H, W] (probabilities),
     `reconstruction` [3, H, W] (mask-weighted mean), `image` [3, H, W].

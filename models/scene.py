@@ -20,7 +20,7 @@ class SceneModel(Program):
             (\mu_k, \sigma_k) = \mathrm{LSTM}(s, z_{<k}), \quad k = 1 .. K \\
         x &\sim p(x \mid z_{1:K})
 
-    (equations 1 to 4). Each slot is decoded on its own into a colour image and a mask; the masks compete by a softmax.
+    (equations 1 to 4). Each slot is decoded on its own into a colour image and a mask. The masks compete in a softmax.
 
     Sites, in the plate `scenes` over images: `scene` [S], `slot_0` .. `slot_{K-1}` [D], `image` [3, H, W];
     deterministic `slot_rgb` [K, 3, H, W], `slot_masks` [K, 1, H, W], `reconstruction` [3, H, W].
@@ -29,7 +29,7 @@ class SceneModel(Program):
         image_size: Image side H = W, a multiple of 16.
         num_slots: K.
         slot_size: D, a multiple of 8.
-        scene_size: S; 0 leaves the scene variable out: then p(z_1) = N(0, I) (table 3a).
+        scene_size: S; 0 leaves the scene variable out, and p(z_1) = N(0, I) (table 3a).
         likelihood: p(x | z).
         lstm_units: Units of the slot prior; None: 4D, as published.
         name: Root of the parameters' names in Pyro's store.

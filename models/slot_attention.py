@@ -13,12 +13,12 @@ UNIT_PIXEL_STD = 0.5**0.5  # with it the squared error is the negative log-likel
 
 
 class SlotAttentionModel(Program):
-    r"""Slots and an image; an auto-encoder, so the slots are not scored.
+    r"""Slots and an image. This is an auto-encoder, so the slots are not scored.
 
     .. math:: x \sim \mathcal{N}\big(\textstyle\sum_k m_k \mu_k,\ \tfrac{1}{2}\big)
 
-    whose negative logarithm is the squared error up to a constant. An auto-encoder has no prior: N(0, I) stands in, so
-    that the program can run forward; nothing makes its samples look like anything.
+    whose negative logarithm is the squared error up to a constant. An auto-encoder has no prior. N(0, I) takes its
+    place, so that the program can run forward, but its samples need not look like anything.
 
     Sites, in the plate `scenes`: `segregated_slots` [K, D] (masked), `image` [3, H, W]; deterministic `slot_rgb`,
     `slot_masks`, `reconstruction` as in the scene model.

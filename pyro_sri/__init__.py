@@ -17,7 +17,7 @@ def load(run: Path | str) -> Any:
         objective = pyro_sri.load("runs/mine").objective
 
     Args:
-        run: A run directory, or the name of a preset whose weights ship.
+        run: A run directory, or the name of a preset with bundled weights.
 
     Returns:
         A named pair `model`, `guide`, which knows its `objective` (`pyro_sri.runs.Pair`).

@@ -84,4 +84,6 @@ def check_fits(module: torch.nn.Module, weights: Any, path: Path) -> None:
     except (RuntimeError, TypeError, AttributeError, KeyError, ValueError):
         fit = False
     if not fit:
-        raise UserError(f"{path} does not fit the configuration: other networks, or a field was edited")
+        raise UserError(
+            f"{path} does not fit the run's config.yaml: its weights are of other networks, or a field was edited"
+        )

@@ -84,8 +84,8 @@ class StandardNormal(nn.Module):
 class Deferred(Delta):
     """A point mass at what a function returns, computed when it is first drawn and never where the value is given.
 
-    What guide and model both derive from the same latents is drawn as this site in both: whichever runs first computes
-    it, replay hands it to the other. It scores 0 wherever it stands, and gradients pass through it.
+    If guide and model both compute a value from the same latents, it is drawn as this site in both. Whichever runs
+    first computes it, and replay passes it to the other. It always scores 0, and gradients pass through it.
 
     Args:
         compute: Returns the value, batch_shape + event_shape.
@@ -158,7 +158,7 @@ class _SlotImageDistribution(TorchDistribution):
 
     @property
     def nll_floor(self) -> float:
-        """The least that -log p(x | z) can be: 3HW ln(sigma sqrt(2 pi)) nats, for an image that is painted exactly."""
+        """The lowest possible -log p(x | z): 3HW ln(sigma sqrt(2 pi)) nats, for a perfect reconstruction."""
         return -float(self._log_density_constant().max()) * math.prod(self.event_shape)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "_SlotImageDistribution":
@@ -300,7 +300,7 @@ class ImageLikelihood:
 
     def __post_init__(self) -> None:
         if self.kind not in ("mog", "gaussian") or self.mixture not in ("channel", "pixel"):
-            raise ValueError(f"no image likelihood '{self.kind}' with a mixture per '{self.mixture}'")
+            raise ValueError(f"unknown image likelihood '{self.kind}' with a mixture per '{self.mixture}'")
         for std in (self.pixel_std, self.first_pixel_std):
             if std is not None and not 0 < std < math.inf:
                 raise ValueError(f"the pixel standard deviation is {std}: it must be positive and finite")

@@ -1,8 +1,8 @@
 r"""Editing scenes: keep some slots of an image and imagine the rest; remove, insert and swap objects.
 
-A scene is its slots [B, K, D], B scenes at a time, in the order of the sequence `slot_0` .. `slot_{K-1}`: infer them,
-change them, decode them. The decoder treats them as a set, so that their order makes no difference to the image. It
-does to what is imagined: slot k is drawn from :math:`p(z_k \mid z_{<k}, s)`.
+A scene is its slots [B, K, D], B scenes at a time, in the order of the sequence `slot_0` .. `slot_{K-1}`. Infer them,
+change them, and decode them. The decoder treats them as a set, so their order does not affect the image. It does affect
+what is imagined: slot k is drawn from :math:`p(z_k \mid z_{<k}, s)`.
 """
 
 import contextlib
@@ -47,14 +47,14 @@ def infer_slots(guide: Guide, images: Tensor) -> Tensor:
     names = [] if sequence is None else sequence.names(sites)
     if not names:
         raise UserError(
-            f"{type(guide).__name__} infers no sequence of slots slot_0, slot_1, ..: edit scenes with a run of SRI, "
-            "GENESIS-v2 or the recurrent guide"
+            f"{type(guide).__name__} does not infer a sequence of slots slot_0, slot_1, ..: to edit "
+            "scenes, use a run of SRI, GENESIS-v2 or the recurrent guide"
         )
     return torch.stack([sites[name]["value"] for name in names], 1)
 
 
 def decode(model: Model, slots: Tensor) -> Scenes:
-    """What slots look like: the model, conditioned on all of them.
+    """Decodes slots by running the model conditioned on all of them.
 
     Gradients are kept where the slots ask for them.
 
@@ -77,7 +77,7 @@ class Imagined(NamedTuple):
     Attributes:
         slots: Kept and imagined slots [B, K, D] in the order of the sequence.
         effective: The effective number of candidates that each scene was chosen from [B], from 1 to all of them:
-            one over the sum of the squared normalised weights. Near 1, the draws are only roughly what they should be.
+            one over the sum of the squared normalised weights. Near 1, the draws are only rough approximations.
     """
 
     slots: Tensor
@@ -95,19 +95,20 @@ def imagine_rest(
     temperature: float = 1.0,
     candidates: int = CANDIDATES,
 ) -> Imagined:
-    r"""Keeps some slots of each scene, and draws the others from what the model believes given those.
+    r"""Keeps some slots of each scene, and draws the others from the model given the kept ones.
 
     .. math::
         p(s, z_{free} \mid z_{keep}) \propto p(s) \textstyle\prod_k p(z_k \mid z_{<k}, s)
 
-    by sampling importance resampling (Rubin 1987), which becomes exact as the candidates grow in number. A candidate is
+    by sampling importance resampling (Rubin 1987), which becomes exact as the number of candidates grows. A candidate
+    is
     a run of the model conditioned on the kept slots: it draws a scene variable, and each free slot given those before
-    it. It does not look ahead to kept slots that come later; its weight does,
+    it. It does not look ahead to kept slots that come later, but its weight does:
 
     .. math:: w = \frac{p(s)}{r(s)} \textstyle\prod_{k \in keep} p(z_k \mid z_{<k}, s),
 
     and one candidate is drawn in proportion to the weights. Scene variables are proposed by r(s) = p(s) or, with
-    `propose`, by half and half p(s) and q(s | z_keep): where the slots say much about the scene, draws of the prior
+    `propose`, half from p(s) and half from q(s | z_keep). If the slots say much about the scene, draws of the prior
     seldom fit them.
 
     Args:
@@ -146,7 +147,7 @@ def imagine_rest(
 def remove(slots: Tensor, which: Slots) -> Tensor:
     """Slots [B, K, D] without some of them: [B, K - n, D].
 
-    What they covered goes to the other slots, whose masks share every pixel among themselves.
+    The area that they covered goes to the other slots, whose masks share every pixel.
 
     Raises:
         ValueError: If there is no such slot, or none is left.
@@ -193,7 +194,7 @@ def _sequence(model: Model) -> Latents:
         ValueError: If it does not.
     """
     if (sequence := record_of(model).sequence) is None:
-        raise ValueError(f"{type(model).__name__} draws no sequence of slots: its scenes cannot be edited")
+        raise ValueError(f"{type(model).__name__} does not draw a sequence of slots: its scenes cannot be edited")
     return sequence
 
 

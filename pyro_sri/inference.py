@@ -1,4 +1,4 @@
-"""What a model and its guide say about images, as plain tensors: for metrics, pictures and users."""
+"""What a model and its guide infer from images, as plain tensors for metrics, pictures and users."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -39,9 +39,9 @@ class Explanation(NamedTuple):
         attention_masks: The guide's own masks [B, K, 1, H, W], or None if it has none.
         imagination: The imagined rollout, decoded [B, 3, H, W]; None if the guide has none, or it was not asked for.
         terms: Terms of the objective, each [B] in nats.
-        kl: Sum of the bound's terms but `nll`, [B] in nats.
+        kl: Sum of the bound's terms except `nll`, [B] in nats.
         log_normaliser: Nats per image that an unnormalised likelihood leaves out of its `nll`.
-        nll_floor: The least that `nll` can be, or None where the likelihood does not say.
+        nll_floor: The lowest possible `nll`, or None if the likelihood has none.
         codes: The slots' codes; GENESIS has those of the components. None for systems without, such as AIR.
         counts: How many objects a guide that counts finds [B], or None.
     """
@@ -193,7 +193,7 @@ def draw_scenes(
 
 
 def decode_scenes(model: Model, latents: dict[str, Tensor], *, num_slots: int | None = None) -> Iterator[Scenes]:
-    """What latent variables look like: the model, conditioned on them, a few scenes at a time.
+    """Decodes latent variables by running the model conditioned on them, a few scenes at a time.
 
     Gradients are kept where a latent asks for them.
 

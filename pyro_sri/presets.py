@@ -1,4 +1,4 @@
-"""The runs that ship: published hyper-parameters under the names of their data, and one for a laptop."""
+"""The presets: published hyper-parameters under the names of their data, and some for a laptop."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -25,7 +25,7 @@ Fields = dict[str, Any]
 
 @dataclass(frozen=True)
 class Preset:
-    """A run that ships.
+    """A run by its name.
 
     Attributes:
         config: The run.
@@ -192,7 +192,7 @@ def _air(name: str, what: str, fields: Fields) -> Preset:
     )
     needs = "makes its own data (0 to 2 digits, 50x50); five minutes on one core"
     data = {"train": 40_000, "val": 512, "test": 3_000}
-    return Preset(config, f"{what}, 0 to 2 real digits; settings ours", needs, data, data_name="multi_digits")
+    return Preset(config, f"{what}, 0 to 2 real digits; our settings", needs, data, data_name="multi_digits")
 
 
 PRESETS: dict[str, Preset] = {
@@ -200,8 +200,8 @@ PRESETS: dict[str, Preset] = {
     for preset in (
         Preset(
             SRIConfig(preset="sri-quick", **_TOWERS, **(_QUICK | _QUICK_SRI)),
-            "SRI on small flat towers: objects come apart, and scenes are drawn in a learnt order, on a laptop",
-            "makes its own data (32x32); 12 minutes on a fast core, and weights ship",
+            "SRI on small flat towers, for a laptop: separates objects and draws scenes in a learnt order",
+            "makes its own data (32x32); 12 minutes on a fast core; weights are bundled",
             makes_data=_QUICK_DATA,
             data_name="towers",
         ),
@@ -214,7 +214,7 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             GenesisV2Config(preset="genesis_v2-quick", **_TOWERS, **_QUICK),
-            "GENESIS-v2 on the same towers, with all options of sri-quick that it has: a baseline",
+            "GENESIS-v2 on the same towers, with sri-quick's options where they apply: a baseline",
             "makes its own data (32x32); 14 minutes on a fast core",
             makes_data=_QUICK_DATA,
             data_name="towers",
@@ -255,7 +255,7 @@ PRESETS: dict[str, Preset] = {
         ),
         _sri(
             "sri-mog-clevr6",
-            "SRI, mixture likelihood, 3 to 6 CLEVR objects; likelihood and target as GENESIS-v2's, ours to choose",
+            "SRI, mixture likelihood, 3 to 6 CLEVR objects; likelihood and target are our choice, as GENESIS-v2's",
             _NEEDS_CLEVR6,
             **_CLEVR6,
             **_MOG_CLEVR6,
@@ -284,7 +284,7 @@ PRESETS: dict[str, Preset] = {
         ),
         _sri(
             "sri_sa-shapestacks",
-            "SRI-SA*, Slot Attention with learnt slots as encoder, towers of blocks (table 1); matching ours",
+            "SRI-SA*, a Slot Attention encoder with learnt slots, towers of blocks (table 1); our matching",
             _NEEDS_STACKS,
             **_STACKS,
             **_MOG,
@@ -319,13 +319,13 @@ PRESETS: dict[str, Preset] = {
         ),
         _emorl(
             "tetrominoes-reachable",
-            "Tetrominoes, with a likelihood and a target that can be met, ours to choose",
+            "Tetrominoes, with our choice of a likelihood and a target that can be met",
             _NEEDS_TETROMINOES,
             _TETROMINOES | {"pixel_std": 0.1, "geco_target": -2.265, "decoder": "small"},
         ),
         _emorl(
             "multi_dsprites",
-            "flat sprites; likelihood and target ours to choose",
+            "flat sprites; likelihood and target are our choice",
             _NEEDS_DSPRITES,
             _DSPRITES | {"pixel_std": 0.1, "geco_target": -2.265, "decoder": "small"},
         ),
@@ -341,10 +341,10 @@ PRESETS: dict[str, Preset] = {
         _slot_attention("multi_dsprites", "flat sprites", _NEEDS_DSPRITES, _DSPRITES | {"decoder": "small"}),
         _slot_attention("clevr6", "3 to 6 CLEVR objects", _NEEDS_CLEVR6, _CLEVR6 | {"decoder": "big"}),
         _air("air", "AIR (Eslami et al. 2016)", {}),
-        _air("dair", "DAIR, which counts beyond what it was trained on", {"differential": True}),
+        _air("dair", "DAIR, which can count beyond its training data", {"differential": True}),
         Preset(
             RecurrentConfig(preset="recurrent-mog-shapestacks", **_STACKS, **_MOG),
-            "SRI's scene model with a recurrent guide, towers of blocks: a baseline, ours",
+            "SRI's scene model with a recurrent guide, towers of blocks: our baseline",
             _NEEDS_STACKS,
         ),
     )

@@ -1,4 +1,4 @@
-"""The base of models and guides, and the record by which a system says what its latent variables are."""
+"""The base class of models and guides, and the record in which a system describes its latent variables."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -24,14 +24,14 @@ class Latents:
     """One kind of latent variables of a model.
 
     Attributes:
-        site: The name of its sample site. With `{k}` in it there is a site for each slot k; without, a single one: of
-            all slots [K, D] for the role "slot", else of the whole scene.
-        term: The term of the bound that its KL belongs to; several kinds may share one. None: it is not scored.
+        site: The name of its sample site. With `{k}` in it, there is a site for each slot k. Without, there is a single
+            site: for all slots [K, D] if the role is "slot", otherwise for the whole scene.
+        term: The term of the bound that its KL belongs to. Several kinds may share one. None if it is not scored.
         role: What it describes: the "scene"; a "slot"; the "presence" of slot k (1 or 0); or something "inner" that
             other latents depend on.
-        code: Whether it says what a slot looks like: disentanglement and active dimensions are measured on it.
-        label: What a dimension is called in pictures, before its number.
-        dimensions: The names of its dimensions, where they have meanings.
+        code: Whether it says what a slot looks like. Disentanglement and active dimensions are measured on it.
+        label: The name of a dimension in pictures, before its number.
+        dimensions: The names of its dimensions, if they have meanings.
     """
 
     site: str
@@ -47,11 +47,11 @@ class Latents:
         return "{k}" in self.site
 
     def name(self, k: int) -> str:
-        """The site of slot k, or the one site of all."""
+        """The site of slot k, or the one site of all slots."""
         return self.site.format(k=k)
 
     def names(self, sites: Any) -> list[str]:
-        """Those of its sites that are in a mapping (or set) of sites, in the order of the slots."""
+        """Its sites that are in a mapping (or set) of sites, in the order of the slots."""
         if not self.of_each_slot:
             return [self.site] if self.site in sites else []
         found: list[str] = []
@@ -62,9 +62,9 @@ class Latents:
 
 @dataclass(frozen=True)
 class Record:
-    """What a model, and the guide that infers it, say of themselves.
+    """How a model, and the guide that infers it, describe themselves.
 
-    Objectives, inference, pictures, editing and evaluation go by it.
+    Objectives, inference, pictures, editing and evaluation use it.
 
     Attributes:
         latents: Its latent variables, in the order of the story; those of one role in the order of pictures.
@@ -85,13 +85,13 @@ class Record:
 
     @property
     def sequence(self) -> Latents | None:
-        """The slots, where they are drawn one after the other and each is one site: then scenes can be edited."""
+        """The slots, if they are drawn one after the other and each is one site. Then scenes can be edited."""
         slots = self.of("slot")
         alone = len(slots) == 1 and slots[0].of_each_slot and not self.of("presence")
         return slots[0] if alone else None
 
     def term(self, site: str) -> str | None:
-        """The term that the KL of a site belongs to: `kl_KIND` for a site of which the record says nothing."""
+        """The term that the KL of a site belongs to: `kl_KIND` for a site that is not in the record."""
         kind = site.rstrip("0123456789")
         for latents in self.latents:
             numbered = latents.of_each_slot and latents.site == f"{kind}{{k}}" and kind != site
@@ -106,17 +106,18 @@ STANDARD = Record((Latents("scene", "kl_scene", "scene"), Latents("slot_{k}", "k
 class Program(PyroModule):
     """The base of models, guides and segregation pairs: a `PyroModule` that works with and without Pyro's store.
 
-    Parameters of a program belong to it (`module_local_params`), so that it works as a torch module, and are in Pyro's
-    parameter store under SVI; who derives from this need not know. Its networks cost nothing to look up where the store
-    has no part: with `module_local_params` on, a `PyroModule` sends a message for each weight of a network whenever the
-    network is looked up: 240 in a step of SRI, a third of its time on one small image. No answer is used, so none is
-    sent.
+    Parameters of a program belong to it (`module_local_params`), so that it works as a torch module. Under SVI they are
+    in Pyro's parameter store. Subclasses need not care about this. Looking up a network costs nothing if the store is
+    not used. A plain `PyroModule` with `module_local_params` on sends a message for each weight of a network whenever
+    the
+    network is looked up: 240 in a step of SRI, a third of its time on one small image. No answer is used, so this class
+    sends none.
 
     Models and guides refuse images of another shape, and plates around them: theirs is the one over scenes. Temperature
     0 draws the mean of every latent that a temperature scales.
 
     Attributes:
-        record: What a model and its guide say of their latents; the standard ones are `scene`, `slot_0`, `slot_1`, ..
+        record: Description of the latents; the standard ones are `scene`, `slot_0`, `slot_1`, ..
         starts_small: Names of modules that `init="official"` starts small.
         image_size: Image side H = W; 0 where it is not said.
 
@@ -164,7 +165,7 @@ class Program(PyroModule):
 
     @property
     def propose_scene(self) -> Callable[[Tensor], Independent] | None:
-        """A guide's q(s | some slots [B, K, D]), where it has one: a proposal for scenes that keep these slots."""
+        """A guide's q(s | some slots [B, K, D]), if it has one: a proposal for scenes that keep these slots."""
         return None
 
 
@@ -179,7 +180,7 @@ class Model(Protocol):
         num_slots: int | None = None,
         temperature: float = 1.0,
     ) -> Any:
-        """Tells it, with images [B, 3, H, W] observed or drawn."""
+        """Runs the story, with images [B, 3, H, W] observed or drawn."""
 
     def __getattr__(self, name: str) -> Any:
         """Networks, and what only some systems have."""
@@ -296,7 +297,7 @@ def joined(guide: Any) -> Any:
 
 
 def record_of(program: Any) -> Record:
-    """The record of a model or guide, which handlers around it do not hide; the standard one if it has none."""
+    """The record of a model or guide, also inside handlers; the standard one if it has none."""
     record = getattr(unwrap(program), "record", None)
     return record if isinstance(record, Record) else STANDARD
 

@@ -25,7 +25,7 @@ LOG = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 METRICS = Path("evaluation") / "metrics.json"
 LOCK = ".lock"  # there while a process trains the run, and after a kill until it is resumed
-WEIGHTS = Path(__file__).parent / "weights"  # runs that ship with the package
+WEIGHTS = Path(__file__).parent / "weights"  # runs that are bundled with the package
 
 LARGEST_TEXT = 4 * 1024**2  # characters of config.yaml, of metrics.json, or of a line of metrics.jsonl
 LONGEST_NAME = 100  # of a metric
@@ -56,7 +56,7 @@ class Run:
     config: RunConfig
 
     def checkpoint(self, name: str = "best") -> Path:
-        """Where a checkpoint stands: "best" (by validation) or "last"."""
+        """The path of a checkpoint: "best" (by validation) or "last"."""
         return self.path / CHECKPOINTS / f"{name}.pt"
 
     @property
@@ -67,7 +67,7 @@ class Run:
     def load(self, name: str = "best") -> Pair:
         """Model and guide with the weights of a checkpoint, on the CPU, in evaluation mode.
 
-        Those of a run with `ema` are its averaged weights; `load_checkpoint(path)["objective"]` has the others.
+        For a run with `ema`, these are the averaged weights; `load_checkpoint(path)["objective"]` has the others.
 
         Raises:
             UserError: If the checkpoint is missing, damaged or does not fit the configuration.
@@ -79,7 +79,7 @@ class Run:
         """The same with their objective: a module with `model`, `guide` and `elbo`."""
         path = self.checkpoint(name)
         weights = evaluated_weights(load_checkpoint(path))
-        with torch.random.fork_rng():  # the initial weights are thrown away: no one's random state should notice
+        with torch.random.fork_rng():  # the initial weights are not used: the caller's random state stays
             model, guide, elbo = self.config.build()
         module = elbo(model, guide)
         fill(module, weights, path)
@@ -139,7 +139,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f"{path} cannot be read: it is damaged or is not a file") from error
+        raise UserError(f"{path} cannot be read: it is damaged or not a file") from error
     return lines
 
 
@@ -147,7 +147,7 @@ def _log_line(text: bytes) -> dict[str, Any]:
     """A line of the log: a step, and numbers by name.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not.
     """
     line = json.loads(text.decode())
     if not isinstance(line, dict) or not is_count(line.get("step")) or not all(map(is_number, line.values())):
@@ -156,7 +156,7 @@ def _log_line(text: bytes) -> dict[str, Any]:
 
 
 def _is_metric(name: str, value: object) -> bool:
-    """Whether `evaluate` may have written this: a number, or a text beside the numbers; null where there is none."""
+    """Whether `evaluate` may have written this: a number, null, or one of the texts."""
     if len(name) > LONGEST_NAME:
         return False
     if name == "training_seed":
@@ -169,11 +169,11 @@ def _is_metric(name: str, value: object) -> bool:
 
 
 def _read_text(path: Path) -> str:
-    """A text file of ours.
+    """One of our text files.
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: If it is no text, or too large to be one of ours.
+        ValueError: If it is not text, or too large to be one of ours.
     """
     with path.open(encoding="utf-8") as file:
         text = file.read(LARGEST_TEXT + 1)
@@ -197,7 +197,7 @@ def open_run(path: Path) -> Run:
 
 
 def find_run(run: Path | str) -> Run:
-    """A run by its directory, or by the name of a preset whose weights ship.
+    """A run by its directory, or by the name of a preset with bundled weights.
 
     Raises:
         UserError: If there is neither.
@@ -208,7 +208,7 @@ def find_run(run: Path | str) -> Run:
         if str(run) in PRESETS and shipped.is_dir():
             return open_run(shipped)
         if str(run) in PRESETS:
-            raise UserError(f"no weights ship for '{run}': train it first, with 'pyro-sri train {run}'")
+            raise UserError(f"'{run}' has no bundled weights: train it first, with 'pyro-sri train {run}'")
         raise UserError(f"there is no run directory {run}, and no preset of that name; {nearest(str(run), PRESETS)}")
     return open_run(path)
 
@@ -224,7 +224,7 @@ def check_new(path: Path) -> None:
 
 @contextlib.contextmanager
 def lock_run(path: Path) -> Iterator[None]:
-    """Keeps every other process from training the run in `path` meanwhile, as far as the file system has locks.
+    """Keeps every other process from training the run in `path`, if the file system has locks.
 
     A killed process leaves no lock behind, only its empty file, which the next one takes over.
 
@@ -232,12 +232,14 @@ def lock_run(path: Path) -> Iterator[None]:
         UserError: If another process trains it.
     """
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # where nothing can be written, training will say so
+        with contextlib.suppress(OSError):  # if nothing can be written, training will say so
             path.mkdir(parents=True, exist_ok=True)
             try:
                 stack.enter_context(open_locked(path / LOCK, wait=False))
             except BlockingIOError:
-                raise UserError(f"{path} is in use: another process trains this run; wait for it or stop it") from None
+                raise UserError(
+                    f"{path} is in use: another process is training this run; wait for it or stop it"
+                ) from None
             stack.callback((path / LOCK).unlink, missing_ok=True)
         yield
 

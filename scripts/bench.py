@@ -45,10 +45,10 @@ LATENCIES = 11  # single images or scenes; the median counts
 LOADER_BYTES = 64 * 1024**2  # of the images that the loader is timed on
 NO_PRIOR = "the system has no prior to sample from"
 UNUSED = {
-    "data": "images are random",
-    "start_from": "weights are new",
-    "devices": "one process",
-    "nodes": "one process",
+    "data": "the images are random",
+    "start_from": "the weights are new",
+    "devices": "it runs in one process",
+    "nodes": "it runs in one process",
 }
 
 _SHORT = re.compile(r"--batch(?==|$)")
@@ -56,12 +56,13 @@ _SHORT = re.compile(r"--batch(?==|$)")
 Result = dict[str, Any]
 Clock = Callable[[], float]
 
-_HELP = """Measure a preset's training step, its inference and its samples on random images, and the loading of images.
+_HELP = """Measure how fast a preset trains, infers and samples on random images, and how fast images are loaded.
 
-The step is the one that `train` runs, at any size and in any precision: every field of the preset is an option. Quote
-the best step as a ratio to a fixed piece of work on the same machine, timed in turn (python -m pyro_sri.scripts.unit):
-machines differ and are noisy. The loader reads a temporary file, which the operating system's cache holds: a slow disk
-shows up in neither of its figures. The table of stages is that of one more step, neither compiled nor captured.
+The step is the one that `train` runs, at any size and precision. Every field of the preset is an option.
+
+Machines differ and are noisy, so compare the best step with a fixed piece of work that is timed on the same machine
+(python -m pyro_sri.scripts.unit). The loader reads a temporary file from the operating system's cache, so its figures
+do not show a slow disk. The table of stages comes from one extra step, which is neither compiled nor captured.
 
 For example:
 
@@ -73,10 +74,10 @@ pyro-sri bench sri-mog-shapestacks --image-size 128 --num-slots 11 --recompute-d
 
 pyro-sri bench sri-mog-shapestacks --precision bf16 --capture
 
---batch is short for --batch-size, and --steps is the number of steps that are timed, after a warm-up.
+--batch is short for --batch-size. --steps is the number of timed steps, after a warm-up.
 
 Args:
-    json: End with one line of JSON.
+    json: Print the results as one line of JSON at the end.
 """
 
 
@@ -104,7 +105,7 @@ def _read(preset: RunConfig, args: Sequence[str]) -> tuple[RunConfig, bool]:
     config.require(["steps"], lambda value: value > 0, "at least 1")
     for name, reason in UNUSED.items():
         if getattr(config, name) != getattr(default, name):
-            raise UserError(f"{flag(name)} has no place in a benchmark ({reason}): leave it out")
+            raise UserError(f"{flag(name)} does not apply to a benchmark ({reason}): leave it out")
     return config, as_json
 
 

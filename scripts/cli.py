@@ -47,9 +47,9 @@ def parse(function: Callable[..., Any], prog: str, args: Sequence[str]) -> Any:
 def parse_subcommand(functions: dict[str, Callable[..., Any]], prog: str, description: str, args: Sequence[str]) -> Any:
     """Like `parse`, for a command that is a group of commands."""
     if not args:
-        raise UserError(f"{prog} needs one of {', '.join(functions)}; see {prog} --help")
+        raise UserError(f"{prog} needs a command: one of {', '.join(functions)} (see {prog} --help)")
     if args[0] not in functions and not args[0].startswith("-"):
-        raise UserError(f"{prog} has no command '{args[0]}'; it has {', '.join(functions)}")
+        raise UserError(f"{prog} has no command '{args[0]}'; choose from {', '.join(functions)}")
     return _parse(
         lambda: tyro.extras.subcommand_cli_from_dict(
             {name: _deferred(function) for name, function in functions.items()},
@@ -110,7 +110,7 @@ def check_memory(what: str, num_bytes: int) -> None:
     """Raises UserError if something takes more memory than this machine has at all."""
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if num_bytes > there:
-        raise UserError(f"{what} take more memory than the {there / 1e9:.3g} GB of this machine; ask for fewer")
+        raise UserError(f"{what} need more memory than the {there / 1e9:.3g} GB of this machine; ask for fewer")
 
 
 def check_new_file(path: Path, suffixes: tuple[str, ...]) -> None:
@@ -118,12 +118,12 @@ def check_new_file(path: Path, suffixes: tuple[str, ...]) -> None:
     if path.suffix.lower() not in suffixes:
         raise UserError(f"--out {path} does not end in {' or '.join(suffixes)}; choose another --out")
     if path.exists() or path.is_symlink():
-        raise UserError(f"{path} exists already; choose another --out")
+        raise UserError(f"{path} already exists; choose another --out")
 
 
 @contextmanager
 def progress_bar() -> Iterator[Report]:
-    """A bar per task on standard error, gone at the end; nothing where that is no terminal."""
+    """A bar per task on standard error, gone at the end; nothing if that is not a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -36,9 +36,9 @@ def convert(
 
     emorl: an HDF5 file of EfficientMORL, any of that layout, or one of this library to be resized
 
-    shapestacks: the folder of ShapeStacks, with recordings, iseg and splits
+    shapestacks: the ShapeStacks folder, with recordings, iseg and splits
 
-    mnist: the folder of MNIST's idx files, to make multi-MNIST of
+    mnist: the folder with MNIST's idx files, from which multi-MNIST is made
 
     clevrtex: the folder of a variant of ClevrTex
 

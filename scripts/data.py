@@ -32,8 +32,8 @@ OWN = "sri-own"  # the preset that follows the data
 FEW_IMAGES = 1_000
 _MAKE_HELP = """Generate a data set with exact masks and factors, and write it to one HDF5 file.
 
-The same seed gives the same arrays, whatever the number of workers. An existing file is never overwritten. After an
-interruption the same command continues where it stopped: finished pieces wait in a folder next to the file.
+The same seed gives the same arrays, whatever the number of workers. An existing file is never overwritten. If the
+command is interrupted, run it again to continue: finished pieces are kept in a folder next to the file.
 
 For example:
 
@@ -48,19 +48,19 @@ pyro-sri data make stacks_broken --out broken.h5 --kinds gap beside
 _MAKE_ARGUMENTS = """
 
 Args:
-    family: What only this family has.
+    family: Options of this family only.
     out: The file to make, for example scenes.h5.
-    size: Side of the images in pixels; left out: the family's published size.
-    train: Images in the split train; 0 leaves it out.
-    val: Images in the split val; 0 leaves it out.
-    test: Images in the split test; 0 leaves it out.
+    size: Side of the images in pixels (if not given: the family's published size).
+    train: Images in the split train; 0 leaves the split out.
+    val: Images in the split val; 0 leaves the split out.
+    test: Images in the split test; 0 leaves the split out.
     seed: Seed of the scenes.
-    workers: Processes that share the work, at most one for each core; left out: one for each core.
+    workers: Processes that share the work, at most one per core (if not given: one per core).
 """
 
 
 def make(name: Annotated[Positional[str], arg(metavar="NAME")], /) -> None:
-    """Generate a data set; `make NAME --help` lists its options."""
+    """Generate a data set; `pyro-sri data make NAME --help` lists its options."""
     make_family([name])
 
 
@@ -75,10 +75,10 @@ def make_family(args: Sequence[str]) -> None:
             print(_MAKE_HELP)
             print(f"usage: {MAKE} NAME --out FILE [--train N] [--val N] [--test N] [any option of the family]\n")
             for family in GENERATORS.values():
-                print(f"{family.name} ({family.default_size}): {family.description}")
-            print(f"\nThe options of a family: {MAKE} NAME --help")
+                print(f"{family.name} ({family.default_size} pixels): {family.description}")
+            print(f"\nTo see the options of a family: {MAKE} NAME --help")
             return
-        raise UserError(f"which family? {MAKE} NAME --out FILE takes one of {', '.join(GENERATORS)}")
+        raise UserError(f"which family? {MAKE} NAME --out FILE needs one of {', '.join(GENERATORS)}")
     generator = find_generator(args[0])
 
     def read(
@@ -99,9 +99,9 @@ def make_family(args: Sequence[str]) -> None:
                     generator.name, out, size, train, val, test, seed, workers, dataclasses.asdict(family), report
                 )
         except KeyboardInterrupt as stop:
-            raise type(stop)(f"the same command goes on with {out}") from None
+            raise type(stop)(f"run the same command again to continue {out}") from None
         if found:
-            note(f"{found} pieces were there already from an earlier start")
+            note(f"continuing: {found} {'piece was' if found == 1 else 'pieces were'} already finished")
         print(f"made {out}: generated {generator.name}, {train} train, {val} val, {test} test images")
 
     read.__annotations__["family"] = tyro.conf.OmitArgPrefixes[generator.options]  # type: ignore[misc, name-defined]
@@ -110,7 +110,7 @@ def make_family(args: Sequence[str]) -> None:
 
 
 def info(file: Positional[Path], /) -> None:
-    """Say what is in a dataset file: splits, shapes, objects per scene, origin, and a hash of the content.
+    """Show what is in a dataset file: splits, shapes, objects per scene, origin, and a hash of the content.
 
     For example:
 
@@ -120,7 +120,7 @@ def info(file: Positional[Path], /) -> None:
         file: The dataset file.
 
     Raises:
-        UserError: If it is missing, damaged, or no dataset file.
+        UserError: If it is missing, damaged, or not a dataset file.
     """
     summary = pictures.info(file)
     facts = Table(show_header=False, box=None)
@@ -241,18 +241,18 @@ def _commands(file: Path, look: Look, sizes: Sequence[int]) -> list[str]:
 
 
 def audit(file: Positional[Path], /, num: int = 200, split: str = "train", seed: int = 0) -> None:
-    """Simulate towers of a generated file of stacks for two seconds after a small push, and count those that stand.
+    """Simulate generated towers for two seconds after a small push, and count those that still stand.
 
-    Needs the extra physics: pip install "pyro-sri[physics]".
+    This needs the extra "physics": pip install "pyro-sri[physics]".
 
     For example:
 
     pyro-sri data audit stacks.h5 --num 200
 
     Args:
-        file: A file made by data make stacks or stacks_broken.
-        num: How many towers, the first of the split.
-        split: Which split: train, val or test.
+        file: A file made by `data make stacks` or `data make stacks_broken`.
+        num: Number of towers, from the start of the split.
+        split: The split: train, val or test.
         seed: Seed of the pushes.
 
     Raises:
@@ -267,12 +267,12 @@ def audit(file: Positional[Path], /, num: int = 200, split: str = "train", seed:
 
 
 def _check_disk(out: Path, num_images: int, side: int) -> None:
-    """Raises UserError if the images alone, even with sides of so few pixels, take more than the whole disk."""
+    """Raises UserError if the images alone, at this smallest size, need more than the whole disk."""
     folder = next(folder for folder in out.absolute().parents if folder.is_dir())
     there = shutil.disk_usage(folder).total
     if 3 * side**2 * num_images > there:
         raise UserError(
-            f"{num_images} images take more than the {there / 1e9:.3g} GB that the disk of {folder} has; make fewer"
+            f"{num_images} images need more than the {there / 1e9:.3g} GB of the disk that holds {folder}; make fewer"
         )
 
 

@@ -44,10 +44,10 @@ def evaluate_runs(
     seed: int = 0,
     device: Device = "auto",
 ) -> None:
-    """Compute every metric of one or several runs on held-out images.
+    """Compute every metric of one or more runs on held-out images.
 
-    Prints a table and writes RUN/evaluation/metrics.json; an earlier one is kept under another name. Of several runs it
-    prints mean, standard deviation and every seed; runs that differ in more than the seed stand apart.
+    Prints a table and writes RUN/evaluation/metrics.json. An earlier file is kept under another name. Runs that differ
+    only in the seed are also summarised: mean, standard deviation and the value of each seed.
 
     For example:
 
@@ -58,27 +58,27 @@ def evaluate_runs(
     pyro-sri evaluate runs/seed0 runs/seed1 runs/seed2
 
     Args:
-        given: Run directories, or names of presets whose weights ship.
-        data: Dataset file; the one the run was trained on if not given.
-        num_images: Evaluate the first so many images; all if not given.
-        split: train, val or test.
-        checkpoint: best (by validation) or last.
-        batch_size: Images at once.
-        num_samples: Scenes to generate for the Fréchet distance and the structural accuracy; as many as images (10,000
-            at most) if not given; 0 leaves them out.
-        inception: TorchScript file of the Inception network: then the Fréchet distance is an FID. Without it, fixed
-            wavelet features are compared, whose distances are no FIDs. A TorchScript file is a program: use one that
-            you trust.
-        download_inception: Take the published Inception file, downloading it once if it is not in the cache.
-        iwae_images: Images for the importance-weighted bound and the posterior predictive checks, the first ones; 0
-            leaves them out.
-        iwae_samples: Draws per image for them.
+        given: Run directories, or names of presets with bundled weights.
+        data: Dataset file (if not given: the one that the run was trained on).
+        num_images: Evaluate only this many images, from the start of the split (if not given: all).
+        split: The split: train, val or test.
+        checkpoint: The checkpoint: best (by validation) or last.
+        batch_size: Images evaluated at once.
+        num_samples: Scenes to generate for the Fréchet distance and the structural accuracy; 0 leaves these metrics out
+            (if not given: as many as images, at most 10,000).
+        inception: TorchScript file of the Inception network, which makes the Fréchet distance an FID. Without it, fixed
+            wavelet features are compared, and the distance is not an FID. A TorchScript file is a program: use only one
+            that you trust.
+        download_inception: Use the published Inception file. It is downloaded once if it is not in the cache.
+        iwae_images: Number of images, from the start of the split, for the importance-weighted bound and the posterior
+            predictive checks; 0 leaves these metrics out.
+        iwae_samples: Draws per image for these metrics.
         seed: Seed of the draws.
-        device: Where to compute; auto takes a GPU if there is one.
+        device: Where to compute; auto uses a GPU if there is one.
     """
     check_seed(seed)
     if not given:
-        raise UserError("which runs? pyro-sri evaluate RUN [RUN ...] takes at least one")
+        raise UserError("which runs? give at least one: pyro-sri evaluate RUN [RUN ...]")
     for name, value in {"--iwae-images": iwae_images, "--num-samples": num_samples}.items():
         if value is not None and value < 0:
             raise UserError(f"{name} is {value}: it must be 0 or more")
@@ -134,7 +134,7 @@ def evaluate_runs(
             note(f"warning: {collapse}")
         evaluations.append(metrics)
         print_table(name, metrics)
-        if not run.path.is_relative_to(runs.WEIGHTS):  # weights that ship are in no place to write to
+        if not run.path.is_relative_to(runs.WEIGHTS):  # bundled weights lie where nothing may be written
             write_metrics(run.path / runs.METRICS, metrics)
             note(f"written to {run.path / runs.METRICS}")
     if len(found) > 1:
@@ -147,7 +147,7 @@ def _extractor(inception: Path | None, download: bool) -> FeatureExtractor:
         return ScatteringFeatures()
     file = find_inception(inception, download)
     if file is None:
-        note("the Inception file could not be downloaded: comparing by wavelet features instead, which give no FID")
+        note("the Inception file could not be downloaded: comparing wavelet features instead, which do not give an FID")
     return ScatteringFeatures() if file is None else InceptionFeatures(file)
 
 

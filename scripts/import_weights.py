@@ -32,7 +32,7 @@ def import_weights(
 ) -> None:
     """Turn the authors' published SRI weights into a run.
 
-    The file is read without running code from it. Sizes are read from the weights, except those that they do not show.
+    No code in the file is run. Network sizes are read from the weights where possible; give the others as options.
     The run can be sampled, evaluated and reported like one trained here.
 
     For example:
@@ -42,13 +42,13 @@ def import_weights(
     Args:
         file: The state dict, or a checkpoint that holds one, as saved by torch.save.
         out: Run directory, new or empty.
-        image_size: Image side that the networks were trained on.
-        num_slots: K.
+        image_size: Side of the images that the networks were trained on, in pixels.
+        num_slots: K, the number of slots.
         kernel: Kernel of the instance colouring.
         semiconv: Whether the instance colours are semi-convolutional.
-        pixel_std: sigma.
-        likelihood: The image likelihood that they were trained with.
-        dataset: What they were trained on, for the record.
+        pixel_std: sigma, the pixel standard deviation.
+        likelihood: The image likelihood that the networks were trained with.
+        dataset: Name of the data that they were trained on, for the record.
     """
     state_dict = read_state_dict(file)
     model, guide = load_sri(
@@ -79,7 +79,7 @@ def import_weights(
     _, _, objective = config.build()
     module = ELBOModule(model.float(), guide.float(), objective)
     if not all(map(is_finite, module.state_dict().values())):
-        raise UserError(f"{file} holds values that are not finite in single precision: the run could not use them")
+        raise UserError(f"{file} holds values that are not finite in single precision: use other weights")
     runs.check_new(out)
     run = runs.Run(out, config)
     try:
@@ -103,7 +103,7 @@ def read_state_dict(file: Path) -> Mapping[str, torch.Tensor]:
     try:
         content: Any = load_torch_file(file)
     except Exception as error:  # a damaged file can fail in many ways
-        raise UserError(f"{file} cannot be read as weights: damaged, or it holds more than tensors") from error
+        raise UserError(f"{file} cannot be read as weights: it is damaged, or holds more than tensors") from error
     candidates = [content, *(content.values() if isinstance(content, dict) else [])]
     for candidate in candidates:
         if isinstance(candidate, dict) and candidate and all(torch.is_tensor(v) for v in candidate.values()):

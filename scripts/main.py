@@ -21,7 +21,7 @@ class Command(NamedTuple):
     """A command.
 
     Attributes:
-        module: Its module in pyro_sri.scripts, with a function main(args). Imported when asked for.
+        module: Its module in pyro_sri.scripts, with a function main(args). Imported only when the command is run.
         summary: What it does.
         needs_less_memory: What to do when memory runs out.
     """
@@ -32,25 +32,30 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "presets": Command("presets", "list the runs that ship, with what each needs", "end other programs"),
+    "presets": Command("presets", "list the presets and what each one needs", "close other programs"),
     "data": Command(
         "data",
         "make, convert, inspect, check and preview datasets",
-        "ask for less at once, with a smaller --num or fewer --workers",
+        "use a smaller --num or fewer --workers",
     ),
     "train": Command(
         "train",
         "train a preset, or continue a run",
-        "use a smaller --batch-size in a new run, or --recompute-decoder, which --resume takes too",
+        "start a new run with a smaller --batch-size, or resume this one with --recompute-decoder",
     ),
     "evaluate": Command(
         "evaluate",
         "compute every metric of a run on held-out images",
-        "evaluate fewer images at once with a smaller --batch-size, --num-samples or --iwae-samples",
+        "use a smaller --batch-size, --num-samples or --iwae-samples",
     ),
-    "sample": Command("sample", "draw scenes from a run's model", "use a smaller --num or --slots"),
+    "sample": Command("sample", "draw scenes from a trained model, or edit an image", "use a smaller --num or --slots"),
     "visualize": Command(
-        "visualize", "draw reconstructions, masks, samples, walks and traversals of a run", "use a smaller --num"
+        "visualize", "draw pictures of a run: reconstructions, masks, samples, traversals", "use a smaller --num"
+    ),
+    "report": Command("report", "write one self-contained page about one or more runs", "give fewer runs at once"),
+    "bench": Command("bench", "measure how fast a preset trains, infers and samples", "use a smaller --batch"),
+    "import-weights": Command(
+        "import_weights", "turn the authors' published weights into a run", "close other programs"
     ),
     "report": Command("report", "write one self-contained page about one or several runs", "name fewer runs at once"),
     "study": Command(
@@ -77,18 +82,18 @@ commands:
 
 pyro-sri COMMAND --help explains a command; pyro-sri --version prints the version.
 
-To begin with:
-  pyro-sri sample sri-quick --out scenes.png      scenes from the weights that ship
-  pyro-sri train sri-quick --out runs/quick       makes its own small dataset and trains on it, half an hour
-  pyro-sri evaluate runs/quick                    how well objects come apart on held-out images
-  pyro-sri report runs/quick --out report.html    pictures and numbers on one page"""
+To get started:
+  pyro-sri sample sri-quick --out scenes.png      scenes from the bundled weights
+  pyro-sri train sri-quick --out runs/quick       makes a small dataset and trains on it (half an hour)
+  pyro-sri evaluate runs/quick                    how well objects are separated on held-out images
+  pyro-sri report runs/quick --out report.html    all pictures and numbers on one page"""
 
 
 def run(args: Sequence[str]) -> None:
     """Runs one command line, without the program's name.
 
     Raises:
-        UserError: For any mistake that the user can mend; also where memory runs out, or a disk fails.
+        UserError: For any mistake that the user can correct, and if memory runs out or a disk fails.
     """
     if not args or args[0] in ("-h", "--help"):
         print(usage())
@@ -99,7 +104,7 @@ def run(args: Sequence[str]) -> None:
     name, *rest = args
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"commands are {', '.join(COMMANDS)}"
+        hint = f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(COMMANDS)}"
         raise UserError(f"there is no command '{name}': {hint}")
     with _plain_failures(COMMANDS[name].needs_less_memory):
         importlib.import_module(f"pyro_sri.scripts.{COMMANDS[name].module}").main(rest)
@@ -111,7 +116,7 @@ def _plain_failures(needs_less_memory: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if is_out_of_memory(error):  # before all else: what failed for lack of memory may look damaged
+        if is_out_of_memory(error):  # first of all: a file that failed for lack of memory may look damaged
             raise UserError(f"there is not enough memory: {needs_less_memory}") from error
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             what = "the output" if error.filename is None else error.filename
@@ -125,7 +130,7 @@ def main() -> None:
     keep_freed_memory()
     wait_passively()
     _prepare_streams()
-    status, says = _attempt(sys.argv[1:])  # what it held is free again, and its message can be printed
+    status, says = _attempt(sys.argv[1:])  # by now its memory is free again, so the message can be printed
     if says:
         with contextlib.suppress(OSError):
             print(f"pyro-sri: {printable(' '.join(says.split()))}", file=sys.stderr, flush=True)
@@ -138,12 +143,12 @@ def main() -> None:
 
 
 def _attempt(args: Sequence[str]) -> tuple[int, str]:
-    """Runs one command line; returns the exit status, and what is to be said if it failed."""
+    """Runs one command line; returns the exit status, and the message if it failed."""
     try:
         with handling(_terminate, signal.SIGTERM):
             run(args)
             with _plain_failures(""):
-                print(end="", flush=True)  # here, where it can be told that the disk is full or the reader has left
+                print(end="", flush=True)  # here, where a full disk or a reader that left can still be reported
     except UserError as error:
         return 2, str(error)
     except BrokenPipeError:  # as in `pyro-sri presets | head`
@@ -156,11 +161,11 @@ def _attempt(args: Sequence[str]) -> tuple[int, str]:
 
 
 def _prepare_streams() -> None:
-    """Makes standard output and error such that writing to them fails only on a full disk or a reader that left."""
+    """Sets up standard output and error so that writing fails only on a full disk or a reader that left."""
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
-        except OSError:  # closed: a file of ours would take its place, and get what is not meant for it
+        except OSError:  # closed: one of our files would take its number, and get its output
             os.open(os.devnull, os.O_RDWR)
             setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w", closefd=False))
     for stream in (sys.stdout, sys.stderr):

@@ -11,7 +11,7 @@ DATASETS = Path("datasets")
 
 
 def own_data(preset: Preset) -> Path:
-    """The file of a preset that makes its own data; made if it is not there."""
+    """The file of a preset that makes its own data; which is made if it is missing."""
     path = DATASETS / f"{preset.data_name or preset.config.preset}.h5"
     if not path.exists():
         note(f"making {path}: generated {preset.config.dataset}")
@@ -20,6 +20,6 @@ def own_data(preset: Preset) -> Path:
 
 
 def own_data_of(run: Run) -> Path | None:
-    """The same for a run that names no data, as those that ship; None if it names some or its preset makes none."""
+    """The same for a run that names no data (bundled ones do not); None if it names some or its preset makes none."""
     preset = PRESETS.get(run.config.preset)
     return own_data(preset) if run.config.data is None and preset is not None and preset.makes_data else None

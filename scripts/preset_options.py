@@ -17,7 +17,7 @@ from pyro_sri.system.errors import UserError
 
 
 def preset_named(args: Sequence[str], prog: str, help_text: str, usage: str) -> Preset | None:
-    """The preset that the first argument names; None where help was asked for, which is then printed.
+    """The preset that the first argument names; None if help was asked for, which is printed here.
 
     Args:
         args: What the user wrote after the command.
@@ -31,10 +31,10 @@ def preset_named(args: Sequence[str], prog: str, help_text: str, usage: str) -> 
     if args and not args[0].startswith("-"):
         return find_preset(args[0])
     if not {"-h", "--help"} & set(args):
-        raise UserError(f"which preset? '{prog} PRESET' takes one of {', '.join(PRESETS)}")
+        raise UserError(f"which preset? '{prog} PRESET' needs one of {', '.join(PRESETS)}")
     print(help_text.split("\n\nArgs")[0])
     print(f"\nusage: {prog} PRESET {usage} [any field of the preset]")
-    print(f"\npresets: {', '.join(PRESETS)}\nThe fields of a preset: {prog} PRESET --help")
+    print(f"\npresets: {', '.join(PRESETS)}\nTo see the fields of a preset: {prog} PRESET --help")
     return None
 
 

@@ -1,4 +1,4 @@
-"""`pyro-sri presets`: the runs that ship."""
+"""`pyro-sri presets`: lists the presets."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from pyro_sri.scripts.cli import parse
 
 
 def presets() -> None:
-    """List the runs that ship, with what each is and needs.
+    """List the presets: what each one is and what it needs.
 
     Train one with `pyro-sri train NAME --data FILE`; `pyro-sri train NAME --help` shows every field and its value.
     """
-    table = Table("preset", "what it is", "what it needs", title="Runs that ship", title_justify="left")
+    table = Table("preset", "what it is", "what it needs", title="Presets", title_justify="left")
     for name, preset in PRESETS.items():
         table.add_row(f"[bold]{name}[/bold]", preset.summary, preset.needs)
     Console().print(table)

@@ -27,10 +27,10 @@ def report(
     data: Path | None = None,
     seed: int = 0,
 ) -> None:
-    """Write one page about one or several runs, side by side: metrics, pictures, curves, configuration, commands.
+    """Write one page about one or more runs, side by side: metrics, pictures, curves, configuration, commands.
 
     The page is a single file that needs no network: open it in any browser, or send it to someone.
-    Runs that differ in nothing but their seed stand together, with mean and standard deviation.
+    Runs that differ only in the seed are grouped, with mean and standard deviation.
     An existing file is never overwritten.
 
     For example:
@@ -38,20 +38,20 @@ def report(
       pyro-sri report runs/seed0 runs/seed1 runs/other --out comparison.html
 
     Args:
-        runs: Run directories, or names of presets whose weights ship.
+        runs: Run directories, or names of presets with bundled weights.
         out: The .html file to make.
-        data: Dataset file whose images are shown; the one that each run was trained on if not given.
+        data: Dataset file whose images are shown (if not given: the one that each run was trained on).
         seed: Seed of the pictures' draws.
 
     Raises:
         UserError: If a run cannot be read, or the file exists or cannot be written.
     """
     if not runs:
-        raise UserError("which runs? pyro-sri report RUN [RUN ...] --out report.html takes at least one")
+        raise UserError("which runs? give at least one: pyro-sri report RUN [RUN ...] --out report.html")
     check_new_file(out, (".html", ".htm"))
     check_seed(seed)
     runs = tuple(dict.fromkeys(runs))
-    found = [find_run(given) for given in runs]  # all of them, before the first takes its time
+    found = [find_run(given) for given in runs]  # all of them, before work on the first begins
     named = zip(found, runs, short_names(runs), strict=True)
     subjects = [
         show_run(run, given, name, data=data or own_data_of(run), seed=seed, commands=_commands(run, given))

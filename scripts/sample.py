@@ -51,8 +51,8 @@ def sample(
       slot_rgb    uint8    N x K x H x W x 3   the colours of each slot
       slot_masks  float16  N x K x H x W x 1   each slot's share of a pixel; they sum to 1 over the slots
 
-    With --condition, the .png first shows the image, its reconstruction and its slots with their numbers, then the new
-    scenes; the .npz also says which of the K slots are the image's: kept, int64.
+    With --condition, the .png shows the image, its reconstruction and its numbered slots, then the new scenes. The .npz
+    has another array, kept (int64): which of the K slots are the image's.
 
     The same seed gives the same file. An existing file is never overwritten.
 
@@ -61,25 +61,25 @@ def sample(
       pyro-sri sample runs/rooms --num 16 --slots 5 --temperature 0.7 --out calm.png
       pyro-sri sample runs/rooms --num 10000 --seed 1 --out scenes.npz
 
-    To edit an image, first look at its slots; then keep some and imagine the others, leave one out, or imagine one more
-    than the seven there are. The slots and their numbers depend on --seed:
+    To edit an image, first look at its slots. Then keep some and imagine the others, leave one out, or imagine one more
+    (an eighth, below). The slots and their numbers depend on --seed:
       pyro-sri sample runs/rooms --condition photo.png
       pyro-sri sample runs/rooms --condition photo.png --keep-slots 0,2 --num 16
       pyro-sri sample runs/rooms --condition photo.png --remove-slots 1
       pyro-sri sample runs/rooms --condition rooms.h5:5 --slots 8
 
     Args:
-        run: A run directory, or the name of a preset whose weights ship.
-        num: How many scenes.
-        slots: Slots per scene; as many as in training (or left of the image) if not given. More slots can paint more
-            objects.
-        temperature: Factor on every standard deviation of the prior: 1 samples the model as it is, less gives more
-            typical scenes.
+        run: A run directory, or the name of a preset with bundled weights.
+        num: Number of scenes.
+        slots: Slots per scene (if not given: as many as in training, or as the edited image has left). More slots can
+            paint more objects.
+        temperature: Factor on every standard deviation of the prior. 1 samples the model as it is; lower values give
+            more typical scenes.
         seed: Seed of the draws.
         out: The .png, .pdf, .svg or .npz to make; a free name like RUN/samples/samples-seed0.png if not given.
         condition: An image to edit: a picture file, or FILE.h5:INDEX for one of a dataset file's test images. It is
-            cut to its middle square and resized if need be.
-        keep_slots: Numbers of the slots to keep, like 0,2; the others are imagined. All if not given.
+            cropped to its middle square and resized if necessary.
+        keep_slots: Numbers of the slots to keep, like 0,2; the others are imagined (if not given: keep all).
         remove_slots: Numbers of the slots to leave out, like 1.
 
     Raises:
@@ -91,7 +91,7 @@ def sample(
     if out is not None:
         check_new_file(out, (".png", ".npz", *(f".{kind}" for kind in VECTORS)))
     if condition is None and (keep_slots, remove_slots) != (None, None):
-        raise UserError("--keep-slots and --remove-slots are about the slots of an image: name it with --condition")
+        raise UserError("--keep-slots and --remove-slots need an image: name it with --condition")
     found = find_run(run)
     stem = "samples" if condition is None else "edited"
     path = out or _free_name(_samples_folder(found), f"{stem}-seed{seed}", ".png")
@@ -127,7 +127,7 @@ class Drawn(NamedTuple):
         num: How many.
         pieces: The scenes, a few at a time.
         lay_out: Makes the picture of their images, uint8 [N, H, W, 3].
-        arrays: What a .npz holds besides the scenes.
+        arrays: What a .npz holds in addition to the scenes.
         remark: What else there is to say.
     """
 
@@ -199,7 +199,7 @@ def read_image(source: str, size: int) -> Tensor:
 
     Args:
         source: A picture file, or FILE.h5:INDEX for an image of a dataset file's split farthest from training.
-        size: The side that it shall have.
+        size: The side that it should have.
 
     Raises:
         UserError: If there is no such image.
@@ -208,16 +208,16 @@ def read_image(source: str, size: int) -> Tensor:
         with DatasetFile(place[1]) as file:
             split, index = file.splits[-1], int(place[2])
             if index >= file.num_images(split):
-                raise UserError(f"{source} is not there: split {split} ends at {file.num_images(split) - 1}")
+                raise UserError(f"{source} does not exist: split {split} ends at image {file.num_images(split) - 1}")
             pixels = file.read(file.images(split), [index])[0]
     elif many := re.fullmatch(r"(.+\.h5)(:\d+)?", source):
-        raise UserError(f"{many[1]} holds many images: name one by its number, as in {many[1]}:0")
+        raise UserError(f"{many[1]} holds many images: choose one by its number, as in {many[1]}:0")
     else:
         pixels = read_rgb(Path(source))
     height, width, _ = pixels.shape
     side = min(height, width)
     if (height, width) != (size, size):
-        cut = "" if height == width else f" cut to the middle {side}x{side} and"
+        cut = "" if height == width else f" cropped to the middle {side}x{side} and"
         note(f"{source} has {width}x{height} pixels:{cut} resized to {size}x{size}")
     fitted = resize_image(pixels[centre(height, width, side)], size).copy()  # Pillow's pixels are read-only
     return to_images(torch.from_numpy(fitted)[None], "cpu")
@@ -237,7 +237,7 @@ def _draw_edited(
         sizes = [min(SCENES_AT_ONCE, num - start) for start in range(0, num, SCENES_AT_ONCE)]
         imagined = [imagine_rest(model, slots.expand(n, -1, -1), edit.places, **options) for n in sizes]
         slots, effective = (torch.cat(tensors) for tensors in zip(*imagined, strict=True))
-        remark = f"; each chosen among {CANDIDATES} candidates, effectively {effective.mean():.0f}"
+        remark = f"; each chosen from {CANDIDATES} candidates (effectively {effective.mean():.0f})"
 
     def lay_out(images: NDArray[np.uint8]) -> Picture:
         return _edit_sheet(image, decode(model, inferred), edit, images)
@@ -274,7 +274,8 @@ def _check(num: int, slots: int | None, temperature: float) -> None:
 
 
 def _samples_folder(run: Run) -> Path:
-    """The run's own folder; `samples` here for weights that ship, whose folder belongs to the installation."""
+    """The run's own folder; `samples` in the working directory for bundled weights, whose folder belongs to the
+    installation."""
     return Path("samples") if run.path.is_relative_to(WEIGHTS) else run.path / "samples"
 
 

@@ -21,7 +21,7 @@ def ship(run_path: Path) -> Path:
         Where they stand now, replacing those that stood there.
 
     Raises:
-        UserError: If it is no run, or of no preset.
+        UserError: If it is not a run, or not of a preset.
     """
     run = runs.open_run(run_path)
     target = runs.WEIGHTS / run.config.preset

@@ -28,12 +28,12 @@ LOOKED_AT = 64  # training images that are looked at before a run starts
 _HELP = """Train a preset, or continue a run.
 
 Writes a run directory: config.yaml, checkpoints/ (best.pt by validation, last.pt), metrics.jsonl, tensorboard/.
-With other --steps than the preset's, warm-up, decay and the like keep their share of the run where they are not given.
-Stop it at any time: the same command with --resume continues as if it had never stopped.
+If you change --steps, the schedule (warm-up, decay and so on) is scaled with it, except for options that you give.
+You can stop at any time. The same command with --resume continues as if it had never stopped.
 
-Ctrl-C and SIGTERM end it after the current step, with a checkpoint and exit status 0. A second Ctrl-C ends it at once,
-with exit status 130; so does a first one before the first step (SIGTERM: 143). A kill loses only the steps since the
-last checkpoint, and one run directory is trained by one command at a time.
+Ctrl-C and SIGTERM stop it after the current step: it writes a checkpoint and exits with status 0. A second Ctrl-C, or
+one before the first step, exits at once with status 130 (SIGTERM: 143). If the process is killed, only the steps since
+the last checkpoint are lost. Only one command at a time can train in a run directory.
 
 For example:
 
@@ -48,9 +48,9 @@ pyro-sri train sri-mog-shapestacks --out runs/stacks --resume
 pyro-sri train sri-mog-shapestacks --tiny --out runs/try
 
 Args:
-    out: Run directory, new or empty; runs/PRESET if not given.
-    resume: Continue the run in --out from its last checkpoint; start it if there is none.
-    tiny: Small images, few slots and features, 3 steps, data made on the spot: whether everything works, in seconds.
+    out: Run directory, new or empty (if not given: runs/PRESET).
+    resume: Continue the run in --out from its last checkpoint. If there is none, start a new run.
+    tiny: A quick check that everything works: 3 steps with small images, few slots and features, and generated data.
 """
 
 
@@ -66,7 +66,7 @@ def main(args: Sequence[str]) -> None:
         stored = runs.open_run(out).config
         if stored.preset != preset.config.preset:
             raise UserError(f"{out} is a run of '{stored.preset}', not of '{preset.config.preset}'")
-        config, out, resume = _read(stored, args[1:])  # what is not said again stays as it was
+        config, out, resume = _read(stored, args[1:])  # options that are not given again stay as they were
         check_same(_with_absolute_data(config), stored)
     else:
         runs.check_new(out)
@@ -81,7 +81,7 @@ def main(args: Sequence[str]) -> None:
     except KeyboardInterrupt as stop:
         if not (out / runs.CONFIG).exists():
             raise
-        raise type(stop)(f"to go on from the last checkpoint: {_resuming(config, out)}") from None
+        raise type(stop)(f"to continue from the last checkpoint: {_resuming(config, out)}") from None
     if is_first():
         _say_what_next(run)
 
@@ -114,7 +114,8 @@ def _with_absolute_data(config: RunConfig) -> RunConfig:
 
 
 def with_data(config: RunConfig, preset: Preset) -> RunConfig:
-    """The configuration with its data file, made first if the preset makes its own, and with the file's image size.
+    """The configuration with its data file, which is made first if the preset makes its own, and with the file's image
+    size.
 
     Raises:
         UserError: If there is no file, or its images do not fit; the message has the command that makes one.
@@ -161,7 +162,7 @@ def _announce(config: RunConfig, out: Path) -> None:
         dark = dark_images(int(data.read(data.images("train"), slice(LOOKED_AT)).max()))
     schedule = " ".join(f"{flag(name)} {value:.6g}" for name, value in config.schedule().items())
     if config.steps != PRESETS[config.preset].config.steps and schedule:
-        note(f"the schedule of these {config.steps} steps: {schedule}")
+        note(f"schedule for {config.steps} steps: {schedule}")
     if untrained := config.untrained(config.steps):
         note(f"warning: {untrained}")
     if dark is not None:
@@ -212,7 +213,7 @@ def summary(line: dict[str, float]) -> str:
 def _say_what_next(run: runs.Run) -> None:
     step = checkpoints.load_checkpoint(run.checkpoint("last"))["step"] if run.checkpoint("last").exists() else 0
     if step < run.config.steps:
-        note(f"stopped at step {step}; to go on: {_resuming(run.config, run.path)}")
+        note(f"stopped at step {step}; to continue: {_resuming(run.config, run.path)}")
     else:
         evaluate = shlex.join(["pyro-sri", "evaluate", str(run.path)])
         if untrained := run.config.untrained(step):
@@ -221,5 +222,5 @@ def _say_what_next(run: runs.Run) -> None:
 
 
 def _resuming(config: RunConfig, out: Path) -> str:
-    """The command that continues a run; what it does not say stays as it was."""
+    """The command that continues a run; options that it does not give stay as they were."""
     return shlex.join([*PROG.split(), config.preset, "--out", str(out), "--resume"])

@@ -33,7 +33,7 @@ def visualize(
 ) -> None:
     """Draw what a trained model sees and imagines, as pictures in a new folder.
 
-    Files, as far as the model has what they show:
+    Files (those that apply to the model):
       reconstructions.png   images, reconstructions, what the scene variable alone imagines, masks, every slot
       slots.png             attention masks, decoder masks and colours of every slot
       imagination.png       what the scene variable alone imagines, below images and reconstructions
@@ -41,24 +41,24 @@ def visualize(
       samples.png           new scenes
       samples_slots.png     new scenes slot by slot, in the order of generation
       samples_order.png     new scenes as one slot after the other is added
-      temperatures.png      the same draws, calmer and wilder, with one slot less and one more
+      temperatures.png      the same draws at lower and higher temperatures, with one slot fewer and one more
       scene_walk.gif        walks through the scene variable
-      slot_traversals.png   what the ten most active dimensions of the most active slot do
-      slot_traversals.gif   what they do in every slot
+      slot_traversals.png   the effect of the ten most active dimensions of the most active slot
+      slot_traversals.gif   their effect in every slot
       curves.png            the training curves
       model_plates.png      the generative story in plate notation
-      model.gv              all its random variables, for Graphviz; also as model.png if that is installed
-      *.mp4                 the animations once more, if ffmpeg is installed
+      model.gv              all its random variables, for Graphviz (also model.png if Graphviz is installed)
+      *.mp4                 the animations as videos, if ffmpeg is installed
 
     For example:
       pyro-sri visualize runs/rooms --out rooms-pictures
       pyro-sri visualize runs/rooms --num 16 --split val --out more-pictures
 
     Args:
-        run: A run directory, or the name of a preset whose weights ship.
-        out: The folder to make; it must not exist, or be empty.
-        num: How many images or scenes on a sheet.
-        split: The images' split: train, val or test.
+        run: A run directory, or the name of a preset with bundled weights.
+        out: The folder to make; it must be new or empty.
+        num: Number of images or scenes on a sheet.
+        split: The split that images are taken from: train, val or test.
         seed: Seed of all draws.
         data: Dataset file; the one the run was trained on if not given.
         format: Of what does not move: png, or for papers pdf and svg, in which texts and lines stay texts and lines.
@@ -70,7 +70,7 @@ def visualize(
         raise UserError(f"--num is {num}: it must be 1 to {MOST_SCENES}")
     check_seed(seed)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists already and is not empty; choose another --out")
+        raise UserError(f"{out} already exists and is not empty; choose another --out")
     found = find_run(run)
     images = load_images(found, split, max(num, ACTIVENESS_IMAGES), data)
     module, ffmpeg = found.load_module(), viz.find_ffmpeg()
@@ -82,7 +82,7 @@ def visualize(
     for name, content in _graph(module.model, found.config.image_size, format):
         _write(out / name, content)
     if images is None:
-        note(f"left out what needs images: {missing_data(found)}; name the file with --data")
+        note(f"skipped the pictures that need images: {missing_data(found)}; name the file with --data")
 
 
 def _film(exhibit: Exhibit, path: Path, ffmpeg: str) -> None:
@@ -90,7 +90,7 @@ def _film(exhibit: Exhibit, path: Path, ffmpeg: str) -> None:
     try:
         content = viz.mp4(exhibit.frames, exhibit.milliseconds, ffmpeg)
     except viz.FilmError as error:
-        note(f"left out {path}: {error}")
+        note(f"skipped {path}: {error}")
         return
     _write(path, content)
 

@@ -143,7 +143,7 @@ def test_keeping_everything_is_the_reconstruction(preset: str) -> None:
     elbo(model, guide).eval()
     images = torch.rand(3, 3, config.image_size, config.image_size)
     if record_of(model).sequence is None:
-        with pytest.raises(UserError, match="infers no sequence of slots") as error:
+        with pytest.raises(UserError, match="does not infer a sequence of slots") as error:
             infer_slots(guide, images)
         assert "\n" not in str(error.value)
         return
@@ -202,12 +202,12 @@ def test_swapping() -> None:
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (lambda model, slots: imagine_rest(model, slots, [0, 3]), "no slot 3: they are 0 to 2"),
-        (lambda model, slots: imagine_rest(model, slots, [-1]), "no slot -1: they are 0 to 2"),
-        (lambda model, slots: imagine_rest(model, slots, [2], num_slots=2), "no slot 2: they are 0 to 1"),
-        (lambda model, slots: remove(slots, [3]), "no slot 3: they are 0 to 2"),
+        (lambda model, slots: imagine_rest(model, slots, [0, 3]), "no slot 3: the slots are 0 to 2"),
+        (lambda model, slots: imagine_rest(model, slots, [-1]), "no slot -1: the slots are 0 to 2"),
+        (lambda model, slots: imagine_rest(model, slots, [2], num_slots=2), "no slot 2: the slots are 0 to 1"),
+        (lambda model, slots: remove(slots, [3]), "no slot 3: the slots are 0 to 2"),
         (lambda model, slots: remove(slots, [0, 1, 2]), "leave at least one"),
-        (lambda model, slots: insert(slots, slots[:, 0], 4), "no slot 4: they are 0 to 3"),
+        (lambda model, slots: insert(slots, slots[:, 0], 4), "no slot 4: the slots are 0 to 3"),
         (lambda model, slots: swap(slots, 0, slots, -1), "no slot -1"),
         (lambda model, slots: swap(slots, 3, slots, 0), "no slot 3"),
     ],

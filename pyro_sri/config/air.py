@@ -20,37 +20,38 @@ class AIRConfig(RunConfig):
     tiny_fields: ClassVar[Mapping[str, Any]] = {"window_size": 8, "code_size": 8, "hidden_size": 8, "layer_size": 8}
 
     num_slots: int = 3
-    """T, the largest number of objects."""
+    """T, the largest number of objects in a scene."""
     window_size: int = 24
     """Side of an object's window in pixels."""
     code_size: int = 50
-    """Size of z_what."""
+    """Size of z_what, the code of an object's appearance."""
     hidden_size: int = 256
     """Units of the guide's LSTM, and of the layer before it."""
     layer_size: int = 200
     """Units of the layers that read and draw windows."""
     differential: bool = False
-    """DAIR: every step sees what is left to explain, not the whole image."""
+    """DAIR: each step sees only what is left to explain, not the whole image."""
 
     presence_prior: float = 0.5
-    """p(another object | all before), at every step."""
+    """Prior probability of another object, at every step."""
     scale_mean: float = 2.0
-    """Mean of an object's scale: its window is so many times smaller than the image."""
+    """Prior mean of an object's scale. Its window is this many times smaller than the image."""
     scale_std: float = 0.1
-    """Standard deviation of the scale."""
+    """Prior standard deviation of the scale."""
     position_std: float = 0.5
-    """Standard deviation of x and y, in half images."""
+    """Prior standard deviation of x and y, in units of half the image side."""
     pixel_std: float = 0.3
-    """sigma of the grey image."""
+    """sigma, the pixel standard deviation of the grey image."""
     decoder_bias: float = -2.0
-    """Added before the decoder's sigmoid: windows start dark."""
+    """Added before the decoder's sigmoid, so that windows start dark."""
 
     estimator: Literal["enumerated", "score"] = "enumerated"
-    """Gradient of the number of objects: its sum in closed form, or the score function with baselines, as published."""
+    """Gradient for the number of objects: summed out in closed form (enumerated), or the score function with baselines,
+    as published (score)."""
     annealing_steps: int = 2_000
-    """Steps over which the weight of KL_pres falls to 1; 0: it always is."""
+    """Steps over which the weight of KL_pres falls to 1; 0 keeps it at 1."""
     annealing_weight: float = 100.0
-    """Weight of KL_pres at the start: objects are costly until they are drawn well."""
+    """Initial weight of KL_pres, so that objects are costly until they are drawn well."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,34 +21,34 @@ class EMORLConfig(LikelihoodFields, RunConfig):
     tiny_fields: ClassVar[Mapping[str, Any]] = {"num_slots": 3, "slot_size": 8, "num_layers": 2}
 
     num_slots: int = 7
-    """K, background included."""
+    """K, the number of slots, including the background."""
     slot_size: int = 64
-    """D."""
+    """D, the size of a slot."""
     num_layers: int = 3
-    """L, layers of bottom-up inference."""
+    """L, the number of layers of bottom-up inference."""
     prior: HierarchicalPriorKind = "rpp"
     """Hierarchical prior: reversed++ (rpp), reversed (rev) or bottom-up (bu)."""
     dual_gru: bool = True
     """Separate GRU cells for means and scales, as published."""
     decoder: PositionDecoderKind = "iodine"
-    """Which published decoder; big takes multiples of 16."""
+    """Which published decoder to use; big needs image sizes that are multiples of 16."""
     init: Initialisation = "official"
-    """Initial weights: as the published code, Xavier with gain 1, or PyTorch's."""
+    """Initial weights: as in the published code (official), Xavier with gain 1 (xavier), or PyTorch's defaults."""
     refinement_steps: int = 3
-    """I, refinement steps at the start of training; there are none in evaluation."""
+    """I, the number of refinement steps at the start of training. Evaluation uses none."""
     later_refinement_steps: int = 3
-    """I from --refinement-drop on."""
+    """Refinement steps from step --refinement-drop on."""
     refinement_drop: int = 0
-    """Step from which there are --later-refinement-steps; 0: never."""
+    """Training step at which the number of refinement steps changes to --later-refinement-steps; 0 never changes it."""
 
     geco: bool = True
-    """Weigh the reconstruction by a controller, as published."""
+    """Weigh the reconstruction with a GECO controller, as published."""
     geco_target: float = -2.206
-    """Goal for the NLL, in nats per pixel and channel."""
+    """Target for the NLL, in nats per pixel and channel."""
     geco_step: float = 1e-6
-    """Step size of the controller, as quoted for 64x64 images."""
+    """Step size of the controller, stated for 64x64 images."""
     geco_speedup: float = 10.0
-    """Factor on the step once the goal is met."""
+    """Factor on the step size once the target is met."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -61,7 +61,7 @@ def from_yaml(text: str, source: str) -> RunConfig:
     fields = typed_fields(config, fields, source)
     # Fields with a default may be missing: runs outlive versions, and a new field starts as what was done before it.
     if missing := [name for name, field in known.items() if name not in fields and field.default is MISSING]:
-        raise UserError(f"{source} lacks the field '{missing[0]}'")
+        raise UserError(f"{source} has no field '{missing[0]}': add it")
     try:
         return config(**fields)
     except UserError as error:
@@ -113,7 +113,7 @@ def typed_fields(
 def _fields(text: str, source: str) -> dict[str, Any]:
     """The values of a YAML mapping by name.
 
-    Nothing is built of nested values, and no alias is followed: a few lines could make as much of them as they please.
+    Nested values are not built and aliases not followed, since a few lines of them could fill the memory.
     """
     fields: dict[str, Any] = {}
     if len(text) > LONGEST_TEXT:
@@ -135,7 +135,7 @@ def _fields(text: str, source: str) -> dict[str, Any]:
             fields[name] = loader.construct_object(value) if plain else NO_VALUE
     except UserError:
         raise
-    except Exception as error:  # the library fails in many ways on what is no date, no number, or nested too deep
+    except Exception as error:  # the library fails in many ways on bad dates, bad numbers and deep nesting
         raise UserError(f"{source} is not YAML: {one_line(error)}") from error
     return fields
 

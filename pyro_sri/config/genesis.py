@@ -27,21 +27,23 @@ class GenesisConfig(GECOFields, LikelihoodFields, RunConfig):
     }
 
     num_slots: int = 9
-    """K, background included."""
+    """K, the number of slots, including the background."""
     mask_slot_size: int = 64
-    """L, of the latents that say where things are."""
+    """L, the size of the mask latents, which say where things are."""
     component_slot_size: int = 16
-    """C, of the latents that say what they look like."""
+    """C, the size of the component latents, which say what things look like."""
     channels: int = 32
     """Channels of the component networks."""
     component_layers: int = 4
-    """Convolutions of the component decoder."""
+    """Number of convolutions in the component decoder."""
     first_pixel_std: float = 0.7
-    """sigma of the first slot, which is meant for the background; `pixel_std` is that of the others."""
+    """sigma of the first slot, which is meant for the background; --pixel-std applies to the others."""
     scene_size: int = 0
-    """S of a scene variable in front of the mask latents (Emami et al. 2023, table 4); 0: none, as published."""
+    """S, the size of a scene variable above the mask latents (Emami et al. 2023, table 4); 0 leaves it out, as
+    published."""
     analytic: bool = False
-    """KLs in closed form instead of Monte Carlo; not with a scene variable, whose posterior depends on the slots."""
+    """Compute KLs in closed form instead of by Monte Carlo. Not possible with a scene variable, whose posterior depends
+    on the slots."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,8 +54,8 @@ class GenesisConfig(GECOFields, LikelihoodFields, RunConfig):
         self.require(["image_size"], lambda value: value in GENESIS_IMAGE_SIZES, "32 or 64")
         self.require(["scene_size"], lambda value: value >= 0, "0 or more")
         if self.scene_size:
-            self.require(["analytic"], lambda value: not value, "left out with a scene variable")
-        self.require(["likelihood"], lambda value: value == "mog", "mog: GENESIS has no other")
+            self.require(["analytic"], lambda value: not value, "left out if there is a scene variable")
+        self.require(["likelihood"], lambda value: value == "mog", "mog, the only one that GENESIS has")
 
     @property
     def image_sizes(self) -> tuple[int, ...]:

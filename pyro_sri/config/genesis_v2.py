@@ -21,16 +21,17 @@ class GenesisV2Config(GECOFields, SegregationFields, LikelihoodFields, RunConfig
     tiny_fields: ClassVar[Mapping[str, Any]] = {"num_slots": 3, "slot_size": 8}
 
     num_slots: int = 9
-    """K, background included."""
+    """K, the number of slots, including the background."""
     slot_size: int = 64
-    """D, a multiple of 8 up to 64; also the width of the networks."""
+    """D, the size of a slot: a multiple of 8 up to 64. Also the width of the networks."""
     lstm_units: int = 0
-    """Units of the slot prior's LSTM; 0: four for each slot dimension, as published."""
+    """Units of the slot prior's LSTM; 0 uses four per slot dimension, as published."""
     init: Initialisation = "pytorch"
-    """Initial weights: as the published code, which leaves them to PyTorch; as SRI's paper reads; or PyTorch's."""
+    """Initial weights: as in the published code (official, which are PyTorch's defaults), as in SRI's paper (xavier),
+    or PyTorch's defaults (pytorch)."""
 
     analytic: bool = False
-    """KLs in closed form instead of Monte Carlo."""
+    """Compute KLs in closed form instead of by Monte Carlo."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

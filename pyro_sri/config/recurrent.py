@@ -27,17 +27,17 @@ class RecurrentConfig(GECOFields, LikelihoodFields, RunConfig):
     }
 
     num_slots: int = 9
-    """K, background included."""
+    """K, the number of slots, including the background."""
     slot_size: int = 64
-    """D, a multiple of 8."""
+    """D, the size of a slot: a multiple of 8."""
     scene_size: int = 128
-    """S."""
+    """S, the size of the scene variable."""
     features: int = 256
-    """Features of an image that the guide's LSTM reads."""
+    """Number of image features that the guide's LSTM reads."""
     hidden: int = 256
-    """Units of that LSTM."""
+    """Units of the guide's LSTM."""
     init: Initialisation = "official"
-    """Initial weights: as SRI's published code, as its paper reads, or PyTorch's."""
+    """Initial weights: as in SRI's published code (official), as in its paper (xavier), or PyTorch's defaults."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +50,7 @@ class RecurrentConfig(GECOFields, LikelihoodFields, RunConfig):
 
     @property
     def image_sizes(self) -> tuple[int, ...]:
-        """The image sizes that SRI takes: the guide is there to be compared with its."""
+        """The image sizes that SRI takes, as this guide is compared with SRI's."""
         return IMAGE_SIZES
 
     def build(self) -> tuple[SceneModel, RecurrentGuide, SlotELBO]:

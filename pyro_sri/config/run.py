@@ -76,62 +76,63 @@ class RunConfig(ABC):
     """Name of the preset that this run started from."""
 
     dataset: NotAnOption
-    """The data it is meant for: a family that `data make` knows."""
+    """The data that the preset is meant for: a family of `data make`."""
     data: Path | None = None
     """The dataset file (HDF5)."""
     data_hash: Annotated[str | None, tyro.conf.Suppress, tyro.conf.Fixed] = None
     """Hash of the file's content, noted when the run starts."""
     image_size: int = 64
-    """Image side H = W in pixels; taken from the data file when there is one."""
+    """Side of the square images in pixels. Taken from the data file if there is one."""
 
     start_from: str | None = None
-    """Run, or preset whose weights ship, to start from instead of new weights; of the same networks and objective."""
+    """Start from the weights of this run (or of a preset with bundled weights) instead of new ones. Networks and
+    objective must be the same."""
     steps: int = 500_000
-    """Optimisation steps in total; a new run's schedule keeps its shares of them where it is not given."""
+    """Number of optimisation steps. In a new run, schedule options that are not given are scaled with it."""
     batch_size: int = 32
     """Images per step, over all processes."""
     optimizer: OptimizerKind = "adam"
-    """What moves the weights: Adam, or Muon (orthogonalised momentum) for those of convolutions and Adam for the
-    rest."""
+    """Optimiser: adam, or muon, which uses Muon (orthogonalised momentum) for convolutions and Adam for the rest."""
     learning_rate: float = 1e-4
-    """The optimiser's step size."""
+    """Learning rate of the optimiser."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises linearly from 0."""
     halving_steps: int = 0
-    """Steps after which the learning rate halves, again and again; 0 never does."""
+    """The learning rate halves every so many steps; 0 turns this off."""
     decay_steps: int = 0
-    """Step at which a cosine brings the learning rate to a fiftieth; 0 keeps it constant."""
+    """Step at which a cosine decay reaches one fiftieth of the learning rate; 0 keeps the rate constant."""
     gradient_clip: float = 0.0
-    """Largest gradient norm; 0 clips nothing."""
+    """Largest gradient norm; 0 turns clipping off."""
     ema: float = 0.0
-    """Memory of an average of the weights over steps, such as 0.999, which is then what is evaluated; 0 for none."""
+    """Decay of an exponential moving average of the weights, for example 0.999. The average is what is then evaluated
+    and sampled; 0 turns it off."""
     seed: int = 0
-    """Seed of the initial weights, of every draw and of the order of the data."""
+    """Seed of the initial weights, the random draws and the order of the data."""
 
     device: Device = "auto"
-    """Where to run; auto takes a GPU if there is one."""
+    """Where to run; auto uses a GPU if there is one."""
     devices: int = 1
-    """Processes on each machine, one per device; they share the batch."""
+    """Processes on each machine, one per device. They share the batch."""
     nodes: int = 1
-    """Machines; they share the batch."""
+    """Number of machines. They share the batch."""
     threads: int = 0
-    """CPU threads of each process; 0 takes as many as PyTorch does. Small networks train faster on one."""
+    """CPU threads of each process; 0 uses PyTorch's own number. Small networks train faster on one."""
     precision: Precision = "float32"
-    """How convolutions multiply: float32, tf32 (GPUs) or bf16; all else stays in float32."""
+    """Precision of the convolutions: float32, tf32 (on GPUs) or bf16. Everything else stays in float32."""
     capture: bool = False
-    """Record whole steps as CUDA graphs and repeat them: faster on a GPU; nothing changes on the CPU."""
+    """Record whole steps as CUDA graphs and replay them. Faster on a GPU; no effect on a CPU."""
     compile: bool = False
-    """Compile the decoders (torch.compile); where there is no compiler, they run as they are."""
+    """Compile the decoders with torch.compile. Without a compiler they run uncompiled."""
     recompute_decoder: bool = False
-    """Decode again in the backward pass instead of keeping every layer: less memory, more time."""
+    """Compute the decoder again in the backward pass instead of keeping its layers: less memory, more time."""
     num_workers: int = 0
-    """Processes that read ahead when the data does not fit into memory; 0 reads in the training process."""
+    """Processes that read ahead if the data does not fit into memory; 0 reads in the training process."""
     log_every: int = 100
     """Steps between lines in metrics.jsonl and TensorBoard."""
     validate_every: int = 2_000
-    """Steps between passes over validation images."""
+    """Steps between passes over the validation images."""
     validation_images: int = 256
-    """Number of validation images; the first ones of the split."""
+    """Number of validation images, taken from the start of the split."""
     picture_every: int = 2_000
     """Steps between pictures in TensorBoard."""
     checkpoint_every: int = 1_000
@@ -154,11 +155,11 @@ class RunConfig(ABC):
         not_negative = ["steps", "warmup_steps", "halving_steps", "decay_steps", "gradient_clip"]
         not_negative += ["threads", "num_workers"]
         self.require(not_negative, lambda value: value >= 0, "0 or more")
-        self.require(["ema"], lambda value: 0 <= value < 1, "0 or more and below 1")
+        self.require(["ema"], lambda value: 0 <= value < 1, "at least 0 and below 1")
         check_seed(self.seed)
         self.check_shared("batch_size")
         if self.capture and self.num_processes > 1:
-            raise UserError("--capture records the steps of one process: leave it out, or --devices and --nodes")
+            raise UserError("--capture works with one process only: leave it out, or leave out --devices and --nodes")
 
     def require(self, names: list[str], holds: Callable[[Any], bool], wanted: str) -> None:
         """Raises UserError unless the values of these fields hold."""
@@ -171,7 +172,10 @@ class RunConfig(ABC):
         """Raises UserError unless the processes can share a batch of this size."""
         size = getattr(self, name)
         if size % self.num_processes:
-            raise UserError(f"{flag(name)} {size} cannot be shared by {self.num_processes} processes: use a multiple")
+            raise UserError(
+                f"{flag(name)} {size} cannot be shared by {self.num_processes} processes: "
+                f"use a multiple of {self.num_processes}"
+            )
 
     @property
     def num_processes(self) -> int:
@@ -186,7 +190,7 @@ class RunConfig(ABC):
             UserError: If the run names none.
         """
         if self.data is None:
-            raise UserError(f"a run of {self.preset} needs a data file: give one with --data")
+            raise UserError(f"a run of {self.preset} needs a data file: name one with --data")
         return self.data
 
     def tiny(self) -> Self:
@@ -207,7 +211,7 @@ class RunConfig(ABC):
 
     @property
     def encoded_from(self) -> int | None:
-        """Step from which steps take the slots of images that were encoded once, or None."""
+        """The first step that trains on slots of images that were encoded once, or None."""
         return None
 
     def images_per_step(self, step: int) -> int:
@@ -216,7 +220,7 @@ class RunConfig(ABC):
 
     @property
     def idle_parameters(self) -> bool:
-        """Whether there are steps after which some parameters have no gradients: those of networks that did not run."""
+        """Whether some steps leave parameters without gradients because their networks did not run."""
         return getattr(self, "num_slots", None) == 1  # no slot after the first, whose prior depends on it
 
     def schedule(self) -> dict[str, float]:
@@ -241,7 +245,8 @@ class RunConfig(ABC):
         return dataclasses.replace(self, steps=steps, **fields)
 
     def untrained(self, step: int) -> str | None:
-        """What of the model no step up to this one trained, and why, in one line; None if all is trained."""
+        """Which part of the model is still untrained at this step, and why, in one line; None if all of it is
+        trained."""
         return None
 
     @property

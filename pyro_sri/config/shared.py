@@ -21,13 +21,13 @@ class LikelihoodFields:
     """p(x | z) of slots."""
 
     likelihood: Literal["mog", "gaussian"] = "mog"
-    """p(x | z): mixture of Gaussians or one Gaussian around the mask-weighted mean."""
+    """Image likelihood p(x | z): a mixture of Gaussians, or one Gaussian around the mask-weighted mean."""
     pixel_std: float = 0.7
     """sigma, the pixel standard deviation."""
     normalised: bool = True
-    """Whether densities keep their 0.5 ln(2 pi) per value; GECO's target assumes one or the other."""
+    """Whether densities include the constant 0.5 ln(2 pi) per value. GECO's target depends on it."""
     mixture: Literal["channel", "pixel"] = "channel"
-    """One mixture per pixel and channel (as all published numbers) or per pixel (as the equation reads)."""
+    """One mixture per pixel and channel (as in all published numbers) or one per pixel (as in the equation)."""
 
     def image_likelihood(self) -> ImageLikelihood:
         """The likelihood."""
@@ -47,25 +47,27 @@ class SegregationFields:
     kernel: Kernel = "gaussian"
     """Kernel of the instance colouring."""
     colour_start: ColourStart = "position"
-    """Where instance colours start: nowhere (none), at each pixel's position (as published), at its colour and position
-    (picture: the first masks are compact pieces of one colour), or at its contrast to the image's median colour."""
+    """What the instance colours start from: nothing (none), each pixel's position (position, as published), its colour
+    and position (picture, where the first masks are compact pieces of one colour), or its contrast to the image's
+    median colour (contrast)."""
     gate_init: float = 0.0
-    """Start of the gate in front of the network's part of the instance colours; 0: the first masks are circles."""
+    """Initial value of the gate on the network's contribution to the instance colours. With 0 the first masks are
+    circles."""
     colour_scale_init: float = 1.0
-    """Factor on the initial weights of the instance colours; smaller: the first masks are larger."""
+    """Factor on the initial weights of the instance colours. Smaller values make the first masks larger."""
     colour_weight: float = 0.9
-    """How much a pixel's colour weighs where instance colours start at picture or contrast."""
+    """Weight of a pixel's colour if instance colours start from picture or contrast."""
     position_weight: float = 0.08
-    """How much its position weighs there."""
+    """Weight of a pixel's position if instance colours start from picture or contrast."""
     learn_masks: bool = True
-    """Let instance colours learn; without, attention masks stay where they start."""
+    """Train the instance colours. If off, attention masks stay as they start."""
     coordinates: bool = False
-    """Show the slot head where each pixel is (CoordConv); the published networks do not."""
+    """Give the slot head each pixel's coordinates (CoordConv); the published networks do not."""
     posterior_scale_init: float = 0.0
-    """Start of the slot posteriors' standard deviations; 0 leaves it to the networks' defaults (about 0.9)."""
+    """Initial standard deviation of the slot posteriors; 0 keeps the networks' default (about 0.9)."""
     mask_kl: MaskKL = "none"
-    """KL from attention masks to decoded masks, beside that of the slots: its gradient goes to both (attached), to the
-    attention masks alone (detached), or to the decoder alone (decoder), which then keeps the background in one slot."""
+    """Add a KL from attention masks to decoded masks. Its gradient goes to both (attached), to the attention masks only
+    (detached), or to the decoder only (decoder), which keeps the background in one slot."""
 
     def instance_colours(self) -> InstanceColours:
         """Start and kernel of the instance colours."""
@@ -79,7 +81,7 @@ class SegregationFields:
         )
 
     def start_slots(self, guide: GenesisV2Guide, posteriors: GenesisV2Guide | SRIGuide) -> None:
-        """Moves new weights to where they start, after their initialisation.
+        """Sets the starting values that the fields ask for, after the networks are initialised.
 
         Args:
             guide: What segregates.
@@ -94,7 +96,9 @@ class SegregationFields:
         """Raises UserError for values out of range."""
         self.require(["colour_scale_init"], lambda value: value > 0, "positive")
         self.require(["colour_weight", "position_weight"], lambda value: value >= 0, "0 or more")
-        self.require(["posterior_scale_init"], lambda value: value == 0 or 1e-3 <= value <= 10, "0 or 0.001 to 10")
+        self.require(
+            ["posterior_scale_init"], lambda value: value == 0 or 1e-3 <= value <= 10, "0, or from 0.001 to 10"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,17 +108,17 @@ class GECOFields:
     geco: Literal["genesis", "emorl", "none"] = "genesis"
     """Controller of the KL weight."""
     geco_target: float = 0.5655
-    """Goal for the NLL, in nats per pixel and channel."""
+    """Target for the NLL, in nats per pixel and channel."""
     geco_step: float = 1e-6
-    """Step size of the controller, as quoted for 64x64 images."""
+    """Step size of the controller, stated for 64x64 images."""
     geco_speedup: float = 10.0
-    """Factor on the step once the goal is met."""
+    """Factor on the step size once the target is met."""
     beta_init: float = 1.0
-    """KL weight at the start (GENESIS style)."""
+    """Initial KL weight (GENESIS style)."""
     beta_min: float = 1e-10
-    """Lower clamp of the KL weight (GENESIS style)."""
+    """Lower bound of the KL weight (GENESIS style)."""
     beta_max: float = 1e10
-    """Upper clamp of the KL weight (GENESIS style); 1 caps it at that of the ELBO."""
+    """Upper bound of the KL weight (GENESIS style); 1 is the weight in the ELBO."""
 
     def new_geco(self, image_size: int) -> GECO | None:
         """A new controller."""
@@ -134,4 +138,4 @@ class GECOFields:
         self.require(
             ["geco_step", "geco_speedup", "beta_init", "beta_min", "beta_max"], lambda value: value > 0, "positive"
         )
-        self.require(["beta_max"], lambda value: value >= self.beta_min, "--beta-min or more")
+        self.require(["beta_max"], lambda value: value >= self.beta_min, "at least --beta-min")

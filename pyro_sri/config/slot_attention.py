@@ -21,13 +21,13 @@ class SlotAttentionConfig(RunConfig):
     tiny_fields: ClassVar[Mapping[str, Any]] = {"num_slots": 3, "slot_size": 8}
 
     num_slots: int = 7
-    """K, background included."""
+    """K, the number of slots, including the background."""
     slot_size: int = 64
-    """D."""
+    """D, the size of a slot."""
     num_iterations: int = 3
     """Rounds of attention."""
     decoder: PositionDecoderKind = "iodine"
-    """Which published decoder; big takes multiples of 16."""
+    """Which published decoder to use; big needs image sizes that are multiples of 16."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

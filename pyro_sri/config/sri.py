@@ -40,45 +40,47 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
     }
 
     num_slots: int = 9
-    """K, background included."""
+    """K, the number of slots, including the background."""
     slot_size: int = 64
-    """D, a multiple of 8 up to 64; also the width of the networks."""
+    """D, the size of a slot: a multiple of 8 up to 64. Also the width of the networks."""
     scene_size: int = 128
-    """S; 0 leaves the scene variable out (table 3a)."""
+    """S, the size of the scene variable; 0 leaves it out (table 3a)."""
     segregation: SegregationKind = "genesis_v2"
-    """What segregates: GENESIS-v2, EMORL (SRI-EMORL), or an encoder by Slot Attention that L_SRI trains (SRI-SA*)."""
+    """How images are segregated: GENESIS-v2, EMORL (SRI-EMORL), or a Slot Attention encoder trained by L_SRI
+    (SRI-SA*)."""
     segregation_layers: int = 3
     """Layers of EMORL's bottom-up inference."""
     segregation_decoder: PositionDecoderKind = "big"
-    """EMORL's decoder; big takes multiples of 16."""
+    """EMORL's decoder; big needs image sizes that are multiples of 16."""
     end_to_end: bool = False
-    """One VAE instead of two: the segregation has no objective of its own, L_SRI trains it (so in SRI-SA*)."""
+    """One VAE instead of two: the segregation has no objective of its own and is trained by L_SRI (always so in
+    SRI-SA*)."""
     align: bool = True
-    """Order the slots as the prior imagines them; without, the segregation's posterior is that of SRI (table 3b)."""
+    """Order the slots as the prior imagines them. If off, SRI uses the segregation's posterior as it is (table 3b)."""
     kl_cross: bool = True
     """Train with KL_cross (table 3c leaves it out)."""
     attention_layers: int = 3
-    """L, relational attention blocks in the scene encoder."""
+    """L, the number of relational attention blocks in the scene encoder."""
     scene_width: int = 0
-    """Width of those blocks; 0: the slot size, as published."""
+    """Width of the relational attention blocks; 0 uses the slot size, as published."""
     lstm_units: int = 0
-    """Units of the LSTMs over slots; 0: four for each slot dimension, as published."""
+    """Units of the LSTMs over slots; 0 uses four per slot dimension, as published."""
     matching: Matching = "greedy"
     """How imagined slots are matched to segregated ones."""
     match_on: MatchOn = "means"
-    """Whether means or samples of them are compared."""
+    """Whether matching compares the means of slots or samples of them."""
     share_decoder: bool = False
     """One decoder for the scene model and the segregation, instead of two."""
     init: Initialisation = "official"
-    """Initial weights: as the published code, as the paper reads, or PyTorch's."""
+    """Initial weights: as in the published code (official), as in the paper (xavier), or PyTorch's defaults."""
 
     segregation_steps: int = 0
-    """Steps at the start that train the segregation pair alone, at half the cost."""
+    """Train the segregation alone for so many steps at the start, at half the cost."""
     prior_from: int = 0
-    """Step from which the prior and the scene encoder train alone, on slots of images that are encoded once, at a
-    fraction of the cost and with a cosine of their own; 0: never."""
+    """From this step on, train only the prior and the scene encoder, on the slots of images that are encoded once. This
+    costs a fraction of a full step and has its own cosine decay. 0 turns it off."""
     prior_batch_size: int = 64
-    """Images whose slots make such a step, over all processes; all of a smaller training set."""
+    """Images per step from --prior-from on, over all processes; a smaller training set is used whole."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,13 +102,13 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
             self.check_shared("prior_batch_size")
         if self.segregation != "genesis_v2":
             alone = ["share_decoder", "posterior_scale_init", "coordinates"]
-            self.require(alone, lambda value: not value, "left out: only GENESIS-v2's segregation has it")
+            self.require(alone, lambda value: not value, "left out, as only GENESIS-v2's segregation has it")
         if self._trains_segregation:
             alone = ["segregation_steps", "share_decoder"]
-            self.require(alone, lambda value: not value, "left out: this segregation has no objective of its own")
+            self.require(alone, lambda value: not value, "left out, as this segregation has no objective of its own")
         if self.capture and self.matching == "hungarian":
             raise UserError(
-                "--matching hungarian runs on the host, where --capture cannot record: leave one of them out"
+                "--matching hungarian runs on the CPU and cannot be recorded by --capture: leave one of them out"
             )
         self.require(["slot_size"], lambda value: value % 8 == 0 and value <= 64, "a multiple of 8 up to 64")
         self.require(["image_size"], lambda value: value in IMAGE_SIZES, "one of 32, 64, 96, 128")
@@ -121,7 +123,7 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
         if step > self.segregation_steps or not self.segregation_steps or self.start_from is not None:
             return None
         return (
-            f"the scene model is untrained: all {step} steps train the segregation alone "
+            f"the scene model is untrained: all {step} steps train only the segregation "
             f"(--segregation-steps {self.segregation_steps})"
         )
 

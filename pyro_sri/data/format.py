@@ -13,7 +13,7 @@ Groups of other usual names (training, validation, Test) are taken for these spl
 The arrays are in the file itself, all of them: links, arrays kept in other files and arrays of which a part was never
 written (HDF5 would read zeros there) are refused. So are sizes that no scene has, before anything is allocated.
 
-Generated files carry the attributes source="generated", generator, generator_version, seed and every parameter.
+Generated files have the attributes source="generated", generator, generator_version, seed and every parameter.
 """
 
 import contextlib
@@ -98,7 +98,7 @@ class DatasetFile:
         attributes: The file's attributes as plain Python values.
 
     Raises:
-        UserError: If the file is missing, cannot be read, is no HDF5 file, or breaks the layout.
+        UserError: If the file is missing, cannot be read, is not an HDF5 file, or does not have the layout.
     """
 
     def __init__(self, path: Path | str, content: BinaryIO | None = None):
@@ -136,7 +136,9 @@ class DatasetFile:
         limit = min(counts, default=MOST_ENTITIES + 1)
         numbers = (entities.dtype.kind in "iu" or not entities.size) and entities.ndim == 1
         if not numbers or not all(0 <= entity < limit for entity in entities):
-            raise UserError(f"{self.path}: background_entities must be numbers of entities that the masks have")
+            raise UserError(
+                f"{self.path}: background_entities must be indices of entities in the masks; correct the attribute"
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -270,7 +272,7 @@ class DatasetFile:
         count = len(range(len(array))[items]) if isinstance(items, slice) else len(items)
         if count * _item_bytes(array) > LARGEST_READ_BYTES:
             size = f"{count} items of {array.shape[1:]} are {count * _item_bytes(array) / 1024**3:.1f} GiB"
-            raise UserError(f"{self.path}: {array.name[1:]}: {size}, more than is read at once; read fewer")
+            raise UserError(f"{self.path}: {array.name[1:]}: {size}, more than can be read at once; read fewer")
         try:
             if isinstance(items, slice):
                 return np.asarray(array[items])
@@ -473,10 +475,10 @@ def _open(path: Path) -> h5py.File:
         # No file locks: several processes read, nobody writes (files appear complete), and some disks cannot lock.
         return h5py.File(path, "r", locking=False)
     except PermissionError:
-        raise UserError(f"{path} may not be read; change its permissions") from None
+        raise UserError(f"{path} cannot be read: permission denied; change its permissions") from None
     except OSError as error:
         raise UserError(
-            f"{path} is not an HDF5 file, or is cut short ({one_line(error)}); make or download it again"
+            f"{path} is not an HDF5 file, or is truncated ({one_line(error)}); make or download it again"
         ) from None
 
 
@@ -494,9 +496,7 @@ def stored(group: Any, name: str, where: str) -> Any | None:
     if not group.id.links.exists(name.encode()):
         return None
     if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
-        raise UserError(
-            f"{where}: {name} is a link to elsewhere; a data file must hold it itself: copy it into the file"
-        )
+        raise UserError(f"{where}: {name} is a link to another place; copy its data into this file")
     return group[name]
 
 
@@ -507,7 +507,7 @@ def check_stored(array: Any, where: str) -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module("hdf5plugin")  # which makes its filters known
     if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
-        raise UserError(f"{where} is kept in other files; a data file must hold it itself: copy it into the file")
+        raise UserError(f"{where} is stored in other files; copy its data into this file")
     if _item_bytes(array) > LARGEST_ITEM_BYTES:
         raise UserError(f"{where} has shape {array.shape}, which is too large for one scene; make or download it again")
     if array.chunks is None:
@@ -515,7 +515,9 @@ def check_stored(array: Any, where: str) -> None:
         complete = array.id.get_storage_size() >= size
     else:
         if math.prod(array.chunks) * array.dtype.itemsize > LARGEST_BLOCK_BYTES:
-            raise UserError(f"{where} is in blocks of {array.chunks}, too large to be read; write it in smaller ones")
+            raise UserError(
+                f"{where} has chunks of {array.chunks}, which are too large to read; write it with smaller chunks"
+            )
         blocks = math.prod(-(-length // side) for length, side in zip(array.shape, array.chunks, strict=True))
         complete = array.id.get_num_chunks() == blocks
     if not complete:
@@ -573,7 +575,7 @@ def _kind(item: Any) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
-    if isinstance(value, str):  # h5py marks bytes that are no text, and nothing could print them
+    if isinstance(value, str):  # h5py marks bytes that are not text, and nothing could print them
         return value.encode(errors="surrogateescape").decode(errors="replace")
     if isinstance(value, np.ndarray):
         return [_plain(item) for item in value] if value.ndim else _plain(value.item())

@@ -92,13 +92,15 @@ def _check(num_images: int, batch_size: int, seed: int, start_step: int, rank: i
     if batch_size < 1:
         raise UserError(f"a batch of {batch_size} images is empty; use a batch size of at least 1")
     if batch_size > num_images:
-        raise UserError(f"a batch of {batch_size} is more than the {num_images} images; use a smaller one")
+        raise UserError(f"a batch of {batch_size} is larger than the split of {num_images} images; use a smaller one")
     if batch_size % world_size:
-        raise UserError(f"a batch of {batch_size} cannot be shared by {world_size} processes; use a multiple")
+        raise UserError(
+            f"a batch of {batch_size} cannot be shared by {world_size} processes; use a multiple of {world_size}"
+        )
     if seed < 0 or start_step < 0:
         raise UserError(f"seed {seed} and step {start_step} must not be negative")
     if not 0 <= rank < world_size:
-        raise ValueError(f"rank {rank} is not among {world_size} processes")
+        raise ValueError(f"rank {rank} is out of range for {world_size} processes")
 
 
 def _slices(

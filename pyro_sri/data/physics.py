@@ -83,7 +83,9 @@ def audit_towers(
     audits = []
     with DatasetFile(path) as file:
         if file.attributes.get("generator") not in FAMILIES:
-            raise UserError(f"{path} holds no stacks made here; `pyro-sri data make stacks` makes such a file")
+            raise UserError(
+                f"{path} was not made by `pyro-sri data make stacks` or stacks_broken; make such a file to audit"
+            )
         available = file.num_images(split)
         count = available if num is None else num
         if not 1 <= count <= available:

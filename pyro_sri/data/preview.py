@@ -66,7 +66,7 @@ def contact_sheet(path: Path | str, out: Path | str, num: int = 32, split: str =
     if out.suffix.lower() != ".png":
         raise UserError(f"{out} does not end in .png; a preview is a PNG picture")
     if out.exists():
-        raise UserError(f"{out} exists already; choose another name or remove it first")
+        raise UserError(f"{out} already exists; choose another name or remove it first")
     with DatasetFile(path) as file:
         total = file.num_images(split)
         items = np.sort(np.random.default_rng(seed).permutation(total)[:num]).tolist()

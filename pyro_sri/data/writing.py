@@ -181,4 +181,4 @@ def _append(group: Any, scenes: SceneArrays) -> None:
 def refuse_existing(path: Path) -> None:
     """Raise a UserError if there is anything at a path that is to be written, be it a link that leads nowhere."""
     if path.exists() or path.is_symlink():
-        raise UserError(f"{path} exists already; choose another name or remove it first")
+        raise UserError(f"{path} already exists; choose another name or remove it first")

@@ -27,7 +27,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("rooms", "objects_room"), "room"),
     **dict.fromkeys(("clevr", "clevr6", "clevr_with_masks"), "table"),
 }
-MOST_SAMPLES = 10_000  # scenes generated if no number is asked for: as many as the published FIDs are of
+MOST_SAMPLES = 10_000  # scenes generated if no number is given, as for published FIDs
 
 
 def evaluate(
@@ -47,7 +47,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     progress: Report = lambda what, done, total: None,
 ) -> Metrics:
-    """Every metric; images are read, scored and forgotten a batch at a time.
+    """Computes every metric. Images are read, scored and discarded one batch at a time.
 
     Args:
         model: A model.
@@ -55,14 +55,14 @@ def evaluate(
         data: A dataset file.
         elbo: Its objective; None for that which the pair was built or loaded with, or else that of its system.
         split: The split to evaluate on.
-        num_images: The first so many images; None for all.
-        batch_size: Images at once.
-        iwae_images: Images for the importance-weighted bound and the posterior predictive checks, the first ones; 0
-            leaves them out.
-        iwae_samples: Draws per image for them.
+        num_images: Evaluate only this many images, from the start of the split; None for all.
+        batch_size: Images evaluated at once.
+        iwae_images: Number of images, from the start of the split, for the importance-weighted bound and the posterior
+            predictive checks; 0 leaves these metrics out.
+        iwae_samples: Draws per image for these metrics.
         num_samples: Scenes to generate for the Fréchet distance and the structural accuracy; None for as many as
             images, 10,000 at most; 0 leaves them out.
-        extractor: The features that generated and real images are compared by; None for the built-in ones.
+        extractor: The features used to compare generated and real images; None for the built-in ones.
         seed: Seed of the draws.
         device: Where model and guide are.
         progress: Called with what is done, how much of it, and how much there is.

@@ -28,13 +28,13 @@ METRICS: dict[str, dict[str, Meaning]] = {
     "reconstruction and likelihood": {
         "mse": Meaning("mean squared error of the reconstruction, per pixel and channel in [0, 1]", "lower"),
         "nll": Meaning("-log p(x | z), nats per image, normalised likelihood", "lower"),
-        "nll_above_floor": Meaning("nll above that of an image painted exactly, nats per image", "lower"),
+        "nll_above_floor": Meaning("nll minus that of a perfect reconstruction, nats per image", "lower"),
         "bpd": Meaning("-ELBO in bits per dimension", "lower"),
         "bpd_with_cross": Meaning("-ELBO plus kl_cross in bits per dimension", "lower"),
         "iwae_bpd": Meaning("importance-weighted bound in bits per dimension", "lower"),
         "iwae_bpd_8": Meaning("importance-weighted bound from 8 draws", "lower"),
         "iwae_bpd_1": Meaning("importance-weighted bound from one draw: -ELBO by Monte Carlo", "lower"),
-        "iwae_sample_size": Meaning("effective number of draws in iwae_bpd; near 1 it hangs on single draws"),
+        "iwae_sample_size": Meaning("effective number of draws in iwae_bpd; near 1 the bound depends on single draws"),
         "segregation_nll": Meaning("-log p(x | z) of the segregation's own model, nats per image", "lower"),
         "squared_error": Meaning("squared error summed over an image: Slot Attention's loss", "lower"),
     },
@@ -57,25 +57,27 @@ METRICS: dict[str, dict[str, Meaning]] = {
         "recall": Meaning("share of real images that lie among the generated ones", "higher"),
         "density": Meaning("how densely real images surround generated ones (about 1 is perfect)", "higher"),
         "coverage": Meaning("share of real images with a generated one nearby", "higher"),
-        "structure_accuracy": Meaning("share of generated scenes whose objects stand as a rule says", "higher"),
+        "structure_accuracy": Meaning("share of generated scenes whose objects stand, by a written rule", "higher"),
         "structure_accuracy_data": Meaning(
-            "share of the data's scenes whose true masks stand by that rule: what to expect"
+            "share of the data's scenes that stand by that rule, on true masks: the value to expect"
         ),
     },
     "order and codes": {
         "order_consistency": Meaning(
-            "how far an object's role tells its slot's position (0: random, 1: always)", "higher"
+            "how well an object's role determines its slot's position (0: at random, 1: fully)", "higher"
         ),
         "order_information": Meaning("mutual information of an object's role and its slot's position, bits", "higher"),
-        "dci_disentanglement": Meaning("how few factors each dimension of a slot tells of (1 is perfect)", "higher"),
-        "dci_completeness": Meaning("how few dimensions tell of each factor (1 is perfect)", "higher"),
-        "dci_informativeness": Meaning("how well factors are predicted from slots (1 is perfect)", "higher"),
+        "dci_disentanglement": Meaning("how few factors each dimension of a slot captures (1 is perfect)", "higher"),
+        "dci_completeness": Meaning("how few dimensions capture each factor (1 is perfect)", "higher"),
+        "dci_informativeness": Meaning("how well factors can be predicted from slots (1 is perfect)", "higher"),
         "active_dimensions": Meaning("dimensions of a slot whose posterior mean varies: variance above 0.01"),
-        "activeness": Meaning("spread of posterior means over their width, mean over a slot's dimensions"),
+        "activeness": Meaning(
+            "spread of the posterior means divided by the posterior's width, averaged over a slot's dimensions"
+        ),
     },
     "posterior predictive checks": {
         "ppc_brightness": Meaning("P(replicates are at least as bright as the image); 0.5 is perfect"),
-        "ppc_contrast": Meaning("P(replicates have at least its contrast)"),
+        "ppc_contrast": Meaning("P(replicates have at least as much contrast)"),
         "ppc_saturation": Meaning("P(replicates are at least as colourful)"),
         "ppc_roughness": Meaning("P(neighbouring pixels of replicates differ at least as much)"),
         "ppc_misfit": Meaning("P(-log p(x | z) of replicates is at least that of the image)"),

@@ -22,7 +22,7 @@ Metrics = dict[str, float | int | str | None]
 
 CONFUSION = re.compile(r"count_(\d+)_found_(\d+)")  # images by their number of objects and by the number found
 NO_MASKS = "the data has no masks"
-NO_RULE = "there is a rule for towers, stacks, rooms and CLEVR only"
+NO_RULE = "there are rules only for towers, stacks, rooms and CLEVR"
 
 
 class Truth(NamedTuple):
@@ -103,7 +103,7 @@ class Bound:
         if "bpd_with_cross" not in result:
             result |= missing("this system has no KL_cross", "bpd_with_cross")
         if "nll_above_floor" not in result:
-            result |= missing("the likelihood has no floor of its own", "nll_above_floor")
+            result |= missing("the likelihood has no floor", "nll_above_floor")
         return result
 
 

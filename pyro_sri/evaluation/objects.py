@@ -46,7 +46,7 @@ class Order:
             return missing(NO_MASKS, *self.NAMES)
         order = order_consistency(np.concatenate(self.positions), np.concatenate(self.roles))
         if not np.isfinite(order.score):
-            return missing("no image tells an order: there are no two entities in slots of their own", *self.NAMES)
+            return missing("no image shows an order: none has two entities in separate slots", *self.NAMES)
         error: Metrics = {"order_consistency_stderr": order.stderr} if np.isfinite(order.stderr) else {}
         return {"order_consistency": order.score, **error, "order_information": order.information}
 

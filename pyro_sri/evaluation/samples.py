@@ -72,7 +72,7 @@ def evaluate_samples(
         error = (share * (1 - share) / num_generated) ** 0.5  # of a share of independent scenes
         result |= {"structure_accuracy": share, "structure_accuracy_stderr": error, "structure_rule": rule}
     if min(num_real, num_generated) < FEWEST:
-        return result | missing(f"it takes {FEWEST} images of either kind", *COMPARED)
+        return result | missing(f"it needs at least {FEWEST} images of each kind", *COMPARED)
     real = cached_features(
         extractor,
         images_hash(data, split, num_real),

@@ -18,18 +18,18 @@ HASH_DIGITS = 8  # of a data hash in a name
 # How an evaluation was made, as opposed to what it found.
 CONDITIONS = {
     "data": "the dataset file",
-    "split": "the part of it",
-    "num_images": "how many images, the first ones of the split",
+    "split": "the split of it",
+    "num_images": "how many images, from the start of the split",
     "num_images_without_foreground": "images left out of ARI-FG: they show no object",
     "seed": "seed of the evaluation's draws",
     "step": "training step of the weights",
     "checkpoint": "best (by validation) or last",
-    "preset": "where the run's configuration started from",
+    "preset": "the preset that the run started from",
     "training_seed": "seed of the run",
     "iwae_images": "images for the importance-weighted bound",
     "iwae_samples": "draws per image for it",
-    "frechet_features": "the features that generated and test images are compared by",
-    "frechet_images": "how many test images generated ones are compared with",
+    "frechet_features": "the features that are compared",
+    "frechet_images": "how many test images the generated ones are compared with",
     "num_samples": "how many scenes are generated",
     "dci_images": "images whose objects' codes are scored",
     "structure_rule": "what generated scenes are checked for",
@@ -141,7 +141,7 @@ def why_not_summarised(metrics: Sequence[Mapping[str, Any]]) -> str | None:
     if differing := differing_conditions(metrics):
         values = [" and ".join(dict.fromkeys(str(found.get(name)) for found in metrics)) for name in differing]
         told = ", ".join(f"{name} is {value}" for name, value in zip(differing, values, strict=True))
-        return f"the evaluations do not compare: {told}; evaluate every run in the same way"
+        return f"the evaluations cannot be compared: {told}; evaluate every run in the same way"
     seeds = Counter(found["training_seed"] for found in metrics if found.get("training_seed") is not None)
     if twice := [seed for seed, count in seeds.items() if count > 1]:
         return f"training seed {twice[0]} occurs twice: it would count twice in the mean; leave one of these runs out"

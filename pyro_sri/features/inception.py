@@ -1,6 +1,6 @@
 """Features of the Inception network, for the Fréchet Inception distance (Heusel et al. 2017).
 
-The network is no part of this package. It is read from a TorchScript file, which holds code that runs when it is read
+The network is not part of this package. It is read from a TorchScript file, which holds code that runs when it is read
 and called: use only a file that you trust.
 """
 
@@ -32,7 +32,7 @@ class InceptionFeatures:
 
     The file is a module that takes images uint8 [B, 3, H, W] in 0..255, brings them to the size and range of its
     network itself, and returns features [B, 2048]; if its forward has an argument `return_features`, that is True.
-    Images are clipped and rounded to 8 bits, not cut off.
+    Images are clipped and rounded to 8 bits, not truncated.
 
     Args:
         path: The file. Its code is run: it must come from someone you trust.
@@ -42,7 +42,7 @@ class InceptionFeatures:
         size: 2048.
 
     Raises:
-        UserError: If the file cannot be read, is no TorchScript file, or does not do what is said above.
+        UserError: If the file cannot be read, is not a TorchScript file, or does not meet these conditions.
     """
 
     size = 2048
@@ -92,7 +92,7 @@ def find_inception(path: Path | None = None, download: bool = False) -> Path | N
         download: Whether it may be downloaded (96 MB).
 
     Returns:
-        The file, or None where it cannot be had.
+        The file, or None if it is not available.
 
     Raises:
         UserError: If the user's file does not exist.
@@ -133,7 +133,7 @@ def _load(path: Path) -> Any:
             warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated", DeprecationWarning)
             return torch.jit.load(path, map_location="cpu").eval()
     except Exception:  # a damaged file can fail in many ways
-        raise UserError(f"{path} is not a TorchScript file, or is damaged; get it again") from None
+        raise UserError(f"{path} is not a TorchScript file, or is damaged; download it again") from None
 
 
 def _sha256(path: Path) -> str:

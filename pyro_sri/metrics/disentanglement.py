@@ -1,4 +1,4 @@
-"""What single dimensions of a slot stand for: disentanglement, completeness and informativeness, and activeness.
+"""What single dimensions of a slot represent: disentanglement, completeness and informativeness, and activeness.
 
 `dci` scores the codes of objects [n,D] against their true factors [n,F]; `object_factors` and `matched_codes` make
 both from slots, masks and the factors of a data set:
@@ -166,8 +166,8 @@ def dci_scores(importance: npt.ArrayLike) -> DCIScores:
 
     With R [D,F] the importance of code i for factor j, and H_F and H_D entropies to the base F and D:
 
-        disentanglement_i = 1 - H_F(R_ij / sum_j R_ij)      1 where code i serves one factor alone
-        completeness_j    = 1 - H_D(R_ij / sum_i R_ij)      1 where factor j is in one code alone
+        disentanglement_i = 1 - H_F(R_ij / sum_j R_ij)      1 where code i represents only one factor
+        completeness_j    = 1 - H_D(R_ij / sum_i R_ij)      1 where factor j is in only one code
 
     The whole scores are averages, weighted by the codes' and by the factors' shares of sum_ij R_ij.
 
@@ -315,7 +315,7 @@ def matched_codes(
         true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside.
         predicted_masks: probabilities or uint8 [n,K,H,W,1].
         factors: numbers [n,O,F].
-        background_entities: entities that are no objects.
+        background_entities: entities that are not objects.
         min_pixels: visible pixels that an object needs. (Emami et al. 2021 ask for 50 of 96 x 96.)
         min_iou: intersection over union in [0,1] that object and slot need.
 

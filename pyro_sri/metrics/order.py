@@ -1,4 +1,4 @@
-"""Whether slots come in a consistent order: what the role of an entity says about its position in the slot sequence.
+"""Whether slots have a consistent order: how well an entity's role determines its position in the slot sequence.
 
     positions = slot_positions(true_masks, slot_masks)      which slot holds each entity,  [n,O]
     roles = object_roles(true_masks)                        floor, lowest object, next, .. [n,O]
@@ -26,7 +26,7 @@ class OrderConsistency(NamedTuple):
     """How well roles determine positions; see `order_consistency`."""
 
     score: float
-    """1 where they do, 0 on average for a random order; NaN where there is nothing to tell an order by."""
+    """1 if they do, 0 on average for a random order; NaN if nothing can show an order."""
     stderr: float
     """Standard error of the score, by resampling images; NaN where there are too few."""
     information: float
@@ -61,8 +61,8 @@ def order_consistency(
     its positions are not independent.
 
     Which position goes with which role does not matter: top to bottom is as good as bottom to top. Given S the order
-    may differ with the number of objects. Entities may share a position: that is no inconsistency, and the reason to
-    divide by the entropy of positions instead of that of roles.
+    may differ with the number of objects. Entities may share a position. That is not an inconsistency, and it is
+    why the score divides by the entropy of positions instead of that of roles.
 
     Args:
         positions: integers [n,O], the slot of each entity of each image; -1 where it has none.
@@ -127,7 +127,7 @@ def slot_positions(
     Args:
         true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside; may overlap.
         predicted_masks: probabilities or uint8 [n,K,H,W,1], slots in the order of the sequence.
-        background_entities: entities that are no objects.
+        background_entities: entities that are not objects.
         min_iou: intersection over union in [0,1] that entity and slot need.
 
     Returns:

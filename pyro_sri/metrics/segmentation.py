@@ -167,7 +167,7 @@ def match_objects_to_slots(
         predicted_masks: probabilities or uint8 [n,K,H,W,1].
         min_pixels: visible pixels that an object needs; one that is absent is never matched.
         min_iou: intersection over union in [0,1] that a pair needs.
-        background_entities: entities that are no objects.
+        background_entities: entities that are not objects.
 
     Returns:
         int64 [n,O]: the slot of each entity, -1 for the background and for every entity without a match.

@@ -1,26 +1,27 @@
-"""Structural accuracy: the share of scenes that stand, judged on their masks by a written rule.
+"""Structural accuracy: the share of scenes that stand, judged from their masks by a written rule.
 
-For SRI's S-Acc, the share of generated ShapeStacks scenes in which all blocks touch and form a tower, people looked at
-pictures. Here `structure_accuracy` and `check_structure` apply the sentences below, to masks alone. Pixels are those of
-a 64 x 64 image; in larger and smaller images every measure grows and shrinks with the side.
+SRI's S-Acc is the share of generated ShapeStacks scenes in which all blocks touch and form a tower, as judged by people
+who looked at pictures. Here `structure_accuracy` and `check_structure` apply the sentences below to masks alone. Pixels
+are those of a 64 x 64 image. In larger and smaller images, every measure scales with the side.
 
 What is an object:
 
-1. A pixel belongs to the mask that is largest there, the first of them on ties. The pixels of a mask fall into pieces
+1. A pixel belongs to the mask that is largest there, or to the first of them on ties. The pixels of a mask form pieces
    (eight neighbours).
-2. Unless the caller says which masks are background, these are: each with a twentieth of the pixels on the image's
-   border or more, and each that reaches both the left and the right border.
+2. Unless the caller says which masks are background, these are background: each mask with at least a twentieth of the
+pixels
+   on the image's border, and each mask that reaches both the left and the right border.
 3. A piece of fewer than 4 pixels (in any image of fewer than 2) is a speck; so is a piece with fewer than a tenth of
-   the pixels of its mask's largest piece, unless the mask is background. Pixels of specks go to what is nearest. Each
-   mask that has a piece left is background or an object.
+   the pixels of its mask's largest piece, unless the mask is background. Pixels of specks go to the nearest piece.
+   Each mask that has a piece left is background or an object.
 4. Objects touch where a pixel of one is directly above, below, left or right of a pixel of the other, or would be but
    for one pixel (in any image at least one) of background between them. An object is over another in the columns in
    which it has a pixel so above one of the other.
 
 In every rule:
 
-5. There is an object, and each is in one piece; further pieces are allowed where the shortest line from the largest
-   one runs over other objects, which then hide what is between, and over no more background than in 4.
+5. There is at least one object, and each is in one piece. Further pieces are allowed if the shortest line from the
+   largest piece runs over other objects, which hide the part in between, and over no more background than in 4.
 
 The rule "tower":
 
@@ -39,15 +40,15 @@ The rules "room" and "table", in which objects stand on one floor seen from abov
 
 11. No object is enclosed by another: what stands in front also starts lower in the picture.
 12. At least half of each object's foot is held. The foot is the lower outline in the lowest quarter of the object's
-    height. The floor holds it, so does the end of the picture, and so does an object that does not reach as high: it
-    may stand in front.
+    height. It is held by the floor, by the end of the picture, and by an object that does not reach as high, since that
+    object may stand in front.
 13. In a "room" the floor is each background mask with a twentieth of the image's lower border or more; other background
     is walls and sky. On a "table" all background is floor.
 
-What masks do not show the rule does not see: blocks that are off balance towards the camera or by a pixel or two, a
-ball that carries a block, blocks sunk into each other (masks never overlap), whether a tower touches the floor, objects
-that hover before the floor. Where the background is not known, a part of it in a mask of its own that hardly reaches
-the border is taken for an object, and an object of which the border cuts off much for background.
+The rule cannot see what masks do not show: blocks that are off balance towards the camera or by a pixel or two, a ball
+that carries a block, blocks sunk into each other (masks never overlap), whether a tower touches the floor, objects that
+hover in front of the floor. If the background is not known, a part of it that has its own mask and hardly reaches the
+border is taken for an object, and an object that the border cuts off to a large part is taken for background.
 """
 
 import itertools

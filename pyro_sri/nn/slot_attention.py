@@ -57,7 +57,7 @@ class InitialSlots(nn.Module):
         """
         count = len(self.learnt)
         if count not in (1, num_slots):
-            raise ValueError(f"{num_slots} slots were asked for: this network has learnt its {count} slots one by one")
+            raise ValueError(f"this network has learnt its {count} slots one by one: it cannot use {num_slots}")
         loc, raw_scale = self.learnt.expand(num_scenes, num_slots, -1).chunk(2, dim=-1)
         return loc, raw_scale
 

@@ -16,7 +16,7 @@ Kernel = Literal["gaussian", "laplacian", "epanechnikov"]
 COLOUR_DIM = 8
 ALPHA_RANGE = (0.01, 0.99)  # no step of the stick may take nothing or all: the logarithms stay finite
 SMALL_CONTRAST = 0.05  # differences from the background that count half
-FULL_CONTRAST = 0.2  # differences from which on a pixel is no background at all
+FULL_CONTRAST = 0.2  # from this difference on, a pixel is not background
 LOG_EMPTY = -1e4  # the logarithm of a mask that takes nothing: finite, and its exponential is 0
 DISTANCE_RANGE = (1e-10, 1e10)  # keeps the gradient of the square root finite at the seed pixel
 

@@ -1,4 +1,4 @@
-"""The objectives: named terms read off the traces of model and guide, weighed into a loss."""
+"""The objectives: named terms, computed from the traces of model and guide and weighted into a loss."""
 
 from pyro_sri.objectives.air import AIR_ELBO, EnumeratedAIR_ELBO, PresenceAnnealing
 from pyro_sri.objectives.base import Terms, TermsELBO

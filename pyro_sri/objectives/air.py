@@ -25,13 +25,14 @@ PRESENCE, WHERE, WHAT = "z_pres_", "z_where_", "z_what_"
 class PresenceAnnealing(PerStep):
     """A training schedule for the presence bits' KL: everything is tried before anything is decided.
 
-    Two ways, alone or together; both end, after `steps`, at the model's own bound, and the model itself never changes.
+    There are two ways, which can be combined. Both end at the model's own bound after `steps`. The model itself never
+    changes.
 
     - `start`: the prior's presence probabilities move to the model's own from this one, linearly in their logits. The
-      published schedule starts near 1: many objects are tried before the decoder can draw any.
-    - `weight`: the KL counts so many times at first, falling geometrically to once. The bound stays valid, if loose;
-      the posterior over the number of objects stays close to the prior, so that every number is learned from, and each
-      object learns to do without those behind it.
+      published schedule starts near 1, so that many objects are tried before the decoder can draw any.
+    - `weight`: the initial weight of the KL, which falls geometrically to 1. The bound stays valid, though loose. The
+      posterior over the number of objects stays close to the prior, so the model learns from every number of objects,
+      and each object learns to do without those after it.
 
     Attributes:
         steps_done: Training steps so far, a buffer.
@@ -174,7 +175,7 @@ class EnumeratedAIR_ELBO(TermsELBO):
     r"""The objective of AIR with the number of objects summed out: no score function, no baselines, less variance.
 
     Presence is monotone, so that its T bits have T + 1 patterns, one for each number n of objects. Step t is the same
-    in all patterns that have it. One run of guide and model with every object present thus gives all of
+    in all patterns that contain it. So one run of guide and model with every object present gives all of
 
     .. math::
         L = \sum_{n=0}^T q(n \mid x) \Big[ -\log p(x \mid z_{<n})

@@ -45,10 +45,10 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
     call `advance` after its step. Without Pyro's validation nothing here waits for the device.
 
     Attributes:
-        bound: Names of the terms whose sum, of those that there are, is the negative ELBO in nats: `nll` and KLs. An
-            objective that reads them off the model's record has none, and a `kl` of its own.
+        bound: Names of the terms (`nll` and KLs) whose sum is the negative ELBO in nats; terms that a system lacks are
+            skipped. An objective that takes them from the model's record has none, and its own `kl`.
         mask_kl: Which KL between attention masks and decoded masks is part of the loss.
-        step: The training step, which a trainer sets before every step; schedules follow it in training mode.
+        step: The training step. A trainer sets it before every step, and schedules follow it in training mode.
     """
 
     bound: ClassVar[tuple[str, ...]] = ()
@@ -69,7 +69,7 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
 
     @property
     def phase(self) -> Hashable:
-        """What the schedule makes of this step: training steps of one phase do the same computation."""
+        """The phase of the schedule that this step is in. Training steps of one phase do the same computation."""
         return None
 
     def trace(self, model: Model, guide: Guide, images: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -120,15 +120,15 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
                 module.settle()
 
     def controllers(self) -> dict[str, GECO]:
-        """The controllers of the KL weights, by what the log calls the weights."""
+        """The controllers of the KL weights, by the names of the weights in the log."""
         return {}
 
     def posterior(self, traces: Any, site: str) -> Distribution:
-        """What inference makes of a latent site in the end, as read off one run."""
+        """The final posterior of a latent site in one run."""
         return traces.guide.nodes[site]["fn"]
 
     def kl(self, terms: Terms) -> Tensor:
-        """The terms of the bound but `nll`, [B] in nats."""
+        """The terms of the bound except `nll`, [B] in nats."""
         kls = [terms[name] for name in self.bound if name != "nll" and name in terms]
         return sum(kls, torch.zeros_like(terms["nll"]))
 
@@ -139,8 +139,8 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
     def weigh(self, geco: GECO | None, nll: Tensor, kl: Tensor, mask_kl: Tensor | float = 0.0) -> Tensor:
         """NLL and KL as their controller weighs them, which notices the NLL in training. Without one, their sum.
 
-        The mask KL is weighed as the KL (Engelcke et al. 2021); by 1 where it moves the decoder alone, which should
-        follow the attention from the start, when the KL weighs little.
+        The mask KL has the same weight as the KL (Engelcke et al. 2021). If it only trains the decoder, the weight is
+        1, as the decoder should follow the attention from the start, when the weight of the KL is small.
         """
         followed = self.mask_kl == "decoder"
         kl = kl if followed else kl + mask_kl

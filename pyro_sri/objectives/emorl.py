@@ -19,7 +19,7 @@ from pyro_sri.system.processes import num_processes
 
 
 class Iteration(NamedTuple):
-    """One posterior of the slots, and what it is worth.
+    """One posterior of the slots, and its terms.
 
     Attributes:
         guide: Trace of every draw so far; the layer that a refined posterior stands for has that posterior as its site.
@@ -49,7 +49,7 @@ class EMORLTraces(NamedTuple):
         iterations: Bottom-up inference, then the refinement steps.
         priors: Trace of the hierarchical prior, each layer given a fresh draw of the one before it in the chain.
         layer_kls: KL of each layer of bottom-up inference, in the order of the chain: [L, B] in nats.
-        kl_above: What a bound pays for the layers above the last iteration's posterior, [B] in nats.
+        kl_above: What the layers above the last iteration's posterior add to a bound, [B] in nats.
     """
 
     guide: Trace
@@ -75,7 +75,7 @@ class EMORL_ELBO(TermsELBO):
     With GECO, L_i = beta KL_i - constraint(NLL_i) of the batch means; the last NLL moves it.
 
     I is `guide.refinement_steps`, or the argument `refinement_steps` of `trace`, `terms` and the loss: 0 is bottom-up
-    inference alone. Refinement takes gradients under `torch.no_grad` too, but cannot in inference mode. Handlers that
+    inference alone. Refinement takes gradients even under `torch.no_grad`, but cannot in inference mode. Handlers that
     fix draws cut the gradient that it follows.
 
     The terms are `nll`, `kl_slots` (of the last iteration), `kl_above`, and `nll_i`, `kl_i` of each iteration before.
@@ -92,8 +92,8 @@ class EMORL_ELBO(TermsELBO):
     Args:
         geco: Controller of the NLL's weight; None weighs it by 1.
         kl_weight: beta.
-        curriculum: Pairs of a training step and the number of refinement steps from there on, the first at 0; in
-            evaluation mode there are none. None leaves the number to `guide.refinement_steps`.
+        curriculum: Pairs of a training step and the number of refinement steps from there on, the first at 0; there
+            is no refinement in evaluation mode. None leaves the number to `guide.refinement_steps`.
     """
 
     bound = ("nll", "kl_slots", "kl_above")

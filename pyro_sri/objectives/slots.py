@@ -19,8 +19,9 @@ class SlotELBO(TermsELBO):
     (Engelcke et al. 2020; 2021 with the mask KL). Each KL compares the two distributions of a site at the drawn
     latents, by Monte Carlo as the authors do, or in closed form. With GECO the loss is NLL + beta (sum of the KLs).
 
-    A pair has those of the terms that its latents make, as the model's record says: `slot_k` makes `kl_slots`, and so
-    on. A latent that is in no record makes a term of its own: `pose_0`, `pose_1` make `kl_pose`.
+    The terms follow from the latents in the model's record: `slot_k` gives `kl_slots`, and so on. A latent that is not
+    in
+    the record gets its own term: `pose_0`, `pose_1` give `kl_pose`.
 
     Example::
 

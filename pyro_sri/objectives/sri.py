@@ -84,7 +84,7 @@ def encode_slots(guide: Any, images: Tensor) -> Tensor:
 def trace_prior(model: Model, guide: Guide, encoded: Tensor) -> SRITraces:
     """Runs the guide's later stages on encoded slots [B, K, 2D], and the model's slots against them: without decoding.
 
-    What the guide infers of the ordered slots is fixed: gradients reach the prior and q(s | x) alone.
+    The guide's posterior of the ordered slots is fixed: gradients reach only the prior and q(s | x).
     """
     num_scenes, num_slots, _ = encoded.shape
     means, scales = encoded.chunk(2, dim=-1)
@@ -176,7 +176,7 @@ class SRI_ELBO(TermsELBO):
     one sample per image, averaged over the batch; the segregation's KL is Monte Carlo (as in GENESIS-v2), the others
     are analytic. With GECO each of the two lines is NLL + beta KL (or EMORL's form) with its own controller.
 
-    Guides without a `segregation` attribute or imagined slots have zeros for those terms.
+    For guides without a `segregation` attribute or imagined slots, those terms are zero.
 
     Example::
 
@@ -186,10 +186,10 @@ class SRI_ELBO(TermsELBO):
     Args:
         geco: Controller of L_SRI; None weighs every term by 1.
         segregation_geco: Controller of L_seg; None weighs both terms by 1.
-        segregation_steps: Training steps at the start that compute L_seg alone, at half the cost.
-        prior_from: Step from which training computes the KLs of L_SRI alone, for fixed q(z | x), without decoding:
-            then p(z | s) and q(s | x) learn, at a fraction of the cost. None: never.
-        cross: Whether KL_cross is part of the loss (table 3c leaves it out); it is read either way.
+        segregation_steps: Training steps at the start that compute only L_seg, at half the cost.
+        prior_from: Step from which training computes only the KLs of L_SRI, for fixed q(z | x), without decoding.
+            Then only p(z | s) and q(s | x) learn, at a fraction of the cost. None means never.
+        cross: Whether KL_cross is part of the loss (table 3c leaves it out). It is computed either way.
         mask_kl: Adds KL(`attention_masks` of the guide || `slot_masks` of the segregation's model) to the segregation's
             KL; where L_SRI trains the segregation, to the KLs of L_SRI. It is not part of the bound; its gradient goes
             to both ("attached"), to the attention masks alone ("detached"), or to the decoder alone ("decoder": at
@@ -233,7 +233,8 @@ class SRI_ELBO(TermsELBO):
     def trace(self, model: Model, guide: Guide, images: Tensor, *args: Any, **kwargs: Any) -> SRITraces:
         """Runs the guide on images [B, 3, H, W], and the models (sites `scene`, `slot_k`, `image`) against it.
 
-        While the prior trains alone, what `encode_slots` made of the images [B, K, 2D] may stand for them.
+        While the prior trains alone, the output of `encode_slots` for the images [B, K, 2D] may be passed instead of
+        them.
         """
         if self.training and self.phase == "segregation":
             pair = guide.segregation

@@ -159,6 +159,6 @@ def load_emorl_geco(state_dict: StateDict, geco: EmorlGECO) -> None:
     """
     for name, buffer in zip(GECO_NAMES, (geco.slack_ema, geco.beta), strict=True):
         if name not in state_dict or state_dict[name].numel() != 1:
-            raise UserError(f"the weights lack the number '{name}': they hold no state of GECO")
+            raise UserError(f"the weights have no number '{name}': they do not hold a state of GECO")
         buffer.copy_(state_dict[name].reshape(()))
     geco.started.fill_(True)

@@ -73,7 +73,7 @@ def load_genesis_v2(
     """
     check_scene(image_size, IMAGE_SIZES, num_slots, "GENESIS-v2")
     if kernel not in get_args(Kernel):
-        raise UserError(f"no kernel '{kernel}': it must be one of {', '.join(get_args(Kernel))}")
+        raise UserError(f"unknown kernel '{kernel}': it must be one of {', '.join(get_args(Kernel))}")
     check_weights(state_dict)
     renamed = {genesis_v2_parameter_name(name): (name, tensor) for name, tensor in state_dict.items()}
     slot_size = size_of(state_dict, "prior_lstm.weight_ih_l0", 1, "GENESIS-v2")

@@ -86,7 +86,7 @@ def load_sri(
     if num_slots < 1:
         raise UserError(f"{num_slots} slots are too few: SRI needs at least 1")
     if kernel not in get_args(Kernel):
-        raise UserError(f"no kernel '{kernel}': it must be one of {', '.join(get_args(Kernel))}")
+        raise UserError(f"unknown kernel '{kernel}': it must be one of {', '.join(get_args(Kernel))}")
     check_weights(state_dict)
     renamed = {sri_parameter_name(name): (name, tensor) for name, tensor in state_dict.items()}
     slot_size = size_of(state_dict, "scene_encoder.project_to_scene_dim.0.weight", 1, "SRI")

@@ -90,7 +90,9 @@ def fill(roots: Mapping[str, nn.Module], renamed: Mapping[str, tuple[str, Tensor
             )
     missing = sorted(ours.keys() - renamed.keys())
     if missing:
-        raise UserError(f"the weights lack {len(missing)} parameters of this network, the first is our '{missing[0]}'")
+        raise UserError(
+            f"the weights lack {len(missing)} parameters of this network, the first of which we call '{missing[0]}'"
+        )
     dtype = next(tensor.dtype for _, tensor in renamed.values() if tensor.is_floating_point())
     for root, module in roots.items():
         module.to(dtype)

@@ -1,1 +1,1 @@
-"""What stands between the library and the machine: files, locks, errors, seeds, signals, memory, processes."""
+"""What connects the library to the machine: files, locks, errors, seeds, signals, memory, processes."""

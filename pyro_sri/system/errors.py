@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this", and what the commands make of others."""
+"""The one exception that means "the user can correct this", and how the commands treat others."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ OUT_OF_MEMORY = (
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: wrong file, wrong option, wrong size.
+    """A mistake that the user can correct: a wrong file, a wrong option, a wrong size.
 
     The message is one plain line that says what is wrong, where, and what to do. The commands print it on standard
     error and exit with status 2; library callers catch it like any exception.
@@ -35,11 +35,11 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def printable(text: str) -> str:
-    """A text with all escaped that ends a line, or that a terminal would obey or cannot show."""
+    """A text in which everything is escaped that ends a line, or that a terminal would obey or cannot show."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def one_line(message: object) -> str:
-    """The words of a message, of which a damaged file may have made a long or unprintable one."""
+    """A message on one line. A damaged file may have made it long or unprintable."""
     line = "".join(letter if letter.isprintable() else " " for letter in str(message))
     return " ".join(line.split())[:300]

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, by one process at a time."""
+"""Files that are written completely or not at all, by one process at a time."""
 
 import contextlib
 import errno
@@ -30,12 +30,12 @@ def plain_disk_errors(path: Path) -> Iterator[None]:
 
 
 def unfinished(path: Path) -> Path:
-    """Where a file stands while `write_atomically` writes it."""
+    """The path of a file while `write_atomically` writes it."""
     return path.with_name(f".{path.name}.unfinished")
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Writes a file under another name beside it, flushes it to the disk, and renames it.
+    """Writes a file under another name in the same folder, flushes it to the disk, and renames it.
 
     A kill leaves at most the file `unfinished(path)`, which the next writing of `path` takes over. Two processes that
     write `path` do so one after the other.

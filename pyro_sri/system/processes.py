@@ -10,13 +10,13 @@ from pyro_sri.system.errors import UserError
 
 
 def num_processes() -> int:
-    """How many processes share the batch: 1 where the run is not distributed."""
+    """How many processes share the batch: 1 if the run is not distributed."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if distributed else 1
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks and writes."""
+    """Whether this process is the one that prints and writes files."""
     return num_processes() == 1 or torch.distributed.get_rank() == 0
 
 
@@ -35,7 +35,7 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def plain_connection_errors() -> Iterator[None]:
-    """Turns what the end of one process does to the others into one plain line.
+    """Turns the errors that the end of one process causes in the others into one plain line.
 
     Raises:
         UserError: If another process of the run ended, or cannot be reached any more.
@@ -47,6 +47,6 @@ def plain_connection_errors() -> Iterator[None]:
         if not lost and "gloo" not in str(error):  # whose errors are plain RuntimeErrors
             raise
         raise UserError(
-            "another process of the run has ended or cannot be reached (it may have said why); to go on from the last "
-            "checkpoint: start all of them again with --resume"
+            "another process of the run has ended or cannot be reached (its output may say why): start all of them "
+            "again with --resume to continue from the last checkpoint"
         ) from error

@@ -32,7 +32,7 @@ def load_torch_file(path: Path) -> Any:
         Exception: Of whatever type, if the file is missing, damaged, compressed or holds code.
     """
     with warnings.catch_warnings(), path.open("rb") as file:
-        warnings.simplefilter("ignore")  # about details of a format, which are no news to the user
+        warnings.simplefilter("ignore")  # about details of a format, which the user need not see
         source: IO[bytes] = file
         if zipfile.is_zipfile(path):
             _verify(path)
@@ -50,7 +50,7 @@ def _verify(path: Path) -> None:
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise zipfile.BadZipFile("it is compressed")
         if sum(member.file_size for member in members) > path.stat().st_size:
-            raise zipfile.BadZipFile("its members are larger than itself")
+            raise zipfile.BadZipFile("its members are larger than the file")
         if (damaged := archive.testzip()) is not None:
             raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
 

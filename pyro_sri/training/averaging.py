@@ -1,4 +1,4 @@
-"""An average of the weights over the steps of a run, beside the weights that are trained."""
+"""An average of the weights over the steps of a run, kept next to the trained weights."""
 
 import contextlib
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""How networks are run: in which precision, compiled, with what kept for the backward pass.
+"""How networks are run: their precision, compilation, and what is kept for the backward pass.
 
 None of it changes what a module computes (up to rounding), its parameters, or their names.
 """
@@ -106,7 +106,7 @@ class _Unnoticed(AbstractContextManager[None]):
 def compile_decoders(module: nn.Module, device: torch.device) -> None:
     """Compiles the decoders with `torch.compile`; where there is no compiler, warns and leaves them as they are."""
     if not _can_compile(device):
-        warnings.warn("there is no compiler that torch.compile can use: decoders run as they are", stacklevel=2)
+        warnings.warn("there is no compiler that torch.compile can use: the decoders run uncompiled", stacklevel=2)
         return
     for decoder in decoders(module):
         _run_by(decoder, _compiled)

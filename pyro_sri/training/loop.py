@@ -1,4 +1,4 @@
-"""Training: one loop for every system, on lightning-fabric; stops and resumes without a trace."""
+"""Training: one loop for every system, on lightning-fabric, which can stop and resume without changing the result."""
 
 import contextlib
 import dataclasses
@@ -51,7 +51,7 @@ Progress = Callable[[int, dict[str, float] | None], None]
 
 
 class Diverged(UserError):
-    """The loss or a parameter is no longer finite; the last good checkpoint stands."""
+    """The loss or a parameter is no longer finite; the last good checkpoint is kept."""
 
 
 @plain_connection_errors()
@@ -73,7 +73,7 @@ def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Prog
             the means of the terms (else None).
 
     Returns:
-        The finished run, or the run as far as it came when it was interrupted.
+        The finished run, or the run as it was when it was interrupted.
 
     Raises:
         UserError: On data that does not fit, a folder that holds something else or that another process trains in,
@@ -103,7 +103,7 @@ def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Prog
             state.restore(run, step_module, optimizer)
         _check_shared(fabric, path, state.step)
         if state.step > config.steps:
-            raise UserError(f"{path} is at step {state.step} already: --steps {config.steps} would go back")
+            raise UserError(f"{path} is already at step {state.step}: --steps must be at least that")
         if state.step == config.steps and run.checkpoint("last").exists():
             return run
         if fabric.is_global_zero:
@@ -116,7 +116,7 @@ def pick_device(device: Device) -> torch.device:
     """The device that "auto", "cpu" or "cuda" means here.
 
     Raises:
-        UserError: If there is no GPU where one is asked for.
+        UserError: If a GPU is asked for and there is none.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("there is no GPU that PyTorch can use: leave out --device cuda or set --device cpu")
@@ -126,7 +126,7 @@ def pick_device(device: Device) -> torch.device:
 def _fabric(config: RunConfig) -> Fabric:
     accelerator = pick_device(config.device).type
     if accelerator == "cuda" and config.devices > torch.cuda.device_count():
-        raise UserError(f"--devices {config.devices} asks for more GPUs than the {torch.cuda.device_count()} here")
+        raise UserError(f"--devices {config.devices} is more than the {torch.cuda.device_count()} GPUs of this machine")
     _check_launcher(config)
     alone = config.num_processes == 1
     strategy = "auto" if alone else DDPStrategy(find_unused_parameters=config.idle_parameters)
@@ -154,7 +154,7 @@ def _check_launcher(config: RunConfig) -> None:
         return
     if (config.devices, config.nodes) != (devices, total // devices):
         raise UserError(
-            f"--devices {config.devices} --nodes {config.nodes} do not fit the processes that {launcher} started: "
+            f"--devices {config.devices} --nodes {config.nodes} do not match the processes that {launcher} started: "
             f"give --devices {devices} --nodes {total // devices}"
         )
 
@@ -178,7 +178,7 @@ def _locked(fabric: Fabric, path: Path, new: bool) -> Iterator[None]:
             except UserError as error:
                 refusal = error
         if total_over_processes(torch.tensor(float(refusal is not None), device=fabric.device)).item():
-            raise refusal or UserError(f"the first process cannot use {path}: it says why")
+            raise refusal or UserError(f"the first process cannot use {path}: see its message")
         yield
 
 
@@ -232,7 +232,7 @@ def _content_hash(file: Path, stamp: tuple[int, ...]) -> str:
 
 @dataclasses.dataclass
 class _State:
-    """Where a run stands, beside weights and optimiser."""
+    """The state of a run, apart from weights and optimiser."""
 
     step: int = 0
     best: float = math.inf
@@ -464,7 +464,7 @@ class _Trainer:
             raise self._diverged()
 
     def _is_finite(self) -> Tensor:
-        """Whether every loss so far was, and every parameter and buffer is, finite in this process."""
+        """Whether every loss so far, and every parameter and buffer, is finite in this process."""
         fine = self.stepper.finite
         for tensor in self.module.state_dict().values():
             fine = fine & torch.isfinite(tensor).all()

@@ -106,7 +106,7 @@ def fill_optimizer(optimizer: Optimizer, state: Any, path: Path) -> None:
                 raise ValueError("moments of other parameters")
             negative = any((kept[name] < 0).any() for name in NOT_NEGATIVE & kept.keys())
             if negative or not all(map(is_finite, kept.values())):
-                raise ValueError("moments that no training has")
+                raise ValueError("moments that no training can have")
         optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
     except (RuntimeError, TypeError, AttributeError, KeyError, ValueError, IndexError) as error:
         raise UserError(f"{path} does not fit its config.yaml: its optimiser state belongs to another run") from error

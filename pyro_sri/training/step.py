@@ -1,4 +1,4 @@
-"""One optimisation step: from images to moved parameters, without ever waiting for the device."""
+"""One optimisation step, from images to updated parameters, without ever waiting for the device."""
 
 import contextlib
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ def new_stepper(config: RunConfig, device: torch.device) -> "Stepper":
 
 
 class Stepper:
-    """Moves parameters, optimiser and controllers, a step at a time, as the configuration says.
+    """Updates parameters, optimiser and controllers one step at a time, as the configuration says.
 
     With `config.capture`, on a GPU, whole steps are recorded as CUDA graphs and repeated.
 

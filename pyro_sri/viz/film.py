@@ -1,4 +1,4 @@
-"""Files of pictures that move: GIF always, MP4 where the program ffmpeg is."""
+"""Animation files: GIF always, and MP4 if the program ffmpeg is installed."""
 
 import io
 import shutil
@@ -44,7 +44,7 @@ def _common_palette(frames: Sequence[Picture]) -> Image.Image:
 
 
 def find_ffmpeg() -> str | None:
-    """Where ffmpeg is, or None."""
+    """The path of ffmpeg, or None."""
     return shutil.which("ffmpeg")
 
 

@@ -1,4 +1,4 @@
-"""The generative story as a graph, read off the model's own sites."""
+"""The generative story as a graph, made from the model's own sites."""
 
 import re
 from collections.abc import Collection, Mapping

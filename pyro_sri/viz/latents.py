@@ -69,7 +69,7 @@ def has_slots(model: Model) -> bool:
 
 
 def slot_parts(program: Model | Guide) -> tuple[Latents, ...]:
-    """What the slots of a model or guide are made of; empty if they are no random variables."""
+    """What the slots of a model or guide are made of; empty if they are not random variables."""
     return tuple(latents for latents in record_of(program).of("slot") if latents.term is not None)
 
 
@@ -87,7 +87,7 @@ def infer_beliefs(guide: Guide, images: Tensor) -> SlotBeliefs:
     for chunk in images.split(SCENES_AT_ONCE):
         nodes = poutine.trace(guide).get_trace(chunk).nodes
         if not parts or not all(part.names(nodes) for part in parts):
-            raise ValueError("the guide has no sites `slot_0`, `slot_1`, ... nor others that its record names")
+            raise ValueError("the guide has no sites `slot_0`, `slot_1`, ... or others that its record names")
         for moments, name in ((means, "mean"), (scales, "stddev")):
             moments.append([_stacked(nodes, part, name) for part in parts])
         bits = [nodes[site]["value"] for presence in record.of("presence") for site in presence.names(nodes)]

@@ -69,7 +69,7 @@ def owner_maps(masks: Tensor) -> NDArray[np.int64]:
         for slot in np.unique(owner[owner != NO_REGION]):
             parts, _ = ndimage.label(owner == slot)
             specks = np.bincount(parts.ravel()) < SMALLEST_REGION * owner.size
-            specks[0] = False  # what is no part
+            specks[0] = False  # pixels outside every part
             owner[specks[parts]] = NO_REGION
     return owners
 

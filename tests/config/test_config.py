@@ -50,14 +50,14 @@ def test_unknown_preset_names_the_nearest() -> None:
         ("just words", "names no system"),
         ("system: sry", "did you mean 'sri'"),
         ("system: sri\npreset: p\ndataset: d\nnum_slot: 3", "did you mean 'num_slots'"),
-        ("system: sri\ndataset: d", "lacks the field 'preset'"),
+        ("system: sri\ndataset: d", "has no field 'preset'"),
         ("system: sri\npreset: p\ndataset: d\nnum_slots: many", "must be of type int"),
         ("system: sri\npreset: p\ndataset: d\nnum_slots: true", "must be of type int"),
         ("system: sri\npreset: p\ndataset: d\nlearning_rate: fast", "must be of type float"),
         ("system: sri\npreset: p\ndataset: d\nkernel: square", "must be one of gaussian, laplacian, epanechnikov"),
         (to_yaml(QUICK).replace("num_slots: 3", "num_slots: 0"), "--num-slots is 0"),
-        (to_yaml(QUICK).replace("dataset: tetrominoes\n", ""), "lacks the field 'dataset'"),
-        ("system: [sri]", "asks for the system"),
+        (to_yaml(QUICK).replace("dataset: tetrominoes\n", ""), "has no field 'dataset'"),
+        ("system: [sri]", "names an unknown system"),
         ("!!python/object/apply:os.getcwd []", "not YAML"),
     ],
 )
@@ -173,7 +173,7 @@ def test_a_scene_model_that_no_step_trained() -> None:
     config = dataclasses.replace(QUICK, segregation_steps=10)
     assert config.untrained(11) is None
     assert config.untrained(10) == (
-        "the scene model is untrained: all 10 steps train the segregation alone (--segregation-steps 10)"
+        "the scene model is untrained: all 10 steps train only the segregation (--segregation-steps 10)"
     )
     assert QUICK.untrained(0) is None  # it was never meant to wait
     assert dataclasses.replace(config, start_from="other").untrained(10) is None

@@ -157,7 +157,7 @@ def test_files_that_cannot_be_opened(tmp_path, written):
         (tmp_path / "none.h5", "no file"),
         (tmp_path, "folder"),
         (text, "not an HDF5 file"),
-        (cut, "cut short"),
+        (cut, "truncated"),
         (empty, "not an HDF5 file"),
     ):
         with pytest.raises(UserError) as caught:

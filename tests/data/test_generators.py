@@ -119,11 +119,11 @@ def test_the_file_says_how_it_was_made(tmp_path):
     ("arguments", "words"),
     [
         ({"name": "tetromino"}, ["tetromino'", "did you mean tetrominoes?"]),
-        ({"name": "xyz"}, ["there are tetrominoes, multi_dsprites"]),
+        ({"name": "xyz"}, ["choose from tetrominoes, multi_dsprites"]),
         ({"size": 31}, ["size 31", "32 to 128"]),
         ({"size": 129}, ["size 129", "32 to 128"]),
         ({"train": -1}, ["-1"]),
-        ({"train": 0, "val": 0, "test": 0}, ["at least at 1"]),
+        ({"train": 0, "val": 0, "test": 0}, ["at least one of them positive"]),
         ({"seed": -3}, ["-3"]),
         ({"workers": 0}, ["workers is 0"]),
         ({"options": {"num_piece": 2}}, ["num_piece;", "did you mean num_pieces?"]),

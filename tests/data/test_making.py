@@ -54,7 +54,7 @@ def test_the_same_command_goes_on_after_kill(tmp_path, expected, workers):
         process.communicate()
         assert [path.name for path in tmp_path.iterdir()] == ["rooms.h5.parts"]
     done = subprocess.run([*command, *WORDS], capture_output=True, text=True, check=True)
-    assert "pieces were there already" in done.stderr
+    assert "already finished" in done.stderr
     assert list(tmp_path.iterdir()) == [out]
     assert content(out) == expected
 
@@ -67,7 +67,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path, expected):
     process.send_signal(signal.SIGINT)
     errors = process.communicate()[1]
     assert process.returncode == 130
-    assert "the same command goes on" in errors
+    assert "run the same command again to continue" in errors
     assert make_dataset("rooms", out, size=32, train=NUM, val=0, test=3, seed=4) >= 1
     assert content(out) == expected
 
@@ -149,7 +149,7 @@ def test_a_failure_before_the_first_piece_leaves_nothing(tmp_path):
 
 def test_an_existing_file_is_refused_before_any_work(tmp_path):
     (tmp_path / "a.h5").write_text("mine")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         make_dataset("stacks", tmp_path / "a.h5")
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
 

@@ -108,7 +108,7 @@ def test_a_file_that_appears_meanwhile_is_never_touched(tmp_path, monkeypatch, n
 
     with pytest.raises(UserError) as caught:
         write_dataset(tmp_path / "a.h5", {"train": pieces()}, {})
-    one_line(caught, "a.h5", "exists already")
+    one_line(caught, "a.h5", "already exists")
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
     assert (tmp_path / "a.h5").read_text() == "mine"
 

@@ -69,7 +69,7 @@ def test_two_devices(tetrominoes: Path, tmp_path: Path) -> None:
         ({}, ["--nodes", "2"], "torchrun or srun"),
         ({"NODE_RANK": "1", "MASTER_ADDR": "127.0.0.1"}, ["--nodes", "2"], "MASTER_PORT"),
         ({}, ["--devices", "3"], "--batch-size 4 cannot be shared by 3 processes: use a multiple"),
-        ({}, ["--devices", "2", "--capture"], "--capture records the steps of one process"),
+        ({}, ["--devices", "2", "--capture"], "--capture works with one process only"),
     ],
 )
 def test_what_does_not_fit_is_one_plain_line(
@@ -150,7 +150,7 @@ def test_a_signal_to_one_or_to_all(
         pair[receiver].send_signal(number)
     ended = finish(pair)
     assert [status for status, _ in ended] == [0, 0], ended
-    assert times(ended[0][1], f"stopped at step {step(out)}; to go on:") == 1
+    assert times(ended[0][1], f"stopped at step {step(out)}; to continue:") == 1
     assert "--resume" in ended[0][1][-1]
     more = command(tetrominoes, out, "--devices", "2", "--steps", str(step(out) + 2), "--resume")
     assert [status for status, _ in finish(start_pair(more))] == [0, 0]
@@ -164,7 +164,7 @@ def test_a_signal_to_the_command_that_started_the_others(tetrominoes: Path, tmp_
     process.terminate()
     ((status, errors),) = finish([process])
     assert status == 0, errors
-    assert times(errors, f"stopped at step {step(out)}; to go on:") == 1
+    assert times(errors, f"stopped at step {step(out)}; to continue:") == 1
 
 
 @pytest.mark.slow

@@ -170,10 +170,10 @@ def test_a_stopped_training_says_the_command_that_goes_on(
         status, lines = pyro_sri(*command)
     if len(numbers) == 1:
         assert status == 0
-        assert lines[-1].startswith("stopped at step 6; to go on: pyro-sri train")
+        assert lines[-1].startswith("stopped at step 6; to continue: pyro-sri train")
     else:
         assert status == 130
-        assert lines[-1].startswith("pyro-sri: interrupted: to go on from the last checkpoint: pyro-sri train")
+        assert lines[-1].startswith("pyro-sri: interrupted: to continue from the last checkpoint: pyro-sri train")
         assert last_step(out) == 4
     status, after = pyro_sri(*shlex.split(lines[-1].rpartition(": ")[2])[1:])
     assert status == 0
@@ -198,7 +198,7 @@ def test_a_run_directory_in_use_is_refused(tetrominoes: Path, tmp_path: Path, re
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
-        with pytest.raises(UserError, match="another process trains this run") as caught:
+        with pytest.raises(UserError, match="another process is training this run") as caught:
             train(config, path, resume=resume)
         assert "\n" not in str(caught.value)
         after = {file: file.read_bytes() for file in path.rglob("*") if file.is_file() and file.name != runs.LOCK}
@@ -241,7 +241,7 @@ def test_two_processes_started_on_one_run_directory(tetrominoes: Path, tmp_path:
             assert one.status in (0, 2, -signal.SIGKILL), one.err
             if one.status == 2:
                 assert one.err.count("\n") == 1
-                assert "another process trains this run" in one.err
+                assert "another process is training this run" in one.err
     assert_same_run(tmp_path / "run", tmp_path / "whole", starts)
 
 

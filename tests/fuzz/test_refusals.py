@@ -72,7 +72,7 @@ def test_links_are_not_followed(scenes: Path, name: str) -> None:
         with h5py.File(scenes, "r+") as file:
             file.move(name, f"kept{number}")
             file[name] = target
-        both(scenes, "is a link to elsewhere")
+        both(scenes, "is a link to another place")
 
 
 def test_arrays_in_other_files_are_refused(scenes: Path) -> None:
@@ -81,13 +81,13 @@ def test_arrays_in_other_files_are_refused(scenes: Path) -> None:
     with h5py.File(scenes, "r+") as file:
         del file["train/imgs"]
         file.create_dataset("train/imgs", (20, 12, 12, 3), "u1", external=[(str(secret), 0, h5py.h5f.UNLIMITED)])
-    both(scenes, "is kept in other files")
+    both(scenes, "is stored in other files")
     with h5py.File(scenes, "r+") as file:
         del file["train/imgs"]
         layout = h5py.VirtualLayout((20, 12, 12, 3), "u1")
         layout[:] = h5py.VirtualSource("nowhere.h5", "imgs", (20, 12, 12, 3))
         file.create_virtual_dataset("train/imgs", layout)  # which HDF5 would read as zeros
-    both(scenes, "is kept in other files")
+    both(scenes, "is stored in other files")
 
 
 @pytest.mark.parametrize("name", ["imgs", "masks", "factors"])
@@ -111,14 +111,14 @@ def test_what_was_never_written_is_refused(scenes: Path, name: str) -> None:
         ((10**12, 32, 32, 3), (1, 32, 32, 3), "not all of it was written"),
         ((2**40, 2**10, 2**10, 3), (1, 2**10, 2**10, 3), "not all of it was written"),  # 2^62 bytes
         ((1, 10**6, 10**6, 3), (1, 1, 1, 3), "pixels"),
-        ((10**4, 1000, 1000, 3), (400, 1000, 1000, 3), "too large to be read"),
+        ((10**4, 1000, 1000, 3), (400, 1000, 1000, 3), "too large to read"),
     ],
 )
 def test_absurd_sizes(tmp_path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], words: str) -> None:
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         file.create_dataset("train/imgs", shape, "u1", chunks=chunks)
-    assert np.prod(chunks) > LARGEST_BLOCK_BYTES or words != "too large to be read"
+    assert np.prod(chunks) > LARGEST_BLOCK_BYTES or words != "too large to read"
     refused(words, DatasetFile, path)
 
 
@@ -134,7 +134,7 @@ def test_large_scenes_are_read_in_small_pieces(tmp_path: Path) -> None:
     with DatasetFile(path) as file:
         assert [(piece.start, piece.stop) for piece in pieces(file.masks("train"))] == [(0, 1), (1, 2), (2, 3)]
         assert [(piece.start, piece.stop) for piece in pieces(file.images("train"))] == [(0, 3)]
-        refused("more than is read at once", file.read, file.masks("train"), [0] * 30)
+        refused("more than can be read at once", file.read, file.masks("train"), [0] * 30)
 
 
 def test_text_in_factors_is_refused(scenes: Path) -> None:
@@ -228,7 +228,7 @@ def test_the_checksums_of_a_png_are_verified(tmp_path: Path) -> None:
     packed = zlib.compress(bytes(pixels))
     chunk = struct.pack(">I", len(packed)) + b"IDAT" + packed
     path.write_bytes(content[: start - 4] + chunk + content[start + 4 + length :])  # with the old checksum
-    refused("0.png is not a sound image", convert, tmp_path / "pictures", tmp_path / "out.h5", val=0, test=0)
+    refused("0.png is not a valid image", convert, tmp_path / "pictures", tmp_path / "out.h5", val=0, test=0)
 
 
 def test_no_other_program_reads_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,14 +239,14 @@ def test_no_other_program_reads_a_picture(tmp_path: Path, monkeypatch: pytest.Mo
     started = []
     for name in ("Popen", "check_call", "run"):
         monkeypatch.setattr(subprocess, name, lambda *args, **options: started.append(args))
-    refused("0.png is not a sound image", convert, tmp_path / "pictures", tmp_path / "out.h5", val=0, test=0)
+    refused("0.png is not a valid image", convert, tmp_path / "pictures", tmp_path / "out.h5", val=0, test=0)
     assert not started
 
 
 def test_a_picture_of_more_pixels_than_there_is_memory_for(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     Image.new("1", (10_000, 10_000)).save(tmp_path / "pictures" / "0.png")
-    refused("0.png is not a sound image", convert, tmp_path / "pictures", tmp_path / "out.h5", val=0, test=0)
+    refused("0.png is not a valid image", convert, tmp_path / "pictures", tmp_path / "out.h5", val=0, test=0)
 
 
 @pytest.mark.parametrize("name", ["..", "x" * 5000, "a\x1b[2J", "/"])
@@ -295,7 +295,7 @@ def test_another_tensor_is_refused_and_nothing_is_changed(run: Run, change: Call
     last = list(weights)[-1]
     weights = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     weights[last] = change(weights[last])
-    refused("does not fit the configuration", fill, module, weights, run.checkpoint())
+    refused("does not fit the run's config.yaml", fill, module, weights, run.checkpoint())
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 

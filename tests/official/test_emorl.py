@@ -39,7 +39,7 @@ def test_weights_without_the_objectives_state(state: State) -> None:
     bare = {name: tensor for name, tensor in state.items() if not name.startswith("geco_")}
     load_emorl(bare, **SETTING)
     geco = EmorlGECO(target=0.0, image_size=32).double()
-    with pytest.raises(UserError, match="lack the number 'geco_C_ema'"):
+    with pytest.raises(UserError, match="have no number 'geco_C_ema'"):
         load_emorl_geco(bare, geco)
     load_emorl_geco(state, geco)
     assert torch.equal(geco.beta, state["geco_beta"])

@@ -165,4 +165,4 @@ def test_missing_data(tmp_path: Path, tetrominoes: Path) -> None:
     assert missing_data(nameless) == "the run names no data file"
     assert load_images(nameless, "test", 1) is None
     gone = make_run(tmp_path / "gone", "sri-quick", data=tmp_path / "gone.h5")
-    assert missing_data(gone) == f"its data file {tmp_path / 'gone.h5'} is not here"
+    assert missing_data(gone) == f"its data file {tmp_path / 'gone.h5'} is missing"

@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
         (("data", "convert", DATA, "--out", "new.h5"), DATA),
         (("data", "make"), "NAME"),
         (("data", "make", "", "--out", "new.h5"), "''"),
-        (("data", "make", "tetrominoes", "--out", ""), "exists already"),
+        (("data", "make", "tetrominoes", "--out", ""), "already exists"),
         (("data", "make", "tetrominoes", "--out", "new.h5", "--seed", "-1"), "seed"),
         (("data", "make", "tetrominoes", "--out", "new.h5", "--seed", "one"), "one"),
         (("data", "info"), "The dataset file"),
@@ -52,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
         (("data", "check", "nowhere.h5"), "no file"),
         (("data", "preview", DATA, "--out", "new.gif"), ".png"),
         (("data", "preview", DATA, "--out", "new.png", "--split", ""), "no split ''"),
-        (("data", "audit", DATA), "no stacks"),
+        (("data", "audit", DATA), "was not made by"),
         (("train",), "which preset"),
         (("train", ""), "no preset ''"),
         (("train", LONG), "no preset"),
@@ -84,15 +84,15 @@ def folder(tmp_path: Path) -> Path:
         (("sample", RUN, "--num"), "--num"),
         (("sample", RUN, "--temperature", "warm"), "warm"),
         (("sample", RUN, "--temperature", "0"), "--temperature"),
-        (("sample", RUN, "--condition", ""), "not a sound image"),
+        (("sample", RUN, "--condition", ""), "not a valid image"),
         (("sample", RUN, "--condition", "nowhere.png"), "nowhere.png"),
         (("sample", RUN, "--condition", DATA), f"{DATA}:0"),
         (("sample", RUN, "--condition", f"{DATA}:0", "--keep-slots", ""), "--keep-slots"),
         (("sample", RUN, "--condition", f"{DATA}:0", "--keep-slots", "٣,١٠"), "no slot 10"),
         (("sample", RUN, "--keep-slots", "0"), "--condition"),
         (("visualize", RUN), "--out"),
-        (("visualize", RUN, "--out", ""), "exists already"),
-        (("visualize", RUN, "--out", RUN), "exists already"),
+        (("visualize", RUN, "--out", ""), "already exists"),
+        (("visualize", RUN, "--out", RUN), "already exists"),
         (("visualize", RUN, "--out", "new", "--split", "nowhere"), "nowhere"),
         (("report",), "at least one"),
         (("report", ""), "not a run directory"),
@@ -285,7 +285,7 @@ def test_a_signal_ends_a_command_cleanly(folder: Path, name: str, number: int, s
 def test_what_was_interrupted_says_how_it_goes_on(folder: Path) -> None:
     stop = {"pyro_sri.data.writing:_append": ("signal", signal.SIGTERM)}
     line = run_command(*MAKE, cwd=folder, instead=stop).refused(status=143)
-    assert line == "pyro-sri: terminated: the same command goes on with new.h5"
+    assert line == "pyro-sri: terminated: run the same command again to continue new.h5"
     outcome = run_command(*MAKE, cwd=folder)
     ends_well(outcome)
-    assert "1 pieces were there already" in outcome.err
+    assert "1 piece was already finished" in outcome.err

@@ -314,7 +314,7 @@ def test_samples_are_written_to_no_file_outside(folder: Path) -> None:
 def test_an_output_that_is_a_dangling_link_is_refused(folder: Path, words: tuple[str, ...]) -> None:
     suffix = {"sample": ".png", "report": ".html"}.get(words[0], ".png" if "preview" in words else ".h5")
     (folder / f"out{suffix}").symlink_to(folder / "outside")
-    run_command(*words, f"out{suffix}", cwd=folder).refused("exists already")
+    run_command(*words, f"out{suffix}", cwd=folder).refused("already exists")
     assert not (folder / "outside").exists()
 
 

@@ -143,7 +143,7 @@ def test_a_shorter_run_has_a_shorter_schedule(pyro_sri: Any, tetrominoes: Path, 
 
 def test_a_scene_model_that_was_never_trained_is_no_secret(pyro_sri: Any, tetrominoes: Path, tmp_path: Path) -> None:
     out, page = tmp_path / "run", tmp_path / "page.html"
-    said = "the scene model is untrained: all 4 steps train the segregation alone (--segregation-steps 9)"
+    said = "the scene model is untrained: all 4 steps train only the segregation (--segregation-steps 9)"
     trained = pyro_sri(QUICK, "--segregation-steps 9 --data", tetrominoes, "--out", out)
     lines = trained.err.splitlines()
     assert lines.count(f"warning: {said}") == 2
@@ -335,7 +335,7 @@ def test_image_size_that_the_networks_cannot_take(pyro_sri: Any, tmp_path: Path)
 @pytest.mark.parametrize(
     ("damage", "word"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "cut short"),
+        (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "truncated"),
         (lambda path: path.write_bytes(b"PK\x03\x04 not ours"), "HDF5"),
         (lambda path: _edit(path, lambda file: file.pop("train")), "train"),
         (lambda path: _edit(path, lambda file: file["train"].pop("imgs")), "imgs"),

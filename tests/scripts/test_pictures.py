@@ -179,7 +179,7 @@ def test_visualize_without_data_leaves_out_what_needs_it(
     inferred = {"reconstructions.png", "slots.png", "imagination.png", "slot_traversals.png", "slot_traversals.gif"}
     left_out = inferred | {"curves.png"}
     assert {path.name for path in (tmp_path / "few").iterdir()} - {"model.png"} == set(PICTURES) - left_out
-    assert "gone.h5 is not here" in capsys.readouterr().err
+    assert "gone.h5 is missing" in capsys.readouterr().err
 
 
 def test_visualize_refuses(run: runs.Run, tmp_path: Path, tetrominoes: Path) -> None:
@@ -221,7 +221,7 @@ def test_animations_are_films_too_where_ffmpeg_is(
     assert (tmp_path / "films" / "walk.mp4").read_bytes() == bytes(192) + b"\xff" * 192
     assert capsys.readouterr().err == ""
     assert make("none", "import sys; sys.exit('no libx264 here')") == others
-    assert capsys.readouterr().err == f"left out {tmp_path / 'none' / 'walk.mp4'}: no libx264 here\n"
+    assert capsys.readouterr().err == f"skipped {tmp_path / 'none' / 'walk.mp4'}: no libx264 here\n"
 
 
 def test_the_graph_is_drawn_where_graphviz_is(run: runs.Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,12 +139,12 @@ def test_a_run_without_evaluation_data_and_log(tmp_path: Path, tetrominoes: Path
     alone = report_on(tmp_path / "alone.html", poor)
     assert "a run is not evaluated yet" in alone.text
     assert f"pyro-sri evaluate '{poor.path}'" in alone.text
-    assert "gone.h5 is not here" in alone.text
+    assert "gone.h5 is missing" in alone.text
     assert "generated" in alone.text
     assert "#curves" not in alone.links
     beside = report_on(tmp_path / "beside.html", poor, make_run(tmp_path / "rich", tetrominoes))
     assert "This run has no training log." in beside.text
-    assert f"Not drawn: its data file {tmp_path / 'gone.h5'} is not here." in beside.text
+    assert f"Not drawn: its data file {tmp_path / 'gone.h5'} is missing." in beside.text
 
 
 def test_runs_side_by_side(tmp_path: Path, tetrominoes: Path, quick: None) -> None:
@@ -199,7 +199,7 @@ def test_seeds_that_do_not_compare_have_no_mean(tmp_path: Path, tetrominoes: Pat
         metrics = METRICS | {"num_images": images, "training_seed": seed}
         made.append(make_run(tmp_path / f"seed{seed}", tetrominoes, metrics, seed=seed))
     page = report_on(tmp_path / "page.html", *made)
-    assert "No mean over seed0, seed1: the evaluations do not compare: num_images is 16 and 8" in page.text
+    assert "No mean over seed0, seed1: the evaluations cannot be compared: num_images is 16 and 8" in page.text
     assert "evaluated on different images" in page.text
     assert page.row("metric") == ["metric", "seed0", "seed1", "what it is"]
     assert page.row("run")[1] == "preset"  # no metrics beside runs that do not compare

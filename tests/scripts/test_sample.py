@@ -134,7 +134,7 @@ def test_it_goes_to_a_free_name(name: str, picture: str) -> None:
         sample(name, condition=picture, num=1, seed=9)
     folder = Path(name) / "samples"
     assert sorted(path.name for path in folder.iterdir()) == ["edited-seed9-2.png", "edited-seed9.png"]
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         sample(name, condition=picture, out=folder / "edited-seed9.png")
 
 
@@ -143,7 +143,7 @@ def test_images_of_a_file(tetrominoes: Path, capsys: pytest.CaptureFixture[str])
         pixels = file.images("test")[5]
     assert torch.equal(read_image(f"{tetrominoes}:5", 32), to_images(torch.from_numpy(pixels[None]), "cpu"))
     assert capsys.readouterr().err == ""
-    for place, says in ((":16", "split test ends at 15"), ("", "name one by its number, as in .*:0")):
+    for place, says in ((":16", "split test ends at image 15"), ("", "choose one by its number, as in .*:0")):
         with pytest.raises(UserError, match=says):
             read_image(f"{tetrominoes}{place}", 32)
 
@@ -154,7 +154,7 @@ def test_an_image_of_another_shape_is_fitted(tmp_path: Path, capsys: pytest.Capt
     Image.fromarray(wide).save(tmp_path / "wide.png")
     assert_allclose(read_image(str(tmp_path / "wide.png"), 32), np.full((1, 3, 32, 32), 200 / 255), rtol=1e-6)
     note = capsys.readouterr().err
-    assert "wide.png has 80x64 pixels: cut to the middle 64x64 and resized to 32x32" in note
+    assert "wide.png has 80x64 pixels: cropped to the middle 64x64 and resized to 32x32" in note
     Image.fromarray(wide[:, :64]).save(tmp_path / "square.png")
     assert read_image(str(tmp_path / "square.png"), 32).shape == (1, 3, 32, 32)
     assert "square.png has 64x64 pixels: resized to 32x32" in capsys.readouterr().err
@@ -192,7 +192,7 @@ def test_a_plan() -> None:
 
 def test_other_systems_are_refused(picture: str, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", PRESETS["slot_attention-tetrominoes"].config.tiny())
-    with pytest.raises(UserError, match="infers no sequence of slots"):
+    with pytest.raises(UserError, match="does not infer a sequence of slots"):
         sample(str(run.path), condition=picture, out=tmp_path / "out.png")
 
 

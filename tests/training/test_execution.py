@@ -176,7 +176,7 @@ def test_float32_and_tf32_are_settings_of_the_process() -> None:
         assert torch.backends.cudnn.allow_tf32 is allowed
         assert torch.get_float32_matmul_precision() == matmul
     assert torch.equal(module(torch.ones(1, 3, 4, 4)), expected)
-    with pytest.raises(ValueError, match="no precision 'half': it must be one of float32, tf32, bf16"):
+    with pytest.raises(ValueError, match="unknown precision 'half': it must be one of float32, tf32, bf16"):
         set_precision(module, "half")
 
 

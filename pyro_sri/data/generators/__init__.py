@@ -40,6 +40,6 @@ def find_generator(name: str) -> Generator:
     """
     if name not in GENERATORS:
         nearest = get_close_matches(name, GENERATORS, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(GENERATORS)}"
-        raise UserError(f"no generator {name!r}; {hint}")
+        hint = f"did you mean {nearest[0]}?" if nearest else f"choose from {', '.join(GENERATORS)}"
+        raise UserError(f"there is no generator {name!r}; {hint}")
     return GENERATORS[name]

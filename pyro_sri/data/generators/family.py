@@ -14,7 +14,7 @@ from pyro_sri.system.errors import UserError
 
 
 class Drawn(NamedTuple):
-    """Scenes as a family draws them: every pixel belongs to one entity, so a map of entities says what masks say."""
+    """Scenes as a family draws them. Every pixel belongs to one entity, so a map of entities replaces the masks."""
 
     images: NDArray[np.uint8]  # [n, H, W, 3], in 0..255
     entities: NDArray[np.uint8]  # [n, H, W], the number of the entity that each pixel belongs to
@@ -32,17 +32,17 @@ class Generator:
     Attributes:
         name: What the commands call it.
         description: One line for people.
-        version: Raised whenever the same seed gives different arrays than before.
+        version: Increased whenever the same seed gives different arrays than before.
         default_size: The published image size.
         sizes: The smallest and the largest image size that it makes.
-        max_entities: Entities of a scene at most, background included, with the default options.
+        max_entities: Largest number of entities in a scene, background included, with the default options.
         factor_names: The columns of the factors.
         options: A frozen dataclass of its options, which raises UserError for values out of range.
-        make: make(rngs, size, options, split) draws one scene from each random generator. A scene depends on its own
-            random generator alone. The split ("train", "val" or "test") matters to families that draw from a stock
+        make: make(rngs, size, options, split) draws one scene from each random generator. A scene depends only on its
+            own random generator. The split ("train", "val" or "test") matters to families that draw from a stock
             of real pictures, so that those of the test are unseen.
-        background_entities: The entities that are no objects.
-        scenes_per_task: Scenes drawn in one go: enough for NumPy to be quick, few enough for progress to be seen.
+        background_entities: The entities that are not objects.
+        scenes_per_task: Scenes drawn in one go: enough for NumPy to be fast, few enough to show progress.
     """
 
     name: str

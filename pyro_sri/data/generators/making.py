@@ -1,4 +1,4 @@
-"""Making a data set of a family: in pieces, by several processes, resumable."""
+"""Makes a data set of a family in pieces, with several processes; can be resumed."""
 
 import json
 import multiprocessing
@@ -66,7 +66,7 @@ def make_dataset(
     """Generate a data set and write it to a file.
 
     Finished pieces are kept in the folder F.h5.parts beside the file until it is complete: after an interruption,
-    a kill or a full disk, the same call goes on where that one stopped.
+    a kill or a full disk, the same call continues where that one stopped.
 
     Args:
         name: A key of GENERATORS.
@@ -76,12 +76,12 @@ def make_dataset(
         val: Scenes in the split val, likewise.
         test: Scenes in the split test, likewise.
         seed: The same seed gives the same arrays.
-        workers: Processes; they change nothing but the time it takes.
+        workers: Number of processes; it changes only the time that the work takes.
         options: Options of the family by name; see its options class.
         progress: Called as progress("train", scenes written, scenes in all) after every piece.
 
     Returns:
-        How many pieces were there already.
+        How many pieces were already finished.
 
     Raises:
         UserError: For an unknown family or option, a value out of range, or a file that cannot be written.
@@ -94,7 +94,7 @@ def make_dataset(
         raise UserError(f"{name} cannot be made at size {size}; use a size from {smallest} to {largest}")
     counts = {"train": train, "val": val, "test": test}
     if min(counts.values()) < 0 or not any(counts.values()):
-        raise UserError(f"cannot make {counts} images; counts start at 0, and one of them at least at 1")
+        raise UserError(f"cannot make {counts} images; counts must be 0 or more, and at least one of them positive")
     check_seed(seed)
     if workers < 1:
         raise UserError(f"workers is {workers}: it must be at least 1")

@@ -248,7 +248,7 @@ def load_scans() -> tuple[NDArray[np.float32], NDArray[np.intp]]:
 
 MULTI_DIGITS = Generator(
     name="multi_digits",
-    description="none to two real handwritten digits on black, hardly touching, for learning to count",
+    description="zero to two real handwritten digits on black that hardly touch, for learning to count",
     version=1,
     default_size=PUBLISHED_SIZE,
     sizes=(32, 128),

@@ -20,7 +20,7 @@ NUM_OBJECTS: dict[Variant, tuple[int, int]] = {
     "colored_on_colored": (1, 4),
 }
 
-# Measures in pixels of a 64 x 64 picture at scale 1. They are estimates, read off the published pictures.
+# Measures in pixels of a 64 x 64 picture at scale 1. They are estimates from the published pictures.
 PUBLISHED_SIZE = 64
 SQUARE_SIDE = 20
 ELLIPSE_SEMI_AXES = (12.5, 7)
@@ -46,9 +46,9 @@ class MultiDSpritesOptions:
     """colored_on_grayscale: 2 to 5 sprites of any hue on grey; binarized: 2 or 3 white sprites on black;
     colored_on_colored: 1 to 4 sprites, sprites and background of any colour."""
     min_objects: int | None = None
-    """Fewest sprites per scene; left out: as in the variant."""
+    """Fewest sprites per scene (if not given: as in the variant)."""
     max_objects: int | None = None
-    """Most sprites per scene; left out: as in the variant."""
+    """Most sprites per scene (if not given: as in the variant)."""
 
     def __post_init__(self) -> None:
         if self.variant not in NUM_OBJECTS:
@@ -167,7 +167,7 @@ def heart(across: NDArray[np.float64], up: NDArray[np.float64]) -> NDArray[np.bo
 
 MULTI_DSPRITES = Generator(
     name="multi_dsprites",
-    description="two to five flat squares, ellipses and hearts that may cover each other, on grey; two variants",
+    description="two to five flat squares, ellipses and hearts on grey, which may overlap; with two variants",
     version=1,
     default_size=PUBLISHED_SIZE,
     sizes=(32, 128),

@@ -102,7 +102,7 @@ def _lock(descriptor: int, folder: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UserError(f"{folder} is in use: another process makes this file; wait for it") from None
+        raise UserError(f"{folder} is in use: another process is making this file; wait for it") from None
     except OSError:
         return  # a file system without locks
 
@@ -125,12 +125,12 @@ def _agree(folder: Path, out: Path, recipe: Mapping[str, Any]) -> None:
             name for name in recipe if not isinstance(found, dict) or found.get(name) != json.loads(text)[name]
         ]
         raise UserError(
-            f"{folder} holds the beginning of a data set made with other values of {', '.join(different)}; "
-            "give the same again to finish it, or remove the folder"
+            f"{folder} holds part of a data set made with other values of {', '.join(different)}; "
+            "use the same values to finish it, or remove the folder"
         )
 
 
 def _explanation(out: Path) -> str:
     return (
-        f"finished pieces of {out.name}, whose making was interrupted: the same command goes on, or remove this folder"
+        f"finished pieces of {out.name}, which was interrupted: run the same command to continue, or remove this folder"
     )

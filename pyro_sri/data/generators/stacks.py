@@ -81,7 +81,7 @@ class StacksOptions:
     cameras: tuple[int, ...] = tuple(range(1, 17))
     """Numbers of the cameras to draw from, 1 to 16."""
     zoom: float = 1.0
-    """1 is framed as published; up to 3 shows the tower larger, as far as it fits."""
+    """1 frames the picture as published; larger values, up to 3, show the tower larger, as far as it fits."""
 
     def __post_init__(self) -> None:
         if not MIN_BLOCKS <= self.min_objects <= self.max_objects <= MAX_BLOCKS:
@@ -90,24 +90,24 @@ class StacksOptions:
                 f"use min_objects and max_objects from {MIN_BLOCKS} to {MAX_BLOCKS}, in order"
             )
         if not self.cameras or any(not 1 <= camera <= len(CAMERAS) for camera in self.cameras):
-            raise UserError(f"no cameras {list(self.cameras)}; use some of 1 to {len(CAMERAS)}")
+            raise UserError(f"invalid cameras {list(self.cameras)}; choose one or more from 1 to {len(CAMERAS)}")
         if not 1 <= self.zoom <= 3:
             raise UserError(f"zoom {self.zoom} is out of range; use 1 to 3")
 
 
 @dataclass(frozen=True)
 class BrokenStacksOptions(StacksOptions):
-    """As for stacks; and what is wrong with them, drawn uniformly: see break_tower."""
+    """Options of stacks, and the kinds of damage, which are drawn uniformly (see break_tower)."""
 
     cameras: tuple[int, ...] = (1, 4, 7, 10)
     """Numbers of the cameras to draw from, 1 to 16."""
     kinds: tuple[Kind, ...] = SEPARATED
-    """What is wrong with a tower."""
+    """Kinds of damage to draw from."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.kinds or any(kind not in KINDS for kind in self.kinds):
-            raise UserError(f"no kinds {', '.join(self.kinds)}; use some of {', '.join(KINDS)}")
+            raise UserError(f"invalid kinds '{', '.join(self.kinds)}'; choose one or more of {', '.join(KINDS)}")
 
 
 class Hall:
@@ -353,7 +353,7 @@ STACKS = Generator(
 
 STACKS_BROKEN = Generator(
     name="stacks_broken",
-    description="towers like those of stacks, but in visibly separate parts, hovering or side by side",
+    description="towers as in stacks, but in visibly separate parts, hovering or side by side",
     version=1,
     default_size=PUBLISHED_SIZE,
     sizes=(32, 128),

@@ -65,13 +65,13 @@ class TowersOptions:
     """
 
     variant: Variant = "different_colours"
-    """Whether the blocks of a tower differ in colour, or may have the same."""
+    """Variant: whether the blocks of a tower all differ in colour, or may share one."""
     min_objects: int = MIN_BLOCKS
     """Fewest blocks per tower."""
     max_objects: int = 4
     """Most blocks per tower."""
     shapes: tuple[Shape, ...] = ("box", "dome")
-    """Shapes of blocks; domes and wedges come on top only."""
+    """Shapes of blocks to draw from; domes and wedges occur only at the top."""
 
     def __post_init__(self) -> None:
         if self.variant not in get_args(Variant):
@@ -82,26 +82,26 @@ class TowersOptions:
                 f"use min_objects and max_objects from {MIN_BLOCKS} to {MAX_BLOCKS}, in order"
             )
         if not self.shapes or any(shape not in SHAPES for shape in self.shapes):
-            raise UserError(f"no shapes {', '.join(self.shapes)}; use some of {', '.join(SHAPES)}")
+            raise UserError(f"invalid shapes '{', '.join(self.shapes)}'; choose one or more of {', '.join(SHAPES)}")
         if not any(shape in FLAT for shape in self.shapes):
-            raise UserError(f"nothing rests on shapes {', '.join(self.shapes)}; add {' or '.join(FLAT)}")
+            raise UserError(f"nothing can rest on the shapes {', '.join(self.shapes)}; add {' or '.join(FLAT)}")
 
 
 @dataclass(frozen=True)
 class BrokenTowersOptions(TowersOptions):
-    """As for towers; and what is wrong with them, drawn uniformly.
+    """Options of towers, and the kinds of damage, which are drawn uniformly.
 
     gap: a part hovers above the rest. air: a part hovers beside the rest. beside: the top block stands on the floor
     beside the rest. unsupported: a part rests on the block below with its middle beyond the edge.
     """
 
     kinds: tuple[Kind, ...] = KINDS
-    """What is wrong with a tower."""
+    """Kinds of damage to draw from."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.kinds or any(kind not in KINDS for kind in self.kinds):
-            raise UserError(f"no kinds {', '.join(self.kinds)}; use some of {', '.join(KINDS)}")
+            raise UserError(f"invalid kinds '{', '.join(self.kinds)}'; choose one or more of {', '.join(KINDS)}")
 
 
 class Plan(NamedTuple):
@@ -295,7 +295,7 @@ TOWERS = Generator(
 
 TOWERS_BROKEN = Generator(
     name="towers_broken",
-    description="blocks like those of towers that do not stand: hovering, side by side or off balance",
+    description="blocks as in towers, but not standing: hovering, side by side or off balance",
     version=1,
     default_size=PUBLISHED_SIZE,
     sizes=(32, 128),

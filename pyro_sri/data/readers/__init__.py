@@ -79,7 +79,7 @@ def convert(
 
     Raises:
         UserError: If the source is missing, damaged, or has another layout than its format, an option is out of range
-            or means nothing to the format, or the file exists or cannot be written.
+            or does not apply to the format, or the file exists or cannot be written.
     """
     source = Path(source)
     if not source.exists():
@@ -110,4 +110,4 @@ def _recognised(source: Path) -> Format:
     for name, reader in READERS.items():
         if reader.recognises(source):
             return name
-    raise UserError(f"{source} is neither TFRecords nor HDF5, nor a folder; say what it is with --format")
+    raise UserError(f"{source} is not a TFRecord file, an HDF5 file or a folder; name its format with --format")

@@ -267,7 +267,9 @@ def _scenes(
             maps = _entity_maps(piece.get("masks"), source, split, tallies)
             visible = _visible(piece, maps, names, source, split)
             if visible is None:
-                raise UserError(f"{path}: {split} has nothing to count objects by; leave --max-objects out")
+                raise UserError(
+                    f"{path}: {split} has neither masks nor visibility to count objects by; leave --max-objects out"
+                )
             progress(split, min(start + step, total), total)
             for index, image in enumerate(piece["imgs"]):
                 kept = kept_entities(visible[index], source.background, source.max_objects)
@@ -296,7 +298,7 @@ def _entity_maps(
 
 
 def _check_values(piece: Mapping[str, NDArray[Any]], where: str, start: int) -> None:
-    """Raises UserError for the first scene with factors that are not finite, or masks that are no shares."""
+    """Raises UserError for the first scene with factors that are not finite, or masks that are not shares."""
     faults = {}
     if "factors" in piece:
         faults["factors that are not finite"] = ~finite_rows(piece["factors"])
@@ -333,7 +335,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     try:
         file = h5py.File(path, "r", locking=False)  # nobody writes, and some disks cannot lock
     except OSError:
-        raise UserError(f"{path} is not an HDF5 file, is cut short or may not be read; download it again") from None
+        raise UserError(f"{path} is not an HDF5 file, is truncated or cannot be read; download it again") from None
     with file:
         yield file
 

@@ -26,7 +26,7 @@ def parse_example(data: bytes) -> dict[str, memoryview]:
     """The features of an Example by name, each to be read by `feature_values`.
 
     Raises:
-        ValueError: If the data is no such message.
+        ValueError: If the data is not such a message.
     """
     features: dict[str, memoryview] = {}
     for number, content in _fields(memoryview(data), LENGTH_DELIMITED):
@@ -88,7 +88,7 @@ def _one_byte_strings(content: memoryview) -> NDArray[np.uint8]:
     values = bytearray()
     for number, string in _fields(content, LENGTH_DELIMITED):
         if number == 1 and len(string) != 1:
-            raise ValueError("it has strings that are not of one byte")
+            raise ValueError("it has strings that are not one byte long")
         if number == 1:
             values += string
     return np.frombuffer(bytes(values), dtype=np.uint8)
@@ -135,7 +135,7 @@ def _fields(message: memoryview, *wire_types: int) -> Iterator[tuple[int, memory
         else:
             raise ValueError(f"it has a field of the unknown type {wire_type}")
         if place > len(message):
-            raise ValueError("it has a field that is longer than itself")
+            raise ValueError("it has a field that is longer than the record")
         if wire_type in wire_types:
             yield tag >> 3, message[start:place]
 
@@ -147,4 +147,4 @@ def _varint(message: memoryview, place: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << (7 * shift)
         if byte < 0x80:
             return value & (2**64 - 1), place + shift + 1
-    raise ValueError("it has a number without end")
+    raise ValueError("it has a number that does not end")

@@ -30,7 +30,7 @@ def read_idx(path: Path, num_axes: int) -> NDArray[np.uint8]:
         try:
             return _array(stream, num_axes)
         except EOFError:
-            reason = "it is cut short"
+            reason = "it is truncated"
         except (ValueError, *READ_ERRORS) as error:
             reason = str(error)
     raise UserError(f"{path} cannot be read ({reason}); download it again")

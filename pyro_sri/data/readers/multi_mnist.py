@@ -57,7 +57,7 @@ def read_multi_mnist(path: Path, options: Options, progress: Report) -> Conversi
     """
     max_objects, seed, size = options.max_objects or MAX_OBJECTS, options.seed or 0, options.size or CANVAS
     if max_objects > MOST_OBJECTS:
-        raise UserError(f"--max-objects {max_objects} digits find no room on the canvas; use 1 to {MOST_OBJECTS}")
+        raise UserError(f"--max-objects {max_objects} digits do not fit on the canvas; use 1 to {MOST_OBJECTS}")
     available = [split for split, stock in STOCKS.items() if _find(path, stock, "images", 3)]
     if not available:
         raise UserError(f"{path} has no train-images-idx3-ubyte or t10k-images-idx3-ubyte; name MNIST's folder")

@@ -119,7 +119,7 @@ def read_multi_object_dataset(path: Path, options: Options, progress: Report) ->
             return read_picture_records(path, chain([first], records), options)
         layout, factors = _understood(example)
     except ValueError as error:
-        raise UserError(f"{path} is none of the Multi-Object Datasets: in record 0, {error}") from None
+        raise UserError(f"{path} is not one of the Multi-Object Datasets: in record 0, {error}") from None
     size = options.size or layout.size
     max_objects = options.max_objects or layout.max_objects
 
@@ -210,7 +210,7 @@ def _values(features: Features, name: str, shape: tuple[int, ...]) -> NDArray[An
         raise ValueError(f"it has no feature {name}")
     values = feature_values(features[name])
     if len(values) != math.prod(shape):
-        raise ValueError(f"its feature {name} has {len(values)} values in place of {math.prod(shape)}")
+        raise ValueError(f"its feature {name} has {len(values)} values instead of {math.prod(shape)}")
     if name in ("image", "mask") and values.dtype != np.uint8:
-        raise ValueError(f"its feature {name} is not made of strings of one byte")
+        raise ValueError(f"its feature {name} does not consist of one-byte strings")
     return values.reshape(shape)

@@ -57,7 +57,7 @@ class Options:
         counts = self.counts
         for split, count in counts.items():
             if count is not None and count < 0:
-                raise UserError(f"--{split} {count} is out of range; use 0 to leave the split out, or more")
+                raise UserError(f"--{split} {count} is out of range; use 1 or more, or 0 to leave the split out")
         if all(count == 0 for count in counts.values()):
             raise UserError("--train 0, --val 0 and --test 0 leave nothing to convert; ask for scenes in one of them")
         if self.seed is not None:

@@ -46,12 +46,12 @@ def read_shapestacks(path: Path, options: Options, progress: Report) -> Conversi
             be read or is not of 224 x 224 pixels, or a map has more blocks than `max_objects`.
     """
     if not is_shapestacks_folder(path) or not (path / "splits").is_dir():
-        raise UserError(f"{path} is not a whole folder of ShapeStacks, which has {LAYOUT}")
+        raise UserError(f"{path} is not a complete ShapeStacks folder, which has {LAYOUT}")
     split_name = _split_name(path / "splits", options.split_name)
     lists = {split: path / "splits" / split_name / name for split, name in LISTS.items()}
     available = [split for split, file in lists.items() if file.is_file()]
     if not available:
-        raise UserError(f"{path}/splits/{split_name} has none of {', '.join(LISTS.values())}; put one there")
+        raise UserError(f"{path}/splits/{split_name} has none of {', '.join(LISTS.values())}; add one")
     wanted = wanted_splits(available, options, path)
     size, max_objects = options.size or SIZE, options.max_objects or MAX_OBJECTS
     attributes: dict[str, object] = {
@@ -145,7 +145,7 @@ def _block_map(path: Path, max_objects: int) -> NDArray[np.uint8]:
     if values.ndim == 3:
         colours = values[..., : max(1, values.shape[2] // 3 * 3)]
         if (colours != colours[..., :1]).any():
-            raise UserError(f"{path} is coloured; a map must have one channel, or equal ones")
+            raise UserError(f"{path} is coloured; a map must have one channel, or equal channels")
         values = colours[..., 0]
     blocks = np.unique(values[values != 0])
     if len(blocks) > max_objects:

@@ -25,7 +25,9 @@ def wanted_splits(available: Iterable[str], options: Options, source: Path) -> l
             raise UserError(f"{source} has no split {split}, only {', '.join(available)}; leave --{split} out")
     wanted = [split for split in SPLITS if split in available and options.counts[split] != 0]
     if not wanted:
-        raise UserError(f"{source} has only {', '.join(available)}, of which nothing is left; set not all of it to 0")
+        raise UserError(
+            f"{source} has only {', '.join(available)}, all set to 0; set at least one of them to 1 or more"
+        )
     return wanted
 
 

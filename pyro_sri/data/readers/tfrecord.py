@@ -85,9 +85,9 @@ def _next_record(stream: ByteStream, path: Path, index: int) -> bytes | None:
     try:
         return _verified_record(stream)
     except EOFError:
-        reason = "the file ends in the middle of it"
+        reason = "the file ends within it"
     except OSError as error:
-        reason = error.strerror or "the disk fails"
+        reason = error.strerror or "the disk failed"
     except (ValueError, *READ_ERRORS) as error:
         reason = str(error)
     raise UserError(f"{path}: record {index} cannot be read ({reason}); download the file again")

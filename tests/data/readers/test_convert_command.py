@@ -55,8 +55,8 @@ def test_every_option_arrives(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--cameras", 1, 2], "--cameras means nothing to folder"),
-        (["--split-name", "default"], "--split-name means nothing to folder"),
+        (["--cameras", 1, 2], "--cameras does not apply to folder"),
+        (["--split-name", "default"], "--split-name does not apply to folder"),
         (["--format", "tf"], "--format"),
         (["--train", "many"], "--train"),
         (["--format", "shapestacks", "--cameras", 1, 2], "recordings/SCENARIO"),

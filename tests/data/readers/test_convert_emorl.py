@@ -186,12 +186,12 @@ def test_what_cannot_be_done(tmp_path):
     images, _, _ = some_arrays(2, 0)
     source = write(tmp_path / "a.h5", {"train/imgs": images})
     out = tmp_path / "b.h5"
-    refused(source, out, "nothing to count objects by", max_objects=2)
+    refused(source, out, "visibility to count objects by", max_objects=2)
     refused(source, out, "no split test, only train", test=3)
     refused(source, out, "only train", train=0)
-    refused(source, out, "seed means nothing to emorl", seed=1)
+    refused(source, out, "seed does not apply to emorl", seed=1)
     convert(source, out)
-    with pytest.raises(UserError, match=r"--data as it is"):
+    with pytest.raises(UserError, match=r"as it is with --data"):
         convert(out, tmp_path / "c.h5")
 
 
@@ -226,7 +226,7 @@ def test_damaged_files_are_refused_or_read(tmp_path):
     for length in (0, 8, 100, 500, 1500, len(content) // 2, len(content) - 1):
         source.write_bytes(content[:length])
         message = attempt()
-        assert "not an HDF5 file, is cut short" in message
+        assert "not an HDF5 file, is truncated" in message
         assert "\n" not in message
     for place in rng.integers(0, 2_500, 150):  # mostly the layout, which has no checksums in such files
         damaged = bytearray(content)

@@ -108,7 +108,7 @@ def test_an_unreadable_image_is_named(tmp_path, suffix):
     content = bad.read_bytes()
     for length in (0, 1, 10, 30, len(content) // 2):
         bad.write_bytes(content[:length])
-        refused(source, out, str(bad), "not a sound image", val=0, test=0)
+        refused(source, out, str(bad), "not a valid image", val=0, test=0)
     rng = np.random.default_rng(0)
     for _ in range(40):
         damaged = bytearray(content)

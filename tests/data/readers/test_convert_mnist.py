@@ -142,7 +142,7 @@ def test_half_of_mnist(tmp_path, mnist):
         assert file.splits == ("test",)
     (mnist / "t10k-labels-idx1-ubyte.gz").unlink()
     refused(mnist, tmp_path / "b.h5", str(mnist), "t10k-labels-idx1-ubyte", test=4)
-    refused(mnist, tmp_path / "b.h5", "20", "find no room", max_objects=20)
+    refused(mnist, tmp_path / "b.h5", "20", "do not fit on the canvas", max_objects=20)
 
 
 @pytest.mark.parametrize(
@@ -151,11 +151,11 @@ def test_half_of_mnist(tmp_path, mnist):
         (idx(np.zeros((3, 27, 28), np.uint8)), "(3, 27, 28)"),
         (idx(np.zeros((5, 28, 28), np.uint8)), "(20,)"),
         (idx(np.zeros((20, 784), np.uint8)), "not an idx file"),
-        (idx(some_digits(20, 0)[0])[:-1], "cut short"),
-        (idx(some_digits(20, 0)[0])[:10], "cut short"),
+        (idx(some_digits(20, 0)[0])[:-1], "truncated"),
+        (idx(some_digits(20, 0)[0])[:10], "truncated"),
         (idx(some_digits(20, 0)[0]) + b"x", "longer than it says"),
         (b"", "not an idx file"),
-        (gzip.compress(idx(some_digits(20, 0)[0]))[:-9], "cut short"),
+        (gzip.compress(idx(some_digits(20, 0)[0]))[:-9], "truncated"),
         (bytes((0, 0, 8, 3)) + b"\xff" * 12, "claims to have"),
         (b"<html>", "not an idx file"),
     ],

@@ -159,7 +159,7 @@ def test_damaged_pictures_and_maps(tmp_path, towers):
     refused(towers, out, str(bad), "6 blocks", "--max-objects 6", max_objects=5)
     content = bad.read_bytes()
     bad.write_bytes(content[: len(content) // 2])
-    refused(towers, out, str(bad), "not a sound image")
+    refused(towers, out, str(bad), "not a valid image")
     Image.fromarray(picture("", 0)).save(bad, format="png")
     refused(towers, out, str(bad), "coloured")
     Image.fromarray(blocks("h=2")[:200]).save(bad, format="png")
@@ -167,7 +167,7 @@ def test_damaged_pictures_and_maps(tmp_path, towers):
     bad.write_bytes(content)
     bad = next((towers / "recordings" / SCENARIOS["train"][0]).glob("rgb*"))
     bad.write_bytes(bad.read_bytes()[:500])
-    refused(towers, out, str(bad), "not a sound image")
+    refused(towers, out, str(bad), "not a valid image")
 
 
 def test_folders_that_are_not_whole(tmp_path, towers):

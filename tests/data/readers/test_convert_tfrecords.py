@@ -363,9 +363,9 @@ def test_too_few_scenes(tmp_path, pieces, clevr):
         ({"max_objects": 0}, "--max-objects 0"),
         ({"train": -1}, "--train -1"),
         ({"train": 0, "val": 0, "test": 0}, "nothing to convert"),
-        ({"seed": 1}, "--seed means nothing to tfrecords"),
-        ({"cameras": [1]}, "--cameras means nothing"),
-        ({"split_name": "a"}, "--split-name means nothing"),
+        ({"seed": 1}, "--seed does not apply to tfrecords"),
+        ({"cameras": [1]}, "--cameras does not apply"),
+        ({"split_name": "a"}, "--split-name does not apply"),
         ({"format": "emorl"}, "not an HDF5 file"),
         ({"format": "shapestacks"}, "recordings/SCENARIO"),
         ({"format": "mnist"}, "idx3-ubyte"),
@@ -380,16 +380,16 @@ def test_sources_that_are_something_else(tmp_path, pieces):
     out = tmp_path / "a.h5"
     refused(tmp_path / "none", out, "no file or folder", "none")
     (tmp_path / "text").write_text("hello")
-    refused(tmp_path / "text", out, "neither TFRecords nor HDF5")
+    refused(tmp_path / "text", out, "not a TFRecord file, an HDF5 file or a folder")
     (tmp_path / "empty.tfrecords").touch()
     refused(tmp_path / "empty.tfrecords", out, "is empty")
     refused(tmp_path, out, "Is a directory", format="tfrecords")
     other = write_records(tmp_path / "other.tfrecords", [encode({"image": np.zeros(7, np.uint8)})])
-    refused(other, out, "none of the Multi-Object Datasets", "image has 7 values")
+    refused(other, out, "not one of the Multi-Object Datasets", "image has 7 values")
     other = write_records(tmp_path / "log.tfrecords", [b"\x07\x07"])
-    refused(other, out, "none of the Multi-Object Datasets", "record 0")
+    refused(other, out, "not one of the Multi-Object Datasets", "record 0")
     out.write_text("mine")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         convert(pieces[1], out, val=1, test=1)
     assert out.read_text() == "mine"
 
@@ -397,9 +397,9 @@ def test_sources_that_are_something_else(tmp_path, pieces):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"mask": np.zeros(5, np.uint8)}, "its feature mask has 5 values in place of 4900"),
-        ({"image": np.zeros((35, 35, 3), np.float32)}, "its feature image is not made of strings of one byte"),
-        ({"x": np.zeros(5, np.float32)}, "its feature x has 5 values in place of 4"),
+        ({"mask": np.zeros(5, np.uint8)}, "its feature mask has 5 values instead of 4900"),
+        ({"image": np.zeros((35, 35, 3), np.float32)}, "its feature image does not consist of one-byte strings"),
+        ({"x": np.zeros(5, np.float32)}, "its feature x has 5 values instead of 4"),
         ({"x": None}, "it has no feature x"),
     ],
 )
@@ -416,7 +416,7 @@ def test_strings_longer_than_a_byte(tmp_path):
     example = Example.FromString(encode(some_scene("tetrominoes", 0).arrays))
     example.features.feature["image"].bytes_list.value[7] = b"two"
     source = write_records(tmp_path / "a.tfrecords", [example.SerializeToString()])
-    refused(source, tmp_path / "a.h5", "strings that are not of one byte", val=0, test=0)
+    refused(source, tmp_path / "a.h5", "strings that are not one byte long", val=0, test=0)
 
 
 # Damage
@@ -497,7 +497,7 @@ def test_the_damaged_record_is_named(tmp_path, pieces):
     source.write_bytes(content)
     refused(source, tmp_path / "a.h5", str(source), "record 1", "its checksum is wrong", val=0, test=0)
     source.write_bytes(content[: len(content) // 3 + 5_000])
-    refused(source, tmp_path / "a.h5", "record 1", "ends in the middle of it", val=0, test=0)
+    refused(source, tmp_path / "a.h5", "record 1", "ends within it", val=0, test=0)
 
 
 def test_damaged_messages_are_value_errors():
