@@ -53,16 +53,13 @@ COMMANDS = {
         "visualize", "draw pictures of a run: reconstructions, masks, samples, traversals", "use a smaller --num"
     ),
     "report": Command("report", "write one self-contained page about one or more runs", "give fewer runs at once"),
+    "study": Command(
+        "study", "carry out a study: many runs, then tables and a page", "run fewer at a time with a smaller --jobs"
+    ),
     "bench": Command("bench", "measure how fast a preset trains, infers and samples", "use a smaller --batch"),
     "import-weights": Command(
         "import_weights", "turn the authors' published weights into a run", "close other programs"
     ),
-    "report": Command("report", "write one self-contained page about one or several runs", "name fewer runs at once"),
-    "study": Command(
-        "study", "carry out a study: many runs, then tables and a page", "run fewer at a time with a smaller --jobs"
-    ),
-    "bench": Command("bench", "measure a preset's training step", "use a smaller --batch"),
-    "import-weights": Command("import_weights", "turn the authors' published weights into a run", "end other programs"),
 }
 
 
