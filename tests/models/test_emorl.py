@@ -124,9 +124,9 @@ def test_decoders_fit_their_image_sizes(decoder: str, sizes: tuple[int, ...]) ->
             {"decoder": "big", "image_size": 35},
             "image size 35 does not fit the decoder 'big': it takes multiples of 16",
         ),
-        ({"decoder": "huge"}, "no decoder 'huge'"),
+        ({"decoder": "huge"}, "unknown decoder 'huge'"),
         ({"image_size": 0}, "image size 0"),
-        ({"prior": "flat"}, "no prior 'flat'"),
+        ({"prior": "flat"}, "unknown prior 'flat'"),
         ({"num_layers": 0}, "0 layers are too few"),
     ],
 )

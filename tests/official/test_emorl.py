@@ -115,7 +115,7 @@ def test_slot_attention() -> None:
         load_slot_attention({n: t for n, t in state.items() if n != "to_q.weight"}, **setting)
     with pytest.raises(UserError, match="shape"):
         load_slot_attention(state, **setting, decoder="iodine")
-    with pytest.raises(UserError, match="no decoder"):
+    with pytest.raises(UserError, match="unknown decoder"):
         load_slot_attention(state, **setting, decoder="foo")
     with pytest.raises(UserError, match="0 slots"):
         load_slot_attention(state, image_size=32, num_slots=0)
