@@ -211,7 +211,7 @@ def _numbers(which: Slots, num_slots: int) -> list[int]:
     numbers = [int(slot) for slot in which]
     for slot in numbers:
         if not 0 <= slot < num_slots:  # PyTorch would count a negative one from the end
-            raise ValueError(f"there is no slot {slot}: they are 0 to {num_slots - 1}")
+            raise ValueError(f"there is no slot {slot}: the slots are 0 to {num_slots - 1}")
     return numbers
 
 

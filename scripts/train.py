@@ -134,7 +134,7 @@ def with_data(config: RunConfig, preset: Preset) -> RunConfig:
         if size not in config.image_sizes:
             sizes = _in_words(config.image_sizes)
             advice = convert_advice(config.data_file, min(config.image_sizes, key=lambda other: abs(other - size)))
-            raise UserError(f"{config.data} holds {size}x{size} images, and {config.preset} takes {sizes}: {advice}")
+            raise UserError(f"{config.data} holds {size}x{size} images, but {config.preset} takes {sizes}: {advice}")
         if config.image_size != preset.config.image_size:
             raise UserError(
                 f"{config.data} holds {size}x{size} images, not {config.image_size}: leave out --image-size"

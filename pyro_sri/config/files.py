@@ -49,7 +49,7 @@ def from_yaml(text: str, source: str) -> RunConfig:
     system = fields.pop("system")
     known_systems = systems()
     if not isinstance(system, str) or system not in known_systems:
-        raise UserError(f"{source} asks for the system {shown(system)}: {nearest(shown(system), known_systems)}")
+        raise UserError(f"{source} names an unknown system {shown(system)}: {nearest(shown(system), known_systems)}")
     config = known_systems[system]
     known = {field.name: field for field in dataclasses.fields(config)}
     for old in RENAMED.keys() & fields.keys():

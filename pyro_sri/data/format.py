@@ -329,7 +329,7 @@ def read_attributes(item: Any, where: str) -> dict[str, Any]:
         attribute = item.attrs.get_id(name)
         size = attribute.get_space().get_simple_extent_npoints() * attribute.get_type().get_size()
         if size > LARGEST_ATTRIBUTE_BYTES:
-            raise UserError(f"{where} has an attribute that is too large to be one; make or download it again")
+            raise UserError(f"{where} has an attribute that is too large; make or download it again")
     return {_plain(name): _plain(item.attrs[name]) for name in item.attrs}
 
 
@@ -541,7 +541,7 @@ def _check_split(group: Any, where: str) -> None:
         raise UserError(f"{where}/imgs has shape {imgs.shape}; images must be [n,H,W,3], n >= 1, H == W: {advice}")
     if imgs.shape[1] > LARGEST_SIDE:
         raise UserError(
-            f"{where}/imgs has shape {imgs.shape}; a side has at most {LARGEST_SIDE} pixels: write smaller ones"
+            f"{where}/imgs has shape {imgs.shape}; a side may have at most {LARGEST_SIDE} pixels: write smaller ones"
         )
     check_stored(imgs, f"{where}/imgs")
     if masks is not None:
@@ -556,7 +556,7 @@ def _check_split(group: Any, where: str) -> None:
             raise UserError(f"{where}/masks has shape {masks.shape}; it must be {expected} like imgs: write them anew")
         if masks.shape[1] > MOST_ENTITIES:
             raise UserError(
-                f"{where}/masks has {masks.shape[1]} entities; it may have {MOST_ENTITIES}: write them anew"
+                f"{where}/masks has {masks.shape[1]} entities; it may have at most {MOST_ENTITIES}: write them anew"
             )
         check_stored(masks, f"{where}/masks")
     if factors is not None:

@@ -32,9 +32,9 @@ CONDITIONS = {
     "frechet_images": "how many test images the generated ones are compared with",
     "num_samples": "how many scenes are generated",
     "dci_images": "images whose objects' codes are scored",
-    "structure_rule": "what generated scenes are checked for",
+    "structure_rule": "the rule that generated scenes are checked by",
     "collapse": "what went wrong with the slots, and what to try",
-    "untrained": "what no step trained: all metrics that need it are of random weights",
+    "untrained": "what was never trained: metrics that need it come from random weights",
 }
 COMPARABLE = ("data", "split", "num_images")  # evaluations compare only if these agree
 # Some metrics need more to agree, by how their names start.

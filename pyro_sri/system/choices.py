@@ -1,4 +1,4 @@
-"""Words out of a list: which of them there are, and which one was meant."""
+"""Words out of a list: checks them, and suggests the one that was meant."""
 
 import difflib
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """A hint that names the nearest known name, or the known names."""
     names = sorted(known)
     close = closest(name, names)
-    return f"did you mean '{close}'?" if close else f"known are {', '.join(names)}"
+    return f"did you mean '{close}'?" if close else f"choose from {', '.join(names)}"
 
 
 def one_of(word: object, choices: Any) -> str:
@@ -38,10 +38,10 @@ def check_choice(word: Any, choices: Any, what: str) -> None:
     Args:
         word: The word.
         choices: The Literal.
-        what: What it chooses, for the message.
+        what: What the word chooses, for the message.
 
     Raises:
-        ValueError: If it is none of the choices.
+        ValueError: If it is not one of the choices.
     """
     if word not in get_args(choices):
-        raise ValueError(f"no {what} '{word}': {one_of(word, choices)}")
+        raise ValueError(f"unknown {what} '{word}': {one_of(word, choices)}")

@@ -87,7 +87,7 @@ def test_wrong_decoder(state: State) -> None:
         ({"prior": "foo"}, "prior"),
         ({"decoder": "foo"}, "decoder"),
         ({"decoder": "big", "image_size": 40}, "multiples of 16"),
-        ({"refinement_steps": -1}, "refinement steps"),
+        ({"refinement_steps": -1}, "refinement_steps"),
         ({"image_size": 0}, "image size"),
     ],
 )

@@ -89,7 +89,7 @@ def convert(
     format = _recognised(source) if format is None else format
     reader = READERS[format]
     for name in sorted(options.given - ALWAYS - reader.options):
-        raise UserError(f"--{name.replace('_', '-')} means nothing to {format}, which {source} is; leave it out")
+        raise UserError(f"--{name.replace('_', '-')} does not apply to {format}, the format of {source}; leave it out")
     refuse_existing(Path(out))  # before the source is looked through
     conversion = reader.read(source, options, progress or (lambda what, done, total: None))
     brightest: dict[str, int] = {}

@@ -58,7 +58,7 @@ def read_picture(path: Path) -> Image.Image:
         raise UserError(f"{path} is missing; put it back")
     image = decode_picture(path)
     if image is None:
-        raise UserError(f"{path} is not a sound image, or may not be read; replace or remove it")
+        raise UserError(f"{path} is not a valid image, or cannot be read; replace or remove it")
     return image
 
 

@@ -130,7 +130,7 @@ def test_what_is_refused(tmp_path):
     refused(source, out, "a.png", "more than 8 bits", val=0, test=0)
     save(source / "a.png", noise(8, 8))
     refused(source, out, "1 images of", "too few for --val 1000", val=1000)
-    refused(source, out, "--max-objects means nothing to folder", max_objects=3)
+    refused(source, out, "--max-objects does not apply to folder", max_objects=3)
     (source / "train").mkdir()
     refused(source, out, "train", "no images")
     (source / "train" / "a.png").symlink_to("nowhere")
