@@ -1,14 +1,19 @@
 """How `make docs` renders pages and docstrings: Sphinx, with formulas as MathML, which need no script or network."""
 
+import os
+import sys
+from pathlib import Path
+
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
 project = "pyro-sri"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_theme = "furo"
 html_title = "pyro-sri"
+html_show_copyright = False
 html_math_renderer = "mathml"
 default_role = "code"
 myst_enable_extensions = ["dollarmath"]
@@ -17,7 +22,16 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # they stand in the signature
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+nb_execution_mode = "force"  # a cache would not notice that the library has changed
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600  # seconds for a cell
+nb_merge_streams = True
 suppress_warnings = ["myst.xref_missing"]  # links to files of the repository
+
+# The tutorials run this environment's commands, on one core as everywhere else.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def _mathml(latex: str, display: str) -> str:
