@@ -69,22 +69,21 @@ def _unlink_files(app: Sphinx, doctree: nodes.document) -> None:
 COLON = "\ue000"  # a character that nobody uses
 
 
-def _hide_colon(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Napoleon would take the words before a colon, in the first line about a property, for its type."""
+def _prepare(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Napoleon would take what stands before a colon about a property for its type, and the size "K." for a list."""
     if what in ("property", "attribute") and lines:
         lines[0] = lines[0].replace(":", COLON)
+    lines[:] = [re.sub(r"^(\s+\w+: )(?=[A-Z]\.)", r"\1\\", line) for line in lines]
 
 
 def _mend(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Brings colons back, and writes for reStructuredText what it takes for something else."""
-    for number, line in enumerate(lines):
-        line = re.sub(r"(?<![`:\w])(`[^`]+`)(?=\w)", r"\1\\ ", line.replace(COLON, ":"))  # `Module`s
-        lines[number] = re.sub(r"^(:\w+ \w+: )(?=[A-Z]\.)", r"\1\\", line)  # K. begins no list
+    """Brings colons back, and lets letters follow code, as in `Module`s, which reStructuredText does not take."""
+    lines[:] = [re.sub(r"(?<![`:\w])(`[^`]+`)(?=\w)", r"\1\\ ", line.replace(COLON, ":")) for line in lines]
 
 
 def setup(app: Sphinx) -> None:
     """Registers the renderer of formulas, and what happens to links and docstrings."""
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     app.connect("doctree-read", _unlink_files)
-    app.connect("autodoc-process-docstring", _hide_colon, priority=400)
+    app.connect("autodoc-process-docstring", _prepare, priority=400)
     app.connect("autodoc-process-docstring", _mend, priority=600)
