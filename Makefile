@@ -57,7 +57,7 @@ coverage: $(BIN)/.dev  ## the same tests with line coverage; slower
 test-slow: $(BIN)/.dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-docs: $(BIN)/.library  ## render docs/ and the API into build/site
+docs: $(BIN)/.library  ## run the tutorials, render docs/ and the API into build/site
 	$(PIP) install -c constraints.txt -e ".[docs]"
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
 	@echo "open build/site/index.html"

@@ -18,7 +18,7 @@ NOT_DEPENDENCIES = {"pip", PROJECT}  # that an environment has all the same
 # Licences, by the first words of their names, that let what they cover be required by a package under Apache-2.0.
 PERMISSIVE = (
     *("Apache", "Mozilla Public License 2.0", "MPL-2.0", "Python Software Foundation License", "PSF-2.0"),
-    *("MIT", "BSD", "3-Clause BSD", "0BSD", "BSL-1.0", "Zlib", "CC0-1.0"),
+    *("MIT", "BSD", "3-Clause BSD", "0BSD", "ISC", "BSL-1.0", "Zlib", "CC0-1.0"),
 )
 
 # Public domain and BSD but for a file for Emacs; it renders the documentation, and no code of ours needs it.

@@ -9,8 +9,7 @@ What is an object:
 1. A pixel belongs to the mask that is largest there, or to the first of them on ties. The pixels of a mask form pieces
    (eight neighbours).
 2. Unless the caller says which masks are background, these are background: each mask with at least a twentieth of the
-pixels
-   on the image's border, and each mask that reaches both the left and the right border.
+   pixels on the image's border, and each mask that reaches both the left and the right border.
 3. A piece of fewer than 4 pixels (in any image of fewer than 2) is a speck; so is a piece with fewer than a tenth of
    the pixels of its mask's largest piece, unless the mask is background. Pixels of specks go to the nearest piece.
    Each mask that has a piece left is background or an object.
