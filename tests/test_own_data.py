@@ -22,7 +22,7 @@ def test_the_worked_example(
     code = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)
     assert code is not None
     exec(code[1].replace("NUM = 3000", "NUM = 40"), {})
-    convert, check, preview, suggest, train, _, _ = COMMANDS
+    convert, check, preview, suggest, *_ = COMMANDS
     for command in (convert, check, preview, suggest):
         run(command.split())
     printed = capsys.readouterr().out
@@ -34,8 +34,5 @@ def test_the_worked_example(
         assert (file.num_images("train"), file.num_images("val"), file.num_images("test")) == (32, 4, 4)
     grey = np.abs(images.astype(int) - 128).max(-1) < 3
     assert (grey == (labels == 0)).mean() > 0.9  # each mask lies on its disc
-    with Image.open(tmp_path / "discs.png") as preview:
-        assert preview.size[0] > 200
-    small = "--slot-size 8 --scene-size 8 --lstm-units 8 --steps 2 --batch-size 2 --validation-images 2 --device cpu"
-    run([*train.split(), *small.split()])
-    assert (tmp_path / "runs" / "discs" / "checkpoints" / "last.pt").exists()
+    with Image.open(tmp_path / "discs.png") as sheet:
+        assert sheet.size[0] > 200

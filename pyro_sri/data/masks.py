@@ -108,10 +108,9 @@ class MaskTally:
         """Counts more scenes, [n, O, H, W, 1]."""
         inside: NDArray[np.bool_] = _inside(masks)[..., 0]  # [n, O, H, W]
         labels = entity_labels(masks)  # [n, H, W]
-        there = inside.any((2, 3))
-        visible = np.stack([(labels == entity).any((1, 2)) for entity in range(masks.shape[1])], axis=1)
-        hidden = there & ~visible
-        whole = inside.all((2, 3))
+        there, whole = np.asarray(inside.any((2, 3))), np.asarray(inside.all((2, 3)))  # [n, O]
+        visible = [np.asarray(labels == entity).any((1, 2)) for entity in range(masks.shape[1])]
+        hidden = there & ~np.stack(visible, axis=1)
         in_front = np.where(whole.any(1), whole.shape[1] - 1 - whole[:, ::-1].argmax(1), -1)
         self.scenes += len(masks)
         self.overlapping += int((inside.sum(1) > 1).any((1, 2)).sum())
