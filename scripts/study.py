@@ -83,7 +83,8 @@ def study(
         raise UserError(f"--jobs is {jobs}: it must be at least 1")
     if gpus < 0 or not 0 < hours < 10_000:
         raise UserError(f"--gpus {gpus} or --hours {hours:g} is out of range: GPUs start at 0, hours above it")
-    plan = make_plan(find_study(name), out, tiny).only(only)
+    whole = make_plan(find_study(name), out, tiny)
+    plan = whole.only(only)
     check_folder(out)
     for job in plan.jobs:
         job.check()
@@ -97,7 +98,8 @@ def study(
     with alone(out):
         claim(plan)
         _make_missing(plan)
-        plan = make_plan(find_study(name), out, tiny).only(only)  # the images are there, and have a size
+        whole = make_plan(find_study(name), out, tiny)  # again: the images are there, and have a size
+        plan = whole.only(only)
         if launcher == "slurm" and _submit(plan, slurm_executor(out / "cluster", partition, hours, gpus, plan.jobs)):
             note(f"when they are done, the same command writes the results; {PROG} .. --status shows how far they are")
             return
@@ -106,7 +108,7 @@ def study(
         if not complete:
             note(f"stopped; to go on: {command}")
             return
-        for path in write_results(plan, command):
+        for path in write_results(whole, command):
             print(f"wrote {path}", flush=True)
     _report_failures(plan)
 

@@ -97,6 +97,8 @@ def _summarise(plan: Plan, row: Row, records: Sequence[Record]) -> RowResult:
         if values:
             spreads[name] = _spread(values)
     remarks = [f"seed {r['seed']} {_status(r)}" for r in records if r["status"] != "done"]
+    if {(r["status"], r["reason"]) for r in records} == {("missing", "")}:
+        remarks = ["missing"]
     return RowResult(row, records, spreads, "; ".join([*remarks, *([reason] if reason else [])]))
 
 

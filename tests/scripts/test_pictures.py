@@ -137,6 +137,8 @@ def test_sample_refuses_to_overwrite(run: runs.Run, tmp_path: Path) -> None:
 def test_sample_from_the_command_line(run: runs.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sample_script.main([str(run.path), "--num", "1", "--slots", "2", "--out", str(tmp_path / "one.png")])
     assert (tmp_path / "one.png").exists()
+    sample_script.main([str(run.path), "--num", "1", "--slots", "2", "--out", str(tmp_path / "one.svg")])
+    assert (tmp_path / "one.svg").read_text().count("data:image/png") == 1
     with pytest.raises(SystemExit):
         sample_script.main(["--help"])
     assert "pyro-sri sample runs/rooms --num 10000" in capsys.readouterr().out
@@ -165,9 +167,13 @@ def test_visualize_draws_everything(run: runs.Run, tmp_path: Path, capsys: pytes
 
     again = tmp_path / "again"
     again.mkdir()  # an empty folder will do
-    visualize(str(run.path), again, num=2, split="val")
+    visualize(str(run.path), again, num=2, split="val", format="pdf")
+    assert {path.stem for path in again.iterdir()} == {path.stem for path in out.iterdir()}
     for name in drawn:
-        assert (again / name).read_bytes() == (out / name).read_bytes()
+        if name.endswith(".png"):
+            assert (again / name).with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+        else:
+            assert (again / name).read_bytes() == (out / name).read_bytes()
 
 
 def test_visualize_without_data_leaves_out_what_needs_it(
@@ -228,4 +234,5 @@ def test_the_graph_is_drawn_where_graphviz_is(run: runs.Run, monkeypatch: pytest
     monkeypatch.setattr(shutil, "which", lambda _: "dot")
     monkeypatch.setattr("graphviz.Digraph.pipe", lambda self, format: f"a {format}".encode())
     model, _ = run.load()
-    assert dict(visualize_script._graph(model, 32))["model.png"] == b"a png"
+    assert dict(visualize_script._graph(model, 32, "png"))["model.png"] == b"a png"
+    assert dict(visualize_script._graph(model, 32, "svg"))["model.svg"] == b"a svg"
