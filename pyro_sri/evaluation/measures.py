@@ -15,6 +15,7 @@ from pyro_sri.metrics import (
     count_accuracy,
     count_confusion,
     mean_squared_error,
+    with_background,
 )
 from pyro_sri.metrics.structure import Rule, check_structure
 
@@ -22,6 +23,7 @@ Metrics = dict[str, float | int | str | None]
 
 CONFUSION = re.compile(r"count_(\d+)_found_(\d+)")  # images by their number of objects and by the number found
 NO_MASKS = "the data has no masks"
+NO_BOUND = "an auto-encoder has no prior: there is no bound on log p(x)"
 NO_RULE = "there are rules only for towers, stacks, rooms and CLEVR"
 
 
@@ -63,8 +65,8 @@ def mean_and_error(name: str, values: NDArray[np.floating]) -> Metrics:
 
 
 def as_arrays(masks: Tensor) -> NDArray[np.floating]:
-    """Masks [B, K, 1, H, W] -> [B, K, H, W, 1]."""
-    return masks.movedim(2, -1).cpu().numpy()
+    """Masks [B, K, 1, H, W] -> [B, K, H, W, 1]; with a last one for the background where slots leave it out."""
+    return with_background(masks.movedim(2, -1).cpu().numpy()).astype(np.float32, copy=False)
 
 
 class Bound:
@@ -83,13 +85,8 @@ class Bound:
         kl = explanation.kl.double().cpu().numpy()
         size = explanation.images.shape[-1]
         images, reconstruction = (x.cpu().numpy() for x in (explanation.images, explanation.reconstruction))
-        scores = {
-            "mse": mean_squared_error(images, reconstruction),
-            "bpd": bits_per_dimension(terms["nll"] + kl, size),
-            "kl": kl,
-            **above,
-            **terms,
-        }
+        bound = {"bpd": bits_per_dimension(terms["nll"] + kl, size), "kl": kl} if explanation.has_bound else {}
+        scores = {"mse": mean_squared_error(images, reconstruction), **bound, **above, **terms}
         if "kl_cross" in terms:
             scores["bpd_with_cross"] = bits_per_dimension(terms["nll"] + kl + terms["kl_cross"], size)
         for name, values in scores.items():
@@ -100,11 +97,16 @@ class Bound:
         result: Metrics = {}
         for name, parts in self.values.items():
             result |= mean_and_error(name, np.concatenate(parts))
+        if "bpd" not in result:
+            return result | missing(NO_BOUND, "bpd", "bpd_with_cross", "kl") | self._floor(result)
         if "bpd_with_cross" not in result:
             result |= missing("this system has no KL_cross", "bpd_with_cross")
-        if "nll_above_floor" not in result:
-            result |= missing("the likelihood has no floor", "nll_above_floor")
-        return result
+        return result | self._floor(result)
+
+    def _floor(self, result: Metrics) -> Metrics:
+        if "nll_above_floor" in result:
+            return {}
+        return missing("the likelihood has no floor", "nll_above_floor")
 
 
 class Segmentation:
