@@ -27,7 +27,6 @@ from pyro_sri.evaluation.objects import CodeQuality, Order
 from pyro_sri.evaluation.samples import evaluate_samples
 from pyro_sri.features import FeatureExtractor, ScatteringFeatures
 from pyro_sri.inference import Explanation, explain
-from pyro_sri.metrics.segmentation import check_true_masks
 from pyro_sri.metrics.structure import Rule
 from pyro_sri.objectives import TermsELBO
 from pyro_sri.programs import Guide, Model, joined, record_of
@@ -110,7 +109,7 @@ def evaluate(
         stop = done + len(batch["images"])
         explanation = explain(model, guide, to_images(batch["images"], device), elbo, imagine=False)
         _check_finite(explanation, split, done)
-        masks = _masks(batch, data)
+        masks = batch["masks"].numpy() if "masks" in batch else None
         truth = Truth(masks, background, None if factors is None else factors[done:stop])
         for measure in measures:
             measure.update(explanation, truth)
@@ -168,17 +167,6 @@ def weights(model: Model, elbo: TermsELBO | None) -> Metrics:
     if isinstance(beta, float) and abs(beta - 1) > ABOUT_1:
         found["beta_flag"] = f"beta is {beta:.3g}, not 1: training did not maximise this bound"
     return found
-
-
-def _masks(batch: Batch, data: Path) -> NDArray[np.uint8] | None:
-    if "masks" not in batch:
-        return None
-    masks = batch["masks"].numpy()
-    try:
-        check_true_masks(masks)
-    except ValueError as error:
-        raise UserError(f"{data}: {error}") from error
-    return masks
 
 
 def structure_rule(file: DatasetFile) -> Rule | None:

@@ -531,10 +531,3 @@ def test_emorls_weight_is_not_its_beta(preset: str, tetrominoes: Path) -> None:
     if preset == "sri_emorl-quick":
         assert metrics["beta_segregation"] == pytest.approx(1.0055, abs=1e-4)
     assert "beta_flag" not in metrics
-
-
-def test_a_file_of_masks_that_are_none_is_one_line(tmp_path: Path, sri: Any) -> None:
-    numbers = np.tile(np.arange(4, dtype=np.uint8), 2 * 8 * 32).reshape(2, 1, 32, 32, 1)  # an index map
-    write_dataset(tmp_path / "a.h5", {"test": [SceneArrays(np.zeros((2, 32, 32, 3), np.uint8), numbers)]}, {})
-    with pytest.raises(UserError, match=r"a\.h5: true_masks hold values"):
-        evaluate(*sri, tmp_path / "a.h5", iwae_images=0, num_samples=0)
