@@ -64,9 +64,14 @@ def mean_and_error(name: str, values: NDArray[np.floating]) -> Metrics:
     return result
 
 
+def slot_arrays(masks: Tensor) -> NDArray[np.floating]:
+    """Masks [B, K, 1, H, W] -> [B, K, H, W, 1]: of the slots alone, which share the foreground among themselves."""
+    return masks.movedim(2, -1).cpu().numpy()
+
+
 def as_arrays(masks: Tensor) -> NDArray[np.floating]:
     """Masks [B, K, 1, H, W] -> [B, K, H, W, 1]; with a last one for the background where slots leave it out."""
-    return with_background(masks.movedim(2, -1).cpu().numpy()).astype(np.float32, copy=False)
+    return with_background(slot_arrays(masks)).astype(np.float32, copy=False)
 
 
 class Bound:
@@ -126,11 +131,10 @@ class Segmentation:
         if truth.masks is None:
             return
         self.has_masks = True
-        decoded = as_arrays(explanation.slot_masks)
-        self._score("ari_fg", truth, decoded, foreground_only=True)
-        self._score("ari", truth, decoded, foreground_only=False)
+        self._score("ari_fg", truth, slot_arrays(explanation.slot_masks), foreground_only=True)
+        self._score("ari", truth, as_arrays(explanation.slot_masks), foreground_only=False)
         if explanation.attention_masks is not None:
-            self._score("ari_fg_attention", truth, as_arrays(explanation.attention_masks), foreground_only=True)
+            self._score("ari_fg_attention", truth, slot_arrays(explanation.attention_masks), foreground_only=True)
 
     def _score(self, name: str, truth: Truth, masks: NDArray[np.floating], *, foreground_only: bool) -> None:
         assert truth.masks is not None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.evaluation.measures import NO_MASKS, Metrics, Truth, as_arrays, mean_and_error, missing
+from pyro_sri.evaluation.measures import NO_MASKS, Metrics, Truth, as_arrays, mean_and_error, missing, slot_arrays
 from pyro_sri.inference import Explanation
 from pyro_sri.metrics import (
     active_dimensions,
@@ -98,7 +98,7 @@ class CodeQuality:
         self.scales.append(scales.reshape(-1, scales.shape[-1]))
         if truth.masks is not None and truth.factors is not None:
             factors, self.kept = object_factors(truth.factors, self.names, truth.masks)
-            masks = explanation.slot_masks.movedim(2, -1).cpu().numpy()
+            masks = slot_arrays(explanation.slot_masks)
             matched = matched_codes(means, truth.masks, masks, factors, background_entities=truth.background)
             self.codes.append(matched.codes)
             self.factors.append(matched.factors)

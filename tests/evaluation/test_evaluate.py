@@ -444,6 +444,10 @@ def test_masks_that_leave_the_background_out_gain_it() -> None:
         part.update(SimpleNamespace(slot_masks=slots[:, 1:] * 0.9, attention_masks=None), Truth(masks, (0,)))
     result = measure.result()
     assert result["ari"] == result["ari_fg"] == pytest.approx(1)
+    faint = Segmentation()
+    faint.update(SimpleNamespace(slot_masks=slots[:, 1:] * 0.3, attention_masks=None), Truth(masks, (0,)))
+    assert faint.result()["ari_fg"] == pytest.approx(1)
+    assert faint.result()["ari"] == 0  # all is background
     assert order.positions[0].tolist() == [[3, 0, 1, 2]] * 4
 
 
