@@ -252,7 +252,9 @@ PRESETS: dict[str, Preset] = {
             data_name="towers",
         ),
         Preset(
-            SRIConfig(preset="sri-own", dataset="own", image_size=64, num_slots=7, **(_QUICK | _QUICK_SRI)),
+            SRIConfig(
+                preset="sri-own", dataset="own", image_size=64, num_slots=7, geco_mse=0.0048, **(_QUICK | _QUICK_SRI)
+            ),
             "SRI on data of your own: slots, likelihood and length follow the images ('pyro-sri data suggest F.h5')",
             "a file of square images of 32, 64, 96 or 128 pixels ('pyro-sri data convert')",
             suits_data=True,

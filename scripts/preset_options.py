@@ -62,6 +62,8 @@ def parse_fields(read: Callable[..., Any], default: RunConfig, help_text: str, p
         fields: dict[str, Any] = {}
         for title in groups:
             fields |= vars(given.pop(title))
+        if _only_says(fields, default, "geco_target", "geco_mse"):
+            fields["geco_mse"] = 0.0  # of two ways to give the same thing, what the user says counts
         try:
             config = dataclasses.replace(default, **fields)
         except UnreachableGoal as error:
@@ -79,6 +81,13 @@ def parse_fields(read: Callable[..., Any], default: RunConfig, help_text: str, p
     bind.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     bind.__doc__ = help_text
     return parse(bind, prog, args)
+
+
+def _only_says(fields: dict[str, Any], default: RunConfig, said: str, other: str) -> bool:
+    """Whether a user gave one field another value and left the other as it was."""
+    if said not in fields:
+        return False
+    return bool(fields[said] != getattr(default, said) and fields[other] == getattr(default, other))
 
 
 def _groups(default: RunConfig) -> dict[str, type[Any]]:

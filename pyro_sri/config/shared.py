@@ -140,9 +140,10 @@ class GoalFields:
     """What GECO aims at, and how it moves."""
 
     geco_target: float = 0.5655
-    """Goal for the NLL, in nats per pixel and channel."""
+    """Target for the NLL, in nats per pixel and channel."""
     geco_mse: float = 0.0
-    """Goal as the mean squared error that it stands for, whatever the likelihood; 0: --geco-target says."""
+    """Target as the mean squared error that it stands for, whatever the likelihood. It counts instead of --geco-target
+    unless it is 0, or only --geco-target is given."""
     geco_unreachable: bool = False
     """Accept a goal that the likelihood cannot reach, as in EMORL's release on Tetrominoes."""
     geco_step: float = 1e-6
