@@ -35,7 +35,7 @@ class Objects(NamedTuple):
         return self.presence.sum(1)
 
 
-class _MostLikely(Messenger):
+class MostLikely(Messenger):
     """Sets every site to a value instead of drawing it: the likelier value of a bit, otherwise the mean."""
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -194,7 +194,7 @@ class AIRGuide(Program):
             images: [B, 3, H, W] in [0, 1].
             num_slots: The largest number of objects, T if None.
         """
-        with poutine.trace() as recorder, _MostLikely():
+        with poutine.trace() as recorder, MostLikely():
             self(images, num_slots=num_slots)
         nodes = recorder.trace.nodes
         presence, where, what = (

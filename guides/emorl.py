@@ -145,16 +145,23 @@ class EMORLGuide(Program):
             pyro.sample("attention_masks", Delta(masks, event_dim=4))  # [B, K, 1, H, W]
         return posteriors, slots
 
+    def draw_for_priors(self, posteriors: list[SlotPosterior]) -> None:
+        """Fresh draws of the layers that another layer's prior is conditioned on."""
+        with auxiliary():
+            for layer in self.fresh_layers:
+                pyro.sample(f"prior_draw_{layer}", posteriors[layer].dist)
+
     def infer(self, images: Tensor, num_slots: int | None = None) -> Segregation:
         """q(z | x) of the last layer and one draw, inside the caller's plate, without refinement, as SRI needs it.
 
-        The draw is also the site `segregated_slots` [K, D] (a Delta).
+        The draw is also the site `segregated_slots` [K, D] (a Delta). All draws are those of `forward`, in its order.
 
         Args:
             images: [B, 3, H, W] in [0, 1].
             num_slots: Number of slots, K if None.
         """
         posteriors, slots = self.bottom_up(images, num_slots)
+        self.draw_for_priors(posteriors)
         with auxiliary():
             pyro.sample("segregated_slots", Delta(slots, event_dim=2))
         return Segregation(posteriors[-1].loc, sri_scale(posteriors[-1].raw_scale), slots)
@@ -169,7 +176,5 @@ class EMORLGuide(Program):
         """
         with pyro.plate("scenes", len(images)):
             posteriors, _ = self.bottom_up(images, num_slots)
-            with auxiliary():
-                for layer in self.fresh_layers:
-                    pyro.sample(f"prior_draw_{layer}", posteriors[layer].dist)
+            self.draw_for_priors(posteriors)
         return posteriors[-1]

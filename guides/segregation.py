@@ -1,14 +1,14 @@
 """What a segregation system must offer to be the first stage of SRI."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_sri.programs import Program
+from pyro_sri.programs import Program, adopt
 
 
 class Segregation(NamedTuple):
@@ -45,9 +45,33 @@ class SegregationPair(Program):
 
     Any slot VAE can be used if its guide has a method `infer(images, num_slots) -> Segregation`, which draws inside the
     caller's plate `scenes`, with a site for each draw.
+
+    A pair brings its own objective, and `SRI_ELBO` asks it for that: a `TermsELBO` class, or any function that returns
+    one, called with `geco=` (a controller or None). It runs the pair in training, and its `segregated(traces)` says
+    what the later stages see.
+
+    Attributes:
+        make_objective: The objective; None: -log p(x | z) + log q(z | x) - log p(z), one sample per image.
+
+    Args:
+        model: The generative story, or None.
+        guide: Its inference.
+        name: Root of the parameters' names in Pyro's store.
+        objective: What trains the pair. None takes what its guide says (EMORL's guide: `EMORL_ELBO`).
     """
 
-    def __init__(self, model: PyroModule | None, guide: PyroModule, name: str = "segregation") -> None:
+    def __init__(
+        self,
+        model: PyroModule | None,
+        guide: PyroModule,
+        name: str = "segregation",
+        *,
+        objective: Callable[..., Any] | None = None,
+    ) -> None:
         super().__init__(name)
+        for part in (model, guide):
+            if part is not None:
+                adopt(part)
         self.model = model
         self.guide = guide
+        self.make_objective = getattr(guide, "objective", None) if objective is None else objective

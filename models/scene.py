@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyro_sri.distributions import ImageLikelihood, StandardNormal, diagonal_normal, sri_scale
 from pyro_sri.models.image import batch_size, sample_image
-from pyro_sri.nn import SlotDecoder, SlotPrior
+from pyro_sri.nn import PositionDecoder, PositionDecoderKind, SlotDecoder, SlotPrior
 from pyro_sri.programs import Program
 
 
@@ -26,13 +26,17 @@ class SceneModel(Program):
     deterministic `slot_rgb` [K, 3, H, W], `slot_masks` [K, 1, H, W], `reconstruction` [3, H, W].
 
     Args:
-        image_size: Image side H = W, a multiple of 16.
+        image_size: Image side H = W, a multiple of 16; with "iodine" and "small" any.
         num_slots: K.
         slot_size: D, a multiple of 8.
         scene_size: S; 0 leaves the scene variable out, and p(z_1) = N(0, I) (table 3a).
         likelihood: p(x | z).
         lstm_units: Units of the slot prior; None: 4D, as published.
+        decoder: One of EMORL's decoders ("iodine", "big", "small"); None: GENESIS-v2's, as in SRI on it.
         name: Root of the parameters' names in Pyro's store.
+
+    Raises:
+        ValueError: On an image size that the decoder does not take.
     """
 
     starts_small = ("slot_prior",)
@@ -46,13 +50,16 @@ class SceneModel(Program):
         scene_size: int = 128,
         likelihood: ImageLikelihood = ImageLikelihood(),
         lstm_units: int | None = None,
+        decoder: PositionDecoderKind | None = None,
         name: str = "scene_model",
     ) -> None:
         super().__init__(name, num_slots, image_size)
         self.likelihood = likelihood
         self.scene_prior = StandardNormal(scene_size)
         self.slot_prior = SlotPrior(slot_size, scene_size, lstm_units)
-        self.decoder = SlotDecoder(image_size, slot_size)
+        self.decoder = (
+            SlotDecoder(image_size, slot_size) if decoder is None else PositionDecoder(image_size, slot_size, decoder)
+        )
         self.has_scene = scene_size > 0
 
     def scene_dist(self, num_scenes: int, temperature: float = 1.0) -> Independent:

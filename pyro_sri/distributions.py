@@ -54,6 +54,13 @@ def diagonal_normal(loc: Tensor, scale: Tensor, event_dim: int = 1) -> Independe
     return Normal(loc, scale).to_event(event_dim)
 
 
+def moments(posterior: Any) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of a distribution; 0 for a point."""
+    if isinstance(posterior, Delta):
+        return posterior.v, torch.zeros_like(posterior.v)
+    return posterior.mean, posterior.stddev
+
+
 class StandardNormal(nn.Module):
     """The prior N(0, T^2 I) over vectors, on whatever device it is moved to; it has no parameters.
 
@@ -306,6 +313,20 @@ class ImageLikelihood:
                 raise ValueError(f"the pixel standard deviation is {std}: it must be positive and finite")
         if self.kind == "gaussian" and self.first_pixel_std is not None:
             raise ValueError("a Gaussian image likelihood has one pixel standard deviation, not two")
+
+    @property
+    def nll_floor(self) -> float:
+        """The least that -log p(x | z) can be, in nats per pixel and channel: ln(sigma sqrt(2 pi)), or ln(sigma)."""
+        least = min(self.pixel_std, self.first_pixel_std or self.pixel_std)
+        return math.log(least) + (HALF_LOG_2PI if self.normalised else 0.0)
+
+    def nats(self, squared_error: float) -> float:
+        """NLL in nats per pixel and channel of an image of one slot that is painted with this mean squared error."""
+        return self.nll_floor + squared_error / (2 * self.pixel_std**2)
+
+    def squared_error(self, nats: float) -> float:
+        """The mean squared error that such an NLL stands for: the inverse of `nats`."""
+        return (nats - self.nll_floor) * 2 * self.pixel_std**2
 
     def __call__(self, rgb: Tensor, log_masks: Tensor) -> GaussianImage | MixtureImage:
         """The distribution of images given slot colours [.., K, 3, H, W] and log masks [.., K, 1, H, W]."""

@@ -1,15 +1,20 @@
 """What a model and its guide infer from images, as plain tensors for metrics, pictures and users."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
-from pyro.distributions import Delta
+from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_sri.distributions import moments
+from pyro_sri.guides.air import MostLikely
 from pyro_sri.matching import permute_slots
 from pyro_sri.objectives import Terms, TermsELBO, objective_of
+from pyro_sri.objectives.base import Traces
+from pyro_sri.objectives.traces import run_against
 from pyro_sri.programs import Guide, Model, Record, check_range, evaluating, record_of
 from pyro_sri.system.errors import UserError
 
@@ -36,6 +41,7 @@ class Explanation(NamedTuple):
         reconstruction: Mask-weighted mean of the slots [B, 3, H, W].
         slot_rgb: Colour of each slot [B, K, 3, H, W].
         slot_masks: Decoder masks, probabilities [B, K, 1, H, W].
+            They may leave part of a pixel to a background that no slot stands for (AIR).
         attention_masks: The guide's own masks [B, K, 1, H, W], or None if it has none.
         imagination: The imagined rollout, decoded [B, 3, H, W]; None if the guide has none, or it was not asked for.
         terms: Terms of the objective, each [B] in nats.
@@ -43,6 +49,7 @@ class Explanation(NamedTuple):
         log_normaliser: Nats per image that an unnormalised likelihood leaves out of its `nll`.
         nll_floor: The lowest possible `nll`, or None if the likelihood has none.
         codes: The slots' codes; GENESIS has those of the components. None for systems without, such as AIR.
+        has_bound: Whether the terms make a bound on log p(x); those of an auto-encoder, which has no prior, do not.
         counts: How many objects a guide that counts finds [B], or None.
     """
 
@@ -57,6 +64,7 @@ class Explanation(NamedTuple):
     log_normaliser: float
     nll_floor: float | None = None
     codes: Codes | None = None
+    has_bound: bool = True
     counts: Tensor | None = None
 
 
@@ -65,6 +73,8 @@ def explain(
     model: Model, guide: Guide, images: Tensor, elbo: TermsELBO | None = None, *, imagine: bool = True
 ) -> Explanation:
     """Infers images once and reads off what the slots look like, all in evaluation mode.
+
+    A guide that counts shows the objects that it finds most likely, and the terms stay those of its objective.
 
     Args:
         model: A model.
@@ -84,7 +94,12 @@ def explain(
 
 def _explain(model: Model, guide: Guide, images: Tensor, elbo: TermsELBO, imagine: bool) -> Explanation:
     record, traces = record_of(model), elbo.trace(model, guide, images)
-    sites = {**traces.guide.nodes, **traces.model.nodes}
+    if record.of("presence"):
+        guide_trace = run_inference(guide, images)
+        shown = Traces(guide_trace, run_against(model, guide_trace, images))
+    else:
+        shown = traces
+    sites = {**shown.guide.nodes, **shown.model.nodes}
     value = {name: site["value"] for name, site in sites.items() if site["type"] == "sample"}
     attention_masks = value.get("attention_masks")
     if attention_masks is not None and "order" in value:
@@ -110,28 +125,37 @@ def _explain(model: Model, guide: Guide, images: Tensor, elbo: TermsELBO, imagin
         log_normaliser=getattr(traces.model.nodes["image"]["fn"], "log_normaliser", 0.0),
         nll_floor=getattr(traces.model.nodes["image"]["fn"], "nll_floor", None),
         codes=_codes(elbo, traces, record),
-        counts=guide.find_objects(images).counts if record.of("presence") else None,
+        has_bound=record.has_prior,
+        counts=_counts(record, value),
     )
+
+
+def run_inference(guide: Guide, images: Tensor) -> Trace:
+    """A run of a guide whose scene can be shown: one draw; of a guide that counts, what it finds most likely.
+
+    An objective may run a guide in another way, with all objects there for example.
+    """
+    with MostLikely() if record_of(guide).of("presence") else contextlib.nullcontext():
+        return poutine.trace(guide).get_trace(images)
+
+
+def _counts(record: Record, value: dict[str, Tensor]) -> Tensor | None:
+    """Objects per image [B], where there are sites that say whether there is one."""
+    present = [value[name] for latents in record.of("presence") for name in latents.names(value)]
+    return torch.stack(present, 1).sum(1).long() if present else None
 
 
 def _codes(elbo: TermsELBO, traces: Any, record: Record) -> Codes | None:
     """The posterior of the latents that say what slots look like."""
     means, scales = [], []
     for latents in record.codes:
-        moments = [_moments(elbo.posterior(traces, name)) for name in latents.names(traces.guide.nodes)]
-        if moments:
-            of_slots = zip(*moments, strict=True)
+        known = [moments(elbo.posterior(traces, name)) for name in latents.names(traces.guide.nodes)]
+        if known:
+            of_slots = zip(*known, strict=True)
             mean, scale = (torch.stack(parts, 1) if latents.of_each_slot else parts[0] for parts in of_slots)
             means.append(mean)
             scales.append(scale)
     return Codes(torch.cat(means, -1), torch.cat(scales, -1)) if means else None
-
-
-def _moments(posterior: Any) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation; 0 for a point."""
-    if isinstance(posterior, Delta):
-        return posterior.v, torch.zeros_like(posterior.v)
-    return posterior.mean, posterior.stddev
 
 
 class Scenes(NamedTuple):

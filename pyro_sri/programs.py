@@ -119,6 +119,8 @@ class Program(PyroModule):
     Attributes:
         record: Description of the latents; the standard ones are `scene`, `slot_0`, `slot_1`, ..
         starts_small: Names of modules that `init="official"` starts small.
+        objective: What trains a segregation pair with this guide; called with `geco=`, a controller or None. None: the
+            bound of its model and guide, one sample per image.
         image_size: Image side H = W; 0 where it is not said.
 
     Args:
@@ -130,6 +132,7 @@ class Program(PyroModule):
     record: Record = STANDARD
     starts_small: ClassVar[tuple[str, ...]] = ()
     image_size: int = 0
+    objective: ClassVar[Callable[..., Any] | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

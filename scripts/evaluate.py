@@ -16,7 +16,7 @@ from pyro_sri.config import Device
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.evaluation import MEANINGS, METRICS, Metrics, evaluate
 from pyro_sri.evaluation.measures import CONFUSION
-from pyro_sri.evaluation.summary import group_runs, summarise, why_not_summarised
+from pyro_sri.evaluation.summary import flagged, group_runs, summarise, why_not_summarised
 from pyro_sri.features import FeatureExtractor, InceptionFeatures, ScatteringFeatures, find_inception
 from pyro_sri.runs import Run
 from pyro_sri.scripts.cli import check_memory, note, parse, progress_bar
@@ -126,6 +126,7 @@ def evaluate_runs(
             "preset": run.config.preset,
             "checkpoint": checkpoint,
             "training_seed": run.config.seed,
+            "device": str(place),
         }
         if untrained := run.config.untrained(step):
             metrics["untrained"] = untrained
@@ -164,6 +165,8 @@ def print_table(name: str, metrics: Metrics) -> None:
         for metric, meaning in there.items():
             value, error = metrics[metric], metrics.get(f"{metric}_stderr")
             explanation = meaning.text if value is not None else str(metrics.get(f"{metric}_reason"))
+            if value is not None and (flag := flagged(metric, metrics)):
+                explanation = f"{explanation}; [bold]{flag}[/bold]"
             table.add_row(f"[bold]{metric}[/bold]", _number(value), _number(error) if error else "", explanation)
     console = Console(emoji=False)
     console.print(table)
@@ -192,6 +195,9 @@ def print_summary(found: Sequence[Run], evaluations: Sequence[Metrics]) -> None:
                 values = [_number(metrics.get(name)) for metrics in ours]
                 table.add_row(f"[bold]{name}[/bold]", _number(spreads[name].mean), _number(spreads[name].std), *values)
         Console(emoji=False).print(table)
+        for metrics in ours:
+            if flag := flagged("bpd", metrics):
+                note(f"bits per dimension of seed {metrics['training_seed']}: {flag}")
 
 
 def _table(title: str, *headers: str) -> Table:

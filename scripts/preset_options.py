@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 from pyro_sri.config import FIELD_GROUPS, NOT_OPTIONS, RunConfig
+from pyro_sri.config.shared import UnreachableGoal
 from pyro_sri.presets import PRESETS, Preset, find_preset
 from pyro_sri.scripts.cli import parse
 from pyro_sri.system.errors import UserError
@@ -61,7 +62,15 @@ def parse_fields(read: Callable[..., Any], default: RunConfig, help_text: str, p
         fields: dict[str, Any] = {}
         for title in groups:
             fields |= vars(given.pop(title))
-        return read(dataclasses.replace(default, **fields), **given)
+        if _only_says(fields, default, "geco_target", "geco_mse"):
+            fields["geco_mse"] = 0.0  # of two ways to give the same thing, what the user says counts
+        try:
+            config = dataclasses.replace(default, **fields)
+        except UnreachableGoal as error:
+            error_of_preset = getattr(default, "goal_mse", 0)
+            hint = f" (that of {default.preset} is {error_of_preset:.2g})" if error_of_preset > 0 else ""
+            raise UserError(f"{error}{hint}") from error
+        return read(config, **given)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     grouped = [
@@ -72,6 +81,13 @@ def parse_fields(read: Callable[..., Any], default: RunConfig, help_text: str, p
     bind.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     bind.__doc__ = help_text
     return parse(bind, prog, args)
+
+
+def _only_says(fields: dict[str, Any], default: RunConfig, said: str, other: str) -> bool:
+    """Whether a user gave one field another value and left the other as it was."""
+    if said not in fields:
+        return False
+    return bool(fields[said] != getattr(default, said) and fields[other] == getattr(default, other))
 
 
 def _groups(default: RunConfig) -> dict[str, type[Any]]:

@@ -14,12 +14,14 @@ from pyro_sri.config.own import reasons
 from pyro_sri.data.format import DatasetFile, convert_advice, dark_images
 from pyro_sri.data.generators import GENERATORS
 from pyro_sri.data.look import look_at
+from pyro_sri.evaluation.evaluate import ABOUT_1
 from pyro_sri.presets import PRESETS, Preset
 from pyro_sri.scripts.cli import note
 from pyro_sri.scripts.own_data import own_data
 from pyro_sri.scripts.preset_options import parse_fields, preset_named
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.processes import is_first
+from pyro_sri.training.goals import goal_warnings
 from pyro_sri.training.loop import check_same, pick_device, train
 
 PROG = "pyro-sri train"
@@ -167,6 +169,8 @@ def _announce(config: RunConfig, out: Path) -> None:
         note(f"warning: {untrained}")
     if dark is not None:
         note(f"warning: the first images of {config.data_file.name} {dark}")
+    for warning in goal_warnings(config, PRESETS[config.preset].config):
+        note(f"warning: {warning}")
     num_slots = getattr(config, "num_slots", None)
     if num_slots is not None and entities is not None and num_slots < entities:
         note(
@@ -218,7 +222,13 @@ def _say_what_next(run: runs.Run) -> None:
         evaluate = shlex.join(["pyro-sri", "evaluate", str(run.path)])
         if untrained := run.config.untrained(step):
             note(f"warning: {untrained}")
-        note(f"done: {run.path} is trained to step {step}; next: {evaluate}")
+        note(f"done: {run.path} is trained to step {step}{_ended_at(run)}; next: {evaluate}")
+
+
+def _ended_at(run: runs.Run) -> str:
+    """That the KL weight is not that of the ELBO, if it is not."""
+    betas = [line["beta"] for line in run.log() if "beta" in line]
+    return f", with the KL weight at {betas[-1]:.3g}, not 1" if betas and abs(betas[-1] - 1) > ABOUT_1 else ""
 
 
 def _resuming(config: RunConfig, out: Path) -> str:

@@ -16,7 +16,7 @@ from pyro_sri.guides.segregation import Segregation, SegregationPair
 from pyro_sri.guides.sri import SRIGuide
 from pyro_sri.models.air import AIRModel
 from pyro_sri.models.scene import SceneModel
-from pyro_sri.objectives import SRI_ELBO, SlotELBO
+from pyro_sri.objectives import SRI_ELBO, GenesisGECO, SlotELBO, Terms
 from pyro_sri.programs import Program, record_of
 from support.programs import build_pair
 
@@ -111,6 +111,51 @@ def test_a_store_of_its_own_tensors_is_not(images: Tensor) -> None:
         before = [parameter.clone() for parameter in pair[1].parameters()]
         SVI(*pair, pyro.optim.Adam({"lr": 1e-3}), SlotELBO()).step(images)
         assert any(not torch.equal(a, b) for a, b in zip(before, pair[1].parameters(), strict=True))
+
+
+class OwnObjective(SlotELBO):
+    """Ten times the bound, without its KL; the later stages see means alone."""
+
+    def objective(self, terms: Terms) -> Tensor:
+        return 10 * terms["nll"].mean()
+
+    def segregated(self, traces: Any) -> Segregation:
+        means, scales, _ = super().segregated(traces)
+        return Segregation(means, scales, means)
+
+
+def test_a_segregation_pair_brings_its_own_objective(images: Tensor) -> None:
+    model = SceneModel(image_size=32, num_slots=3, slot_size=8, scene_size=4)
+    guide = SRIGuide(model, SegregationPair(OwnModel(), OwnGuide(), objective=OwnObjective))
+    elbo = SRI_ELBO()
+    traces = elbo.trace(model, guide, images)
+    nodes, terms = traces.guide.nodes, elbo.read(traces)
+    assert nodes["segregated_slots"]["mask"] is False
+    torch.testing.assert_close(terms["segregation_nll"], -traces.segregation.nodes["image"]["fn"].log_prob(images))
+    assert (terms["segregation_kl"] == terms["segregation_kl_segregated_slots"]).all()
+    of_sri = sum(terms[name].mean() for name in ("nll", "kl_scene", "kl_slots", "kl_cross"))
+    torch.testing.assert_close(elbo.objective(terms), of_sri + 10 * terms["segregation_nll"].mean())
+    seen = []
+    guide.scene_encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    traces = elbo.trace(model, guide, images)
+    assert torch.equal(seen[0], traces.guide.nodes["segregated_slots"]["fn"].mean)
+    assert not seen[0].requires_grad
+
+
+def test_what_goes_with_an_own_objective(images: Tensor) -> None:
+    model = SceneModel(image_size=32, num_slots=3, slot_size=8, scene_size=4)
+    guide = SRIGuide(model, SegregationPair(OwnModel(), OwnGuide(), objective=OwnObjective))
+    with pytest.raises(ValueError, match="no mask KL"):
+        SRI_ELBO(mask_kl="decoder").terms(model, guide, images)
+    geco = GenesisGECO(target=0.0, image_size=32)
+    with pytest.raises(ValueError, match="give its controller to that"):
+        SRI_ELBO(segregation=OwnObjective(), segregation_geco=geco)
+    given = SRI_ELBO(segregation=OwnObjective(geco=geco))
+    assert given.controllers() == {"beta_segregation": geco}
+    assert "elbo.segregation.geco.beta" in given(model, guide).state_dict()
+    given.step = 7
+    given.eval().terms(model, guide, images)
+    assert (given.segregation.step, given.segregation.training) == (7, False)
 
 
 def test_handlers_do_not_hide_a_record() -> None:

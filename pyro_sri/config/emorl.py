@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pyro_sri.config.run import RunConfig
-from pyro_sri.config.shared import LARGE_SIZES, SMALL_SIZES, LikelihoodFields
+from pyro_sri.config.shared import LARGE_SIZES, SMALL_SIZES, GoalFields, LikelihoodFields, RefinementFields
 from pyro_sri.guides.emorl import EMORLGuide
 from pyro_sri.models.emorl import EMORLModel, HierarchicalPriorKind
 from pyro_sri.nn import Initialisation, PositionDecoderKind, initialise
-from pyro_sri.objectives import EMORL_ELBO, EmorlGECO
+from pyro_sri.objectives import EMORL_ELBO
 from pyro_sri.programs import join
 
 
 @dataclass(frozen=True, kw_only=True)
-class EMORLConfig(LikelihoodFields, RunConfig):
+class EMORLConfig(GoalFields, RefinementFields, LikelihoodFields, RunConfig):
     """EfficientMORL (Emami et al. 2021): bottom-up hierarchical inference, then a few steps of refinement."""
 
     system: ClassVar[str] = "emorl"
@@ -34,36 +34,30 @@ class EMORLConfig(LikelihoodFields, RunConfig):
     """Which published decoder to use; big needs image sizes that are multiples of 16."""
     init: Initialisation = "official"
     """Initial weights: as in the published code (official), Xavier with gain 1 (xavier), or PyTorch's defaults."""
-    refinement_steps: int = 3
-    """I, the number of refinement steps at the start of training. Evaluation uses none."""
-    later_refinement_steps: int = 3
-    """Refinement steps from step --refinement-drop on."""
-    refinement_drop: int = 0
-    """Training step at which the number of refinement steps changes to --later-refinement-steps; 0 never changes it."""
+
+    pixel_std: float = 0.1
+    """sigma, the standard deviation of the pixels."""
+    normalised: bool = False
+    """Whether densities keep their 0.5 ln(2 pi) per value; GECO's target assumes one or the other."""
 
     geco: bool = True
     """Weigh the reconstruction with a GECO controller, as published."""
     geco_target: float = -2.206
     """Target for the NLL, in nats per pixel and channel."""
-    geco_step: float = 1e-6
-    """Step size of the controller, stated for 64x64 images."""
-    geco_speedup: float = 10.0
-    """Factor on the step size once the target is met."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_likelihood()
-        sizes = ["num_slots", "slot_size", "num_layers", "geco_step", "geco_speedup"]
-        self.require(sizes, lambda value: value > 0, "positive")
-        steps = ["refinement_steps", "later_refinement_steps", "refinement_drop"]
-        self.require(steps, lambda value: value >= 0, "0 or more")
+        self.require(["num_slots", "slot_size", "num_layers"], lambda value: value > 0, "positive")
+        self.check_refinement()
+        self.check_goal()
         what = "a multiple of 16" if self.decoder == "big" else "from 32 to 128"
         self.require(["image_size"], lambda value: value in self.image_sizes, what)
 
     @property
     def idle_parameters(self) -> bool:
         """Those of the refinement, where there is none."""
-        return 0 in (self.refinement_steps, self.later_refinement_steps) or super().idle_parameters
+        return not self.refines_always or super().idle_parameters
 
     @property
     def image_sizes(self) -> tuple[int, ...]:
@@ -84,15 +78,6 @@ class EMORLConfig(LikelihoodFields, RunConfig):
         guide = EMORLGuide(model, dual_gru=self.dual_gru, refinement_steps=0)
         for module in (model, guide):
             initialise(module, self.init)
-        geco = EmorlGECO(
-            target=self.geco_target,
-            image_size=self.image_size,
-            step_size=self.geco_step,
-            acceleration=self.geco_speedup,
-        )
-        curriculum = [(0, self.refinement_steps)]
-        if self.refinement_drop:
-            curriculum.append((self.refinement_drop, self.later_refinement_steps))
-        elbo = EMORL_ELBO(geco=geco if self.geco else None, curriculum=curriculum)
+        elbo = EMORL_ELBO(geco=self.new_emorl_geco() if self.geco else None, curriculum=self.curriculum())
         join(guide, elbo)
         return model, guide, elbo

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from pyro_sri.config.run import NOT_OPTIONS, RunConfig, field_types
+from pyro_sri.config.shared import UnreachableGoal
 from pyro_sri.config.values import NO_VALUE, checked, shown
 from pyro_sri.system.choices import nearest
 from pyro_sri.system.errors import UserError, one_line
@@ -60,10 +61,15 @@ def from_yaml(text: str, source: str) -> RunConfig:
         fields[name] = values.get(value, NO_VALUE) if isinstance(value, bool) else NO_VALUE
     fields = typed_fields(config, fields, source)
     # Fields with a default may be missing: runs outlive versions, and a new field starts as what was done before it.
+    fields = dict(config.completed(fields))
     if missing := [name for name, field in known.items() if name not in fields and field.default is MISSING]:
         raise UserError(f"{source} has no field '{missing[0]}': add it")
     try:
         return config(**fields)
+    except UnreachableGoal as error:
+        if "geco_unreachable" in fields:
+            raise UserError(f"{source}: {error}") from error
+        return config(**(fields | {"geco_unreachable": True}))  # a run from before goals were checked
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from pyro_sri.config.run import RunConfig
-from pyro_sri.config.shared import GECOFields, LikelihoodFields
+from pyro_sri.config.shared import GECOFields, GoalFields, LikelihoodFields
+from pyro_sri.distributions import ImageLikelihood
 from pyro_sri.guides.genesis import GenesisGuide
 from pyro_sri.models.genesis import GenesisModel
 from pyro_sri.nn import GENESIS_IMAGE_SIZES
@@ -14,7 +15,7 @@ from pyro_sri.programs import join
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenesisConfig(GECOFields, LikelihoodFields, RunConfig):
+class GenesisConfig(GECOFields, GoalFields, LikelihoodFields, RunConfig):
     """GENESIS (Engelcke et al. 2020): sequential attention, then a component for each mask."""
 
     system: ClassVar[str] = "genesis"
@@ -48,7 +49,6 @@ class GenesisConfig(GECOFields, LikelihoodFields, RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_likelihood()
-        self.check_geco()
         sizes = ["num_slots", "mask_slot_size", "component_slot_size", "channels", "component_layers"]
         self.require([*sizes, "first_pixel_std"], lambda value: value > 0, "positive")
         self.require(["image_size"], lambda value: value in GENESIS_IMAGE_SIZES, "32 or 64")
@@ -56,6 +56,11 @@ class GenesisConfig(GECOFields, LikelihoodFields, RunConfig):
         if self.scene_size:
             self.require(["analytic"], lambda value: not value, "left out if there is a scene variable")
         self.require(["likelihood"], lambda value: value == "mog", "mog, the only one that GENESIS has")
+        self.check_geco()
+
+    def image_likelihood(self) -> ImageLikelihood:
+        """The likelihood, with a sigma of its own for the first slot."""
+        return replace(super().image_likelihood(), first_pixel_std=self.first_pixel_std)
 
     @property
     def image_sizes(self) -> tuple[int, ...]:
@@ -71,10 +76,10 @@ class GenesisConfig(GECOFields, LikelihoodFields, RunConfig):
             component_slot_size=self.component_slot_size,
             decoder_channels=self.channels,
             decoder_layers=self.component_layers,
-            likelihood=replace(self.image_likelihood(), first_pixel_std=self.first_pixel_std),
+            likelihood=self.image_likelihood(),
             scene_size=self.scene_size,
         )
         guide = GenesisGuide(model, encoder_channels=self.channels)
-        elbo = SlotELBO(geco=self.new_geco(self.image_size), analytic=self.analytic)
+        elbo = SlotELBO(geco=self.new_geco(), analytic=self.analytic)
         join(guide, elbo)
         return model, guide, elbo

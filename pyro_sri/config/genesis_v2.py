@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pyro_sri.config.run import RunConfig
-from pyro_sri.config.shared import GECOFields, LikelihoodFields, SegregationFields
+from pyro_sri.config.shared import GECOFields, GoalFields, LikelihoodFields, SegregationFields
 from pyro_sri.guides.genesis_v2 import GenesisV2SlotGuide
 from pyro_sri.models.genesis_v2 import AutoregressiveSlotModel
 from pyro_sri.nn import IMAGE_SIZES, Initialisation, initialise
@@ -14,7 +14,7 @@ from pyro_sri.programs import join
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenesisV2Config(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
+class GenesisV2Config(GECOFields, GoalFields, SegregationFields, LikelihoodFields, RunConfig):
     """GENESIS-v2 (Engelcke et al. 2021): instance colouring, autoregressive slots."""
 
     system: ClassVar[str] = "genesis_v2"
@@ -60,6 +60,6 @@ class GenesisV2Config(GECOFields, SegregationFields, LikelihoodFields, RunConfig
         for module in (model, guide):
             initialise(module, self.init)
         self.start_slots(guide, guide)
-        elbo = SlotELBO(geco=self.new_geco(self.image_size), mask_kl=self.mask_kl, analytic=self.analytic)
+        elbo = SlotELBO(geco=self.new_geco(), mask_kl=self.mask_kl, analytic=self.analytic)
         join(guide, elbo)
         return model, guide, elbo

@@ -42,7 +42,8 @@ def suited(config: SRIConfig, look: Look, gpu: bool) -> SRIConfig:
         "likelihood": "gaussian",
         "normalised": True,
         "pixel_std": sigma,
-        "geco_target": round(target(sigma, EXPLAINED * look.variance), 2),
+        "geco_target": round(target(sigma, EXPLAINED * look.variance), 5),
+        "geco_mse": float(f"{EXPLAINED * look.variance:.3g}"),  # which stays the same where a user says another sigma
         "batch_size": min(config.batch_size, look.num_images),
         "threads": 1 if look.image_size <= QUICK_SIZE else 0,
         **_masks(look),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pyro_sri.config.run import RunConfig
-from pyro_sri.config.shared import GECOFields, LikelihoodFields
+from pyro_sri.config.shared import GECOFields, GoalFields, LikelihoodFields
 from pyro_sri.guides.recurrent import RecurrentGuide
 from pyro_sri.models.scene import SceneModel
 from pyro_sri.nn import IMAGE_SIZES, Initialisation, initialise
@@ -14,7 +14,7 @@ from pyro_sri.programs import join
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecurrentConfig(GECOFields, LikelihoodFields, RunConfig):
+class RecurrentConfig(GECOFields, GoalFields, LikelihoodFields, RunConfig):
     """SRI's scene model with a guide that infers one slot after the other (as AIR does): a baseline."""
 
     system: ClassVar[str] = "recurrent"
@@ -65,6 +65,6 @@ class RecurrentConfig(GECOFields, LikelihoodFields, RunConfig):
         guide = RecurrentGuide(model, image_size=self.image_size, features=self.features, hidden=self.hidden)
         for module in (model, guide):
             initialise(module, self.init)
-        elbo = SlotELBO(geco=self.new_geco(self.image_size), analytic=True)
+        elbo = SlotELBO(geco=self.new_geco(), analytic=True)
         join(guide, elbo)
         return model, guide, elbo

@@ -33,7 +33,16 @@ RESUMABLE = frozenset(
 FIELD_GROUPS: dict[str, tuple[str, ...]] = {
     "data": ("data", "image_size"),
     "optimisation": (
-        *("start_from", "steps", "batch_size", "optimizer", "learning_rate", "warmup_steps", "halving_steps"),
+        *(
+            "start_from",
+            "steps",
+            "batch_size",
+            "optimizer",
+            "learning_rate",
+            "warmup_steps",
+            "halving_steps",
+            "halving",
+        ),
         *("decay_steps", "gradient_clip", "ema", "seed"),
     ),
     "execution": (
@@ -47,7 +56,7 @@ NOT_OPTIONS = frozenset({"preset", "dataset", "data_hash"})  # fields that a pre
 # What follows the length of a run: numbers of steps, and sizes of a step that is taken again and again.
 STEP_NUMBERS = (
     *("warmup_steps", "halving_steps", "decay_steps"),
-    *("segregation_steps", "prior_from", "refinement_drop", "annealing_steps"),
+    *("segregation_steps", "prior_from", "refinement_drop", "annealing_steps", "geco_warm_start"),
 )
 STEP_SIZES = ("geco_step",)
 
@@ -60,6 +69,7 @@ LARGEST: dict[str, int] = {
         ("code_size", "hidden_size", "layer_size", "features", "hidden", "lstm_units", "scene_width"), 4096
     ),
     **dict.fromkeys(("num_slots", "refinement_steps", "later_refinement_steps", "num_iterations"), 256),
+    "geco_warm_start": 10**9,
     **dict.fromkeys(("attention_layers", "segregation_layers", "component_layers", "num_layers"), 64),
 }
 
@@ -99,6 +109,9 @@ class RunConfig(ABC):
     """Steps over which the learning rate rises linearly from 0."""
     halving_steps: int = 0
     """The learning rate halves every so many steps; 0 turns this off."""
+    halving: Literal["stepwise", "smooth"] = "stepwise"
+    """Halve at once every so many steps (stepwise), or a little at every step after the warm-up (smooth), as EMORL's
+    release does."""
     decay_steps: int = 0
     """Step at which a cosine decay reaches one fiftieth of the learning rate; 0 keeps the rate constant."""
     gradient_clip: float = 0.0
@@ -204,6 +217,11 @@ class RunConfig(ABC):
         }
         smaller = {name: min(value, getattr(self, name)) for name, value in self.tiny_fields.items()}
         return dataclasses.replace(self, **bookkeeping, **sizes, start_from=None, **smaller)
+
+    @classmethod
+    def completed(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The fields of a stored run, with what it was where it lacks fields whose defaults mean something else."""
+        return fields
 
     def cycle(self, step: int) -> tuple[int, int]:
         """The first step of the cosine of the learning rate that a step belongs to, and its length; 0: no cosine."""

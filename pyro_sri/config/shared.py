@@ -10,10 +10,13 @@ from pyro_sri.guides.genesis_v2 import GenesisV2Guide
 from pyro_sri.guides.sri import SRIGuide
 from pyro_sri.nn import ColourStart, InstanceColours, Kernel
 from pyro_sri.objectives import GECO, EmorlGECO, GenesisGECO, MaskKL
+from pyro_sri.system.errors import UserError
 
 # Image sizes of networks that take any, and of those that double a broadcast four times.
 SMALL_SIZES = tuple(range(32, 129))
 LARGE_SIZES = tuple(range(32, 129, 16))
+
+GREY = 0.25  # the mean squared error of a grey image is at most this, whatever image is meant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,17 +105,116 @@ class SegregationFields:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefinementFields:
+    """EMORL's refinement steps over a run."""
+
+    refinement_steps: int = 3
+    """I, EMORL's refinement steps at the start of training; there are none in evaluation."""
+    later_refinement_steps: int = 3
+    """I from --refinement-drop on."""
+    refinement_drop: int = 0
+    """Step from which there are --later-refinement-steps; 0: never."""
+
+    def curriculum(self) -> list[tuple[int, int]]:
+        """Pairs of a step and I from there on."""
+        later = [(self.refinement_drop, self.later_refinement_steps)] if self.refinement_drop else []
+        return [(0, self.refinement_steps), *later]
+
+    @property
+    def refines_always(self) -> bool:
+        """Whether every step of training refines."""
+        return all(steps for _, steps in self.curriculum())
+
+    def check_refinement(self: Any) -> None:
+        """Raises UserError for values out of range."""
+        steps = ["refinement_steps", "later_refinement_steps", "refinement_drop"]
+        self.require(steps, lambda value: value >= 0, "0 or more")
+
+
+class UnreachableGoal(UserError):
+    """GECO's goal is one that no weights, or all weights, can reach."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoalFields:
+    """What GECO aims at, and how it moves."""
+
+    geco_target: float = 0.5655
+    """Target for the NLL, in nats per pixel and channel."""
+    geco_mse: float = 0.0
+    """Target as the mean squared error that it stands for, whatever the likelihood. It counts instead of --geco-target
+    unless it is 0, or only --geco-target is given."""
+    geco_unreachable: bool = False
+    """Accept a goal that the likelihood cannot reach, as in EMORL's release on Tetrominoes."""
+    geco_step: float = 1e-6
+    """Step size of the controller, as quoted for 64x64 images."""
+    geco_scaled: bool = True
+    """Scale that step as the goal grows with the image; EMORL's release does not."""
+    geco_warm_start: int = 0
+    """Steps at the start with the plain ELBO, before the controller begins."""
+    geco_speedup: float = 10.0
+    """Factor on the step once the goal is met; 1: none."""
+
+    @property
+    def uses_geco(self: Any) -> bool:
+        """Whether a controller weighs the terms."""
+        return self.geco not in ("none", False)
+
+    @property
+    def goal(self: Any) -> float:
+        """The goal for the NLL, in nats per pixel and channel."""
+        return self.image_likelihood().nats(self.geco_mse) if self.geco_mse else self.geco_target
+
+    @property
+    def goal_floor(self: Any) -> float:
+        """What the NLL cannot go below, in nats per pixel and channel."""
+        return self.image_likelihood().nll_floor
+
+    @property
+    def goal_mse(self: Any) -> float:
+        """The mean squared error that the goal stands for; negative: none at all."""
+        return self.geco_mse or self.image_likelihood().squared_error(self.geco_target)
+
+    def geco_shared(self: Any) -> dict[str, Any]:
+        """What all controllers take."""
+        return {
+            "target": self.goal,
+            "image_size": self.image_size,
+            "step_size": self.geco_step,
+            "scaled": self.geco_scaled,
+            "warm_start": self.geco_warm_start,
+        }
+
+    def new_emorl_geco(self: Any) -> EmorlGECO:
+        """A new controller of EMORL's kind."""
+        return EmorlGECO(**self.geco_shared(), acceleration=self.geco_speedup)
+
+    def check_goal(self: Any) -> None:
+        """Raises UserError for values out of range, UnreachableGoal for a goal that means nothing."""
+        self.require(["geco_step", "geco_speedup"], lambda value: value > 0, "positive")
+        self.require(["geco_mse", "geco_warm_start"], lambda value: value >= 0, "0 or more")
+        if not self.uses_geco or self.geco_unreachable:
+            return
+        floor, given = self.goal_floor, f"--geco-target {self.geco_target:g}"
+        means = f"--pixel-std {self.pixel_std:g}{'' if self.normalised else ', --no-normalised'}"
+        if self.goal_mse <= 0:
+            raise UnreachableGoal(
+                f"{given} can never be met: the NLL is above {floor:.4f} nats per pixel and channel with {means}; "
+                "give the goal as the mean squared error that it stands for, with --geco-mse"
+            )
+        if self.goal_mse >= GREY:
+            raise UnreachableGoal(
+                f"{f'--geco-mse {self.geco_mse:g}' if self.geco_mse else given} is met by a grey image already: with "
+                f"{means} it stands for a mean squared error of {self.goal_mse:.2g}; use a smaller --geco-mse"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class GECOFields:
     """The controller of the KL weight."""
 
     geco: Literal["genesis", "emorl", "none"] = "genesis"
     """Controller of the KL weight."""
-    geco_target: float = 0.5655
-    """Target for the NLL, in nats per pixel and channel."""
-    geco_step: float = 1e-6
-    """Step size of the controller, stated for 64x64 images."""
-    geco_speedup: float = 10.0
-    """Factor on the step size once the target is met."""
     beta_init: float = 1.0
     """Initial KL weight (GENESIS style)."""
     beta_min: float = 1e-10
@@ -120,22 +222,20 @@ class GECOFields:
     beta_max: float = 1e10
     """Upper bound of the KL weight (GENESIS style); 1 is the weight in the ELBO."""
 
-    def new_geco(self, image_size: int) -> GECO | None:
+    def new_geco(self: Any) -> GECO | None:
         """A new controller."""
-        shared: dict[str, Any] = {"target": self.geco_target, "image_size": image_size, "step_size": self.geco_step}
         if self.geco == "genesis":
             return GenesisGECO(
-                **shared,
+                **self.geco_shared(),
                 speedup=self.geco_speedup,
                 beta_init=self.beta_init,
                 beta_min=self.beta_min,
                 beta_max=self.beta_max,
             )
-        return EmorlGECO(**shared, acceleration=self.geco_speedup) if self.geco == "emorl" else None
+        return self.new_emorl_geco() if self.geco == "emorl" else None
 
     def check_geco(self: Any) -> None:
         """Raises UserError for values out of range."""
-        self.require(
-            ["geco_step", "geco_speedup", "beta_init", "beta_min", "beta_max"], lambda value: value > 0, "positive"
-        )
+        self.require(["beta_init", "beta_min", "beta_max"], lambda value: value > 0, "positive")
         self.require(["beta_max"], lambda value: value >= self.beta_min, "at least --beta-min")
+        self.check_goal()

@@ -7,7 +7,15 @@ from typing import Any, ClassVar, Literal
 from pyro.nn import PyroModule
 
 from pyro_sri.config.run import RunConfig
-from pyro_sri.config.shared import GECOFields, LikelihoodFields, SegregationFields
+from pyro_sri.config.shared import (
+    LARGE_SIZES,
+    SMALL_SIZES,
+    GECOFields,
+    GoalFields,
+    LikelihoodFields,
+    RefinementFields,
+    SegregationFields,
+)
 from pyro_sri.distributions import ImageLikelihood
 from pyro_sri.guides.emorl import EMORLGuide
 from pyro_sri.guides.genesis_v2 import GenesisV2Guide
@@ -19,7 +27,7 @@ from pyro_sri.models.emorl import EMORLModel
 from pyro_sri.models.genesis_v2 import IndependentSlotModel
 from pyro_sri.models.scene import SceneModel
 from pyro_sri.nn import IMAGE_SIZES, Initialisation, PositionDecoderKind, initialise
-from pyro_sri.objectives import SRI_ELBO
+from pyro_sri.objectives import EMORL_ELBO, SRI_ELBO
 from pyro_sri.programs import join
 from pyro_sri.system.errors import UserError
 
@@ -27,7 +35,7 @@ SegregationKind = Literal["genesis_v2", "emorl", "slot_attention"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
+class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, LikelihoodFields, RunConfig):
     """SRI (Emami et al. 2023): segregate, relate, imagine."""
 
     system: ClassVar[str] = "sri"
@@ -52,6 +60,14 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
     """Layers of EMORL's bottom-up inference."""
     segregation_decoder: PositionDecoderKind = "big"
     """EMORL's decoder; big needs image sizes that are multiples of 16."""
+    segregation_objective: Literal["own", "bound"] = "own"
+    """What trains EMORL as segregation: its own objective, refinement and GECO; or a bound from one sample."""
+    decoder: Literal["segregation", "genesis_v2"] = "segregation"
+    """The scene model's decoder: of the same kind as EMORL's, or as GENESIS-v2's, which SRI has on all others."""
+    refinement_steps: int = 2
+    """I, refinement steps of EMORL at the start of training; there are none in evaluation."""
+    later_refinement_steps: int = 2
+    """I from --refinement-drop on."""
     end_to_end: bool = False
     """One VAE instead of two: the segregation has no objective of its own and is trained by L_SRI (always so in
     SRI-SA*)."""
@@ -87,6 +103,7 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
         self.check_likelihood()
         self.check_geco()
         self.check_segregation()
+        self.check_refinement()
         positive = ["num_slots", "slot_size", "segregation_layers", "prior_batch_size"]
         self.require(positive, lambda value: value > 0, "positive")
         not_negative = [
@@ -103,6 +120,8 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
         if self.segregation != "genesis_v2":
             alone = ["share_decoder", "posterior_scale_init", "coordinates"]
             self.require(alone, lambda value: not value, "left out, as only GENESIS-v2's segregation has it")
+        if self.segregation == "emorl" and not self.end_to_end:
+            self.require(["mask_kl"], lambda value: value == "none", "none, as EMORL's objective has no mask KL")
         if self._trains_segregation:
             alone = ["segregation_steps", "share_decoder"]
             self.require(alone, lambda value: not value, "left out, as this segregation has no objective of its own")
@@ -111,7 +130,20 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
                 "--matching hungarian runs on the CPU and cannot be recorded by --capture: leave one of them out"
             )
         self.require(["slot_size"], lambda value: value % 8 == 0 and value <= 64, "a multiple of 8 up to 64")
-        self.require(["image_size"], lambda value: value in IMAGE_SIZES, "one of 32, 64, 96, 128")
+        wanted = {IMAGE_SIZES: "one of 32, 64, 96, 128", LARGE_SIZES: "a multiple of 16", SMALL_SIZES: "from 32 to 128"}
+        self.require(["image_size"], lambda value: value in self.image_sizes, wanted[self.image_sizes])
+
+    @classmethod
+    def completed(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """SRI on EMORL trained without refinement at first, and decoded as GENESIS-v2 does."""
+        if fields.get("segregation") != "emorl" or "segregation_objective" in fields:
+            return fields
+        return {"segregation_objective": "bound", "decoder": "genesis_v2"} | dict(fields)
+
+    @property
+    def _refines(self) -> bool:
+        """Whether EMORL's own objective trains the segregation."""
+        return self.segregation == "emorl" and self.segregation_objective == "own" and not self.end_to_end
 
     @property
     def _trains_segregation(self) -> bool:
@@ -136,9 +168,10 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
 
     @property
     def idle_parameters(self) -> bool:
-        """While the segregation or the prior trains alone; and EMORL's refinement, which SRI never runs."""
+        """While the segregation or the prior trains alone; and EMORL's refinement, where nothing runs it."""
         alone = bool(self.segregation_steps or self.prior_from)
-        return alone or self.segregation == "emorl" or super().idle_parameters
+        unrefined = self.segregation == "emorl" and not (self._refines and self.refines_always)
+        return alone or unrefined or super().idle_parameters
 
     @property
     def encoded_from(self) -> int | None:
@@ -151,8 +184,11 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
 
     @property
     def image_sizes(self) -> tuple[int, ...]:
-        """The image sizes that the UNet takes."""
-        return IMAGE_SIZES
+        """The image sizes that the UNet takes, or EMORL's decoder."""
+        if self.segregation != "emorl":
+            return IMAGE_SIZES
+        any_size = self.decoder == "segregation" and self.segregation_decoder != "big"
+        return SMALL_SIZES if any_size else LARGE_SIZES
 
     def build(self) -> tuple[SceneModel, SRIGuide, SRI_ELBO]:
         """A new scene model, its SRI guide, and the objective."""
@@ -163,7 +199,11 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
             "slot_size": self.slot_size,
         }
         model = SceneModel(
-            **shape, scene_size=self.scene_size, likelihood=likelihood, lstm_units=self.lstm_units or None
+            **shape,
+            scene_size=self.scene_size,
+            likelihood=likelihood,
+            lstm_units=self.lstm_units or None,
+            decoder=self.segregation_decoder if (self.segregation, self.decoder) == ("emorl", "segregation") else None,
         )
         segregation = self._new_segregation(shape, likelihood)
         guide = SRIGuide(
@@ -181,8 +221,9 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
         if self.segregation == "genesis_v2":
             self._start_genesis_v2(model, guide)
         elbo = SRI_ELBO(
-            geco=self.new_geco(self.image_size),
-            segregation_geco=None if self._trains_segregation else self.new_geco(self.image_size),
+            geco=self.new_geco(),
+            segregation_geco=None if self._trains_segregation or self._refines else self.new_geco(),
+            segregation=self._own_objective() if self._refines else None,
             segregation_steps=self.segregation_steps,
             prior_from=self.prior_from or None,
             cross=self.kl_cross,
@@ -202,7 +243,14 @@ class SRIConfig(GECOFields, SegregationFields, LikelihoodFields, RunConfig):
         return self._pair(IndependentSlotModel(**shape, likelihood=likelihood), guide)
 
     def _pair(self, model: PyroModule | None, guide: PyroModule) -> SegregationPair:
-        return SegregationPair(None if self._trains_segregation else model, guide)
+        pair = SegregationPair(None if self._trains_segregation else model, guide)
+        if not self._refines:
+            pair.make_objective = None
+        return pair
+
+    def _own_objective(self) -> EMORL_ELBO:
+        """EMORL's, with its GECO whatever that of the scene model is."""
+        return EMORL_ELBO(geco=self.new_emorl_geco() if self.uses_geco else None, curriculum=self.curriculum())
 
     def _start_genesis_v2(self, model: SceneModel, guide: SRIGuide) -> None:
         self.start_slots(guide.segregation.guide, guide)

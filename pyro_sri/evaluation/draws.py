@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from pyro_sri.evaluation.likelihood import SCENES_AT_ONCE, bound_of_log_weights, draw_posterior, effective_sample_size
-from pyro_sri.evaluation.measures import Metrics, mean_and_error, missing
+from pyro_sri.evaluation.measures import NO_BOUND, Metrics, mean_and_error, missing
 from pyro_sri.metrics import bits_per_dimension
 from pyro_sri.metrics.predictive import image_statistics, predictive_p_values
-from pyro_sri.programs import Guide, Model
+from pyro_sri.programs import Guide, Model, record_of
 
 FEWER_SAMPLES = (1, 8)  # bounds from fewer draws stand beside the full one: they show how fast it tightens
 SURPRISING = 0.025  # on either side: p-values beyond mark an image unlike its replicates
@@ -38,6 +38,8 @@ def evaluate_draws(
         `ppc_t` (the mean p-value) and `ppc_t_surprising` (the share of images with p-values below 0.025 or above
         0.975).
     """
+    if not record_of(model).has_prior:
+        return missing(NO_BOUND, "iwae_bpd")
     bounds: dict[int, list[Tensor]] = {size: [] for size in (*FEWER_SAMPLES, num_samples) if size <= num_samples}
     sizes: list[Tensor] = []
     p_values: dict[str, list[np.ndarray]] = {}

@@ -12,21 +12,32 @@ from pyro_sri.data.format import DatasetFile, Report
 from pyro_sri.data.loading import Batch, evaluation_batches, to_images
 from pyro_sri.evaluation.collapse import Collapse
 from pyro_sri.evaluation.draws import evaluate_draws
-from pyro_sri.evaluation.measures import Bound, Counting, Measure, Metrics, Segmentation, TrueStructure, Truth
+from pyro_sri.evaluation.measures import (
+    NO_BOUND,
+    Bound,
+    Counting,
+    Measure,
+    Metrics,
+    Segmentation,
+    TrueStructure,
+    Truth,
+    missing,
+)
 from pyro_sri.evaluation.objects import CodeQuality, Order
 from pyro_sri.evaluation.samples import evaluate_samples
 from pyro_sri.features import FeatureExtractor, ScatteringFeatures
 from pyro_sri.inference import Explanation, explain
 from pyro_sri.metrics.structure import Rule
 from pyro_sri.objectives import TermsELBO
-from pyro_sri.programs import Guide, Model
+from pyro_sri.programs import Guide, Model, joined, record_of
 from pyro_sri.system.errors import UserError
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("towers", "towers_broken", "stacks", "stacks_broken", "shapestacks"), "tower"),
     **dict.fromkeys(("rooms", "objects_room"), "room"),
-    **dict.fromkeys(("clevr", "clevr6", "clevr_with_masks"), "table"),
+    **dict.fromkeys(("clevr", "clevr6", "clevr_with_masks"), "whole_objects"),
 }
+ABOUT_1 = 0.01  # EMORL's controller ends at 1.0055
 MOST_SAMPLES = 10_000  # scenes generated if no number is given, as for published FIDs
 
 
@@ -129,12 +140,33 @@ def evaluate(
     )
     if sentence := collapse.sentence():
         result["collapse"] = sentence
-    return result | {
+    result |= {
         "num_images": total,
         "split": split,
         "data": ("generated: " if generated else "") + Path(data).name,
         "seed": seed,
     }
+    return result | weights(model, joined(guide) if elbo is None else elbo)
+
+
+def weights(model: Model, elbo: TermsELBO | None) -> Metrics:
+    """`beta` and `beta_segregation`, which training ended with, and `beta_flag` where the first is not about 1.
+
+    Args:
+        model: A model.
+        elbo: Its objective, with the state of the checkpoint; None if it is not known.
+    """
+    if elbo is None:
+        return missing("evaluated without its objective", "beta", "beta_segregation")
+    found: Metrics = dict(elbo.weights())
+    if not record_of(model).has_prior:
+        found = missing(NO_BOUND, "beta")
+    if "beta_segregation" not in found:
+        found |= missing("there is no controller of a segregation", "beta_segregation")
+    beta = found["beta"]
+    if isinstance(beta, float) and abs(beta - 1) > ABOUT_1:
+        found["beta_flag"] = f"beta is {beta:.3g}, not 1: training did not maximise this bound"
+    return found
 
 
 def structure_rule(file: DatasetFile) -> Rule | None:

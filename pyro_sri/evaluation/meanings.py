@@ -50,6 +50,8 @@ METRICS: dict[str, dict[str, Meaning]] = {
         "kl_what": Meaning("codes of objects"),
         "kl_cross": Meaning("cross-order KL; not part of the bound"),
         "segregation_kl": Meaning("the segregation's own posterior; not part of the bound"),
+        "beta": Meaning("weight of these beside nll in training (EMORL's GECO: of nll beside these); 1 is the bound's"),
+        "beta_segregation": Meaning("the same in the segregation's own objective"),
     },
     "generated scenes": {
         "frechet": Meaning("Fréchet distance between features of generated and of real images (0 is perfect)", "lower"),
@@ -57,16 +59,18 @@ METRICS: dict[str, dict[str, Meaning]] = {
         "recall": Meaning("share of real images that lie among the generated ones", "higher"),
         "density": Meaning("how densely real images surround generated ones (about 1 is perfect)", "higher"),
         "coverage": Meaning("share of real images with a generated one nearby", "higher"),
-        "structure_accuracy": Meaning("share of generated scenes whose objects stand, by a written rule", "higher"),
+        "structure_accuracy": Meaning("share of generated scenes that structure_rule passes", "higher"),
         "structure_accuracy_data": Meaning(
             "share of the data's scenes that stand by that rule, on true masks: the value to expect"
         ),
     },
     "order and codes": {
         "order_consistency": Meaning(
-            "how well an object's role determines its slot's position (0: at random, 1: fully)", "higher"
+            "how well an object's role determines its slot's position (0: at random, 1: fully); without the background",
+            "higher",
         ),
         "order_information": Meaning("mutual information of an object's role and its slot's position, bits", "higher"),
+        "order_background": Meaning("share of images with the background at its commonest position in the sequence"),
         "dci_disentanglement": Meaning("how few factors each dimension of a slot captures (1 is perfect)", "higher"),
         "dci_completeness": Meaning("how few dimensions capture each factor (1 is perfect)", "higher"),
         "dci_informativeness": Meaning("how well factors can be predicted from slots (1 is perfect)", "higher"),

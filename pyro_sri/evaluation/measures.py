@@ -15,6 +15,7 @@ from pyro_sri.metrics import (
     count_accuracy,
     count_confusion,
     mean_squared_error,
+    with_background,
 )
 from pyro_sri.metrics.structure import Rule, check_structure
 
@@ -22,6 +23,7 @@ Metrics = dict[str, float | int | str | None]
 
 CONFUSION = re.compile(r"count_(\d+)_found_(\d+)")  # images by their number of objects and by the number found
 NO_MASKS = "the data has no masks"
+NO_BOUND = "an auto-encoder has no prior: there is no bound on log p(x)"
 NO_RULE = "there are rules only for towers, stacks, rooms and CLEVR"
 
 
@@ -62,9 +64,14 @@ def mean_and_error(name: str, values: NDArray[np.floating]) -> Metrics:
     return result
 
 
-def as_arrays(masks: Tensor) -> NDArray[np.floating]:
-    """Masks [B, K, 1, H, W] -> [B, K, H, W, 1]."""
+def slot_arrays(masks: Tensor) -> NDArray[np.floating]:
+    """Masks [B, K, 1, H, W] -> [B, K, H, W, 1]: of the slots alone, which share the foreground among themselves."""
     return masks.movedim(2, -1).cpu().numpy()
+
+
+def as_arrays(masks: Tensor) -> NDArray[np.floating]:
+    """Masks [B, K, 1, H, W] -> [B, K, H, W, 1]; with a last one for the background where slots leave it out."""
+    return with_background(slot_arrays(masks)).astype(np.float32, copy=False)
 
 
 class Bound:
@@ -83,13 +90,8 @@ class Bound:
         kl = explanation.kl.double().cpu().numpy()
         size = explanation.images.shape[-1]
         images, reconstruction = (x.cpu().numpy() for x in (explanation.images, explanation.reconstruction))
-        scores = {
-            "mse": mean_squared_error(images, reconstruction),
-            "bpd": bits_per_dimension(terms["nll"] + kl, size),
-            "kl": kl,
-            **above,
-            **terms,
-        }
+        bound = {"bpd": bits_per_dimension(terms["nll"] + kl, size), "kl": kl} if explanation.has_bound else {}
+        scores = {"mse": mean_squared_error(images, reconstruction), **bound, **above, **terms}
         if "kl_cross" in terms:
             scores["bpd_with_cross"] = bits_per_dimension(terms["nll"] + kl + terms["kl_cross"], size)
         for name, values in scores.items():
@@ -100,11 +102,16 @@ class Bound:
         result: Metrics = {}
         for name, parts in self.values.items():
             result |= mean_and_error(name, np.concatenate(parts))
+        if "bpd" not in result:
+            return result | missing(NO_BOUND, "bpd", "bpd_with_cross", "kl") | self._floor(result)
         if "bpd_with_cross" not in result:
             result |= missing("this system has no KL_cross", "bpd_with_cross")
-        if "nll_above_floor" not in result:
-            result |= missing("the likelihood has no floor", "nll_above_floor")
-        return result
+        return result | self._floor(result)
+
+    def _floor(self, result: Metrics) -> Metrics:
+        if "nll_above_floor" in result:
+            return {}
+        return missing("the likelihood has no floor", "nll_above_floor")
 
 
 class Segmentation:
@@ -124,11 +131,10 @@ class Segmentation:
         if truth.masks is None:
             return
         self.has_masks = True
-        decoded = as_arrays(explanation.slot_masks)
-        self._score("ari_fg", truth, decoded, foreground_only=True)
-        self._score("ari", truth, decoded, foreground_only=False)
+        self._score("ari_fg", truth, slot_arrays(explanation.slot_masks), foreground_only=True)
+        self._score("ari", truth, as_arrays(explanation.slot_masks), foreground_only=False)
         if explanation.attention_masks is not None:
-            self._score("ari_fg_attention", truth, as_arrays(explanation.attention_masks), foreground_only=True)
+            self._score("ari_fg_attention", truth, slot_arrays(explanation.attention_masks), foreground_only=True)
 
     def _score(self, name: str, truth: Truth, masks: NDArray[np.floating], *, foreground_only: bool) -> None:
         assert truth.masks is not None

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.evaluation.measures import NO_MASKS, Metrics, Truth, as_arrays, missing
+from pyro_sri.evaluation.measures import NO_MASKS, Metrics, Truth, as_arrays, mean_and_error, missing, slot_arrays
 from pyro_sri.inference import Explanation
 from pyro_sri.metrics import (
     active_dimensions,
     activeness,
+    commonest_position,
     dci,
     matched_codes,
     object_factors,
@@ -24,13 +25,15 @@ NO_CODES = "the system has no slots with codes of their own"
 
 
 class Order:
-    """Whether the slot sequence has a consistent order."""
+    """Whether objects have a consistent order in the slot sequence; and the background a place of its own, apart."""
 
     NAMES = ("order_consistency", "order_information")
+    BACKGROUND = "order_background"
 
     def __init__(self) -> None:
         self.positions: list[NDArray[np.integer]] = []
-        self.roles: list[NDArray[np.integer]] = []
+        self.roles: list[NDArray[np.integer]] = []  # -1 for the background
+        self.background: tuple[int, ...] = ()
 
     def update(self, explanation: Explanation, truth: Truth) -> None:
         """Sees a batch."""
@@ -38,17 +41,31 @@ class Order:
             return
         masks = as_arrays(explanation.slot_masks)
         self.positions.append(slot_positions(truth.masks, masks, background_entities=truth.background))
-        self.roles.append(object_roles(truth.masks, background_entities=truth.background))
+        roles = object_roles(truth.masks, background_entities=truth.background)
+        self.background = truth.background
+        roles[:, list(self.background)] = -1
+        self.roles.append(roles)
 
     def result(self) -> Metrics:
-        """`order_consistency` with its standard error, and `order_information` in bits."""
+        """`order_consistency` with its standard error, `order_information` in bits, and `order_background`."""
         if not self.roles:
-            return missing(NO_MASKS, *self.NAMES)
-        order = order_consistency(np.concatenate(self.positions), np.concatenate(self.roles))
+            return missing(NO_MASKS, *self.NAMES, self.BACKGROUND)
+        positions = np.concatenate(self.positions)
+        result = self._of_background(positions)
+        order = order_consistency(positions, np.concatenate(self.roles))
         if not np.isfinite(order.score):
-            return missing("no image shows an order: none has two entities in separate slots", *self.NAMES)
+            return result | missing("no image shows an order: none has two objects in separate slots", *self.NAMES)
         error: Metrics = {"order_consistency_stderr": order.stderr} if np.isfinite(order.stderr) else {}
-        return {"order_consistency": order.score, **error, "order_information": order.information}
+        return result | {"order_consistency": order.score, **error, "order_information": order.information}
+
+    def _of_background(self, positions: NDArray[np.integer]) -> Metrics:
+        """That of the background entity with the fewest images in one place, if there are several."""
+        places = [commonest_position(positions[:, entity]) for entity in self.background]
+        found = [place[~np.isnan(place)] for place in places]
+        found = [place for place in found if len(place)]
+        if not found:
+            return missing("no slot holds a background", self.BACKGROUND)
+        return mean_and_error(self.BACKGROUND, min(found, key=lambda place: float(place.mean())))
 
 
 class CodeQuality:
@@ -81,9 +98,8 @@ class CodeQuality:
         self.scales.append(scales.reshape(-1, scales.shape[-1]))
         if truth.masks is not None and truth.factors is not None:
             factors, self.kept = object_factors(truth.factors, self.names, truth.masks)
-            matched = matched_codes(
-                means, truth.masks, as_arrays(explanation.slot_masks), factors, background_entities=truth.background
-            )
+            masks = slot_arrays(explanation.slot_masks)
+            matched = matched_codes(means, truth.masks, masks, factors, background_entities=truth.background)
             self.codes.append(matched.codes)
             self.factors.append(matched.factors)
             self.images.append(matched.images + self.num_images)

@@ -12,10 +12,11 @@ from pyro_sri.features import FeatureExtractor, cached_features, extract, images
 from pyro_sri.inference import SCENES_AT_ONCE, draw_scenes
 from pyro_sri.metrics import check_structure, density_coverage, frechet_distance, precision_recall
 from pyro_sri.metrics.structure import Rule
-from pyro_sri.programs import Model
+from pyro_sri.programs import Model, record_of
 from pyro_sri.system.errors import UserError
 
 COMPARED = ("frechet", "precision", "recall", "density", "coverage")
+NO_PRIOR = "an auto-encoder has no prior to draw scenes from"
 FEWEST = 6  # images of either kind, for the five nearest neighbours of one
 
 
@@ -52,8 +53,11 @@ def evaluate_samples(
     Raises:
         UserError: If the model's images are not finite.
     """
+    names = (*COMPARED, "frechet_features", "structure_accuracy")
+    if not record_of(model).has_prior:
+        return missing(NO_PRIOR, *names)
     if num_generated == 0:
-        return missing("left out as asked", *COMPARED, "frechet_features", "structure_accuracy")
+        return missing("left out as asked", *names)
     features, stands, done = [], [], 0
     for scenes in draw_scenes(model, num_generated):
         if not torch.isfinite(scenes.images).all():

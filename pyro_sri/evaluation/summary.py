@@ -34,6 +34,8 @@ CONDITIONS = {
     "dci_images": "images whose objects' codes are scored",
     "structure_rule": "the rule that generated scenes are checked by",
     "collapse": "what went wrong with the slots, and what to try",
+    "beta_flag": "bits per dimension compare only with those of runs that ended at 1",
+    "device": "where it was computed",
     "untrained": "what was never trained: metrics that need it come from random weights",
 }
 COMPARABLE = ("data", "split", "num_images")  # evaluations compare only if these agree
@@ -146,6 +148,11 @@ def why_not_summarised(metrics: Sequence[Mapping[str, Any]]) -> str | None:
     if twice := [seed for seed, count in seeds.items() if count > 1]:
         return f"training seed {twice[0]} occurs twice: it would count twice in the mean; leave one of these runs out"
     return None
+
+
+def flagged(name: str, metrics: Mapping[str, Any]) -> str:
+    """What a reader of a metric must know of the run, or nothing: that bits per dimension are of no finished bound."""
+    return str(metrics.get("beta_flag") or "") if name in ("bpd", "bpd_with_cross", "iwae_bpd") else ""
 
 
 def differing_conditions(metrics: Sequence[Mapping[str, Any]], name: str = "") -> list[str]:

@@ -14,6 +14,7 @@ from pyro_sri.metrics.frechet import FeatureMoments, frechet_distance
 from pyro_sri.metrics.manifold import density_coverage, precision_recall
 from pyro_sri.metrics.order import (
     OrderConsistency,
+    commonest_position,
     object_roles,
     order_consistency,
     slot_positions,
@@ -30,6 +31,7 @@ from pyro_sri.metrics.segmentation import (
     match_objects_to_slots,
     segmentation_covering,
     slot_labels,
+    with_background,
 )
 from pyro_sri.metrics.structure import Verdict, check_structure, structure_accuracy
 
@@ -45,6 +47,7 @@ __all__ = [
     "ari_from_labels",
     "bits_per_dimension",
     "check_structure",
+    "commonest_position",
     "count_accuracy",
     "count_confusion",
     "covering_from_labels",
@@ -67,4 +70,5 @@ __all__ = [
     "slot_positions",
     "slot_roles",
     "structure_accuracy",
+    "with_background",
 ]

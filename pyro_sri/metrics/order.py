@@ -62,7 +62,8 @@ def order_consistency(
 
     Which position goes with which role does not matter: top to bottom is as good as bottom to top. Given S the order
     may differ with the number of objects. Entities may share a position. That is not an inconsistency, and it is
-    why the score divides by the entropy of positions instead of that of roles.
+    why the score divides by the entropy of positions instead of that of roles. Leave the roles of the background out
+    (-1): a background that comes first in every image looks like much of an order, even if objects come at random.
 
     Args:
         positions: integers [n,O], the slot of each entity of each image; -1 where it has none.
@@ -110,6 +111,23 @@ def order_consistency(
         entropy=entropy,
         matched=float(known.sum() / present.sum()),
     )
+
+
+def commonest_position(positions: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Whether something stands where it stands most often: 1 or 0 for each image, NaN where it has no position.
+
+    Args:
+        positions: integers [n], the slot that holds it; -1 where none does.
+
+    Raises:
+        ValueError: what are not integers, or another shape.
+    """
+    positions = np.asarray(positions)
+    if positions.ndim != 1 or positions.dtype.kind not in "iu":
+        raise ValueError(f"positions must be integers [images], got {positions.dtype} {list(positions.shape)}")
+    known = positions[positions >= 0]
+    commonest = np.bincount(known).argmax() if len(known) else -1
+    return np.where(positions >= 0, positions == commonest, np.nan)
 
 
 def slot_positions(

@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
+FULL = 1e-3  # what masks that fill a pixel may leave of it, by rounding
+
 Labels = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.int64]
 
@@ -189,6 +191,23 @@ def match_objects_to_slots(
     return slots
 
 
+def with_background(predicted_masks: npt.ArrayLike) -> npt.NDArray[np.generic]:
+    """Masks of objects alone, and what they leave of every pixel as one mask more, the last: max(0, 1 - their sum).
+
+    Args:
+        predicted_masks: probabilities [n,K,H,W,1].
+
+    Returns:
+        [n,K+1,H,W,1]; the masks as they are, [n,K,H,W,1], where they fill every pixel.
+
+    Raises:
+        ValueError: masks of another shape, or not finite.
+    """
+    masks = _check_masks(predicted_masks, "predicted_masks")
+    rest = np.maximum(1 - masks.sum(axis=1, keepdims=True), 0).astype(masks.dtype)
+    return np.concatenate([masks, rest], axis=1) if (rest > FULL).any() else masks
+
+
 def entity_labels(true_masks: npt.ArrayLike) -> Labels:
     """True label of each pixel: the entity in front, which is the highest of those that the pixel belongs to.
 
@@ -234,6 +253,7 @@ def slot_labels(predicted_masks: npt.ArrayLike) -> Labels:
 def _labels(
     true_masks: npt.ArrayLike, predicted_masks: npt.ArrayLike, background_entities: Iterable[int]
 ) -> tuple[Labels, Labels, tuple[int, ...]]:
+    check_true_masks(true_masks)
     true_labels, predicted_labels = entity_labels(true_masks), slot_labels(predicted_masks)
     if true_labels.shape != predicted_labels.shape:
         raise ValueError(
@@ -254,6 +274,32 @@ def _check_masks(masks: npt.ArrayLike, name: str) -> npt.NDArray[np.generic]:
     if not np.isfinite(masks).all():
         raise ValueError(f"{name} must be finite, got NaN or infinity")
     return masks
+
+
+def check_true_masks(masks: npt.ArrayLike) -> None:
+    """Whether these can be true masks, and not what a model predicts, or an index map.
+
+    Args:
+        masks: [n,O,H,W,1]. Floats must be 0 and 1, or 0 and 255. Bytes may have soft edges; other integers must have
+            one value besides 0 in each mask.
+
+    Raises:
+        ValueError: wrong rank, or other values.
+    """
+    checked = _check_masks(masks, "true_masks")
+    inside = checked[checked != 0]
+    if not inside.size:
+        return
+    if checked.dtype.kind == "f":
+        fine = inside[0] in (1, 255) and bool((inside == inside[0]).all())
+    else:
+        soft = checked.dtype == np.uint8 and inside.max() > 127
+        fine = soft or bool(((checked == 0) | (checked == checked.max(axis=(0, 2, 3, 4), keepdims=True))).all())
+    if not fine:
+        raise ValueError(
+            f"true_masks hold values from {checked.min():g} to {checked.max():g}: they must be 0 outside and 1 or 255 "
+            "inside; are they probabilities or an index map, or are true and predicted masks in each other's place?"
+        )
 
 
 def _check_labels(true_labels: npt.ArrayLike, predicted_labels: npt.ArrayLike) -> tuple[Labels, Labels]:

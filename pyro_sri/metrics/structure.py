@@ -35,14 +35,16 @@ The rule "tower":
    field of view of ShapeStacks that looks down by 45 degrees.
 10. The lowest block does not touch the upper border of the image.
 
-The rules "room" and "table", in which objects stand on one floor seen from above:
+The rules "room" and "whole_objects", in which objects stand on one floor seen from above:
 
 11. No object is enclosed by another: what stands in front also starts lower in the picture.
 12. At least half of each object's foot is held. The foot is the lower outline in the lowest quarter of the object's
     height. It is held by the floor, by the end of the picture, and by an object that does not reach as high, since that
     object may stand in front.
 13. In a "room" the floor is each background mask with a twentieth of the image's lower border or more; other background
-    is walls and sky. On a "table" all background is floor.
+    is walls and sky. For "whole_objects" all background is floor: where a floor fills the picture, as in CLEVR, masks
+    do not show which way is up. It passes scenes upside down and on their side too, and is named for what is left:
+    objects in one piece, none inside another. ("table" is its former name.)
 
 The rule cannot see what masks do not show: blocks that are off balance towards the camera or by a pixel or two, a ball
 that carries a block, blocks sunk into each other (masks never overlap), whether a tower touches the floor, objects that
@@ -62,7 +64,8 @@ from scipy.sparse.csgraph import connected_components
 
 from pyro_sri.metrics.segmentation import slot_labels
 
-Rule = Literal["tower", "room", "table"]
+Rule = Literal["tower", "room", "whole_objects", "table"]
+FORMER_NAMES: dict[str, Rule] = {"table": "whole_objects"}
 
 PUBLISHED_SIZE = 64  # the side of an image in which the measures below are pixels
 SPECK = 4  # pixels
@@ -126,8 +129,8 @@ def check_structure(
 
     Args:
         masks: probabilities or uint8 [n,K,H,W,1], true or generated; in any order, and any of them may be empty.
-        rule: "tower": one stack of blocks; "room": objects on a floor between walls; "table": objects on a floor that
-            fills the picture.
+        rule: "tower": one stack of blocks; "room": objects on a floor between walls; "whole_objects": objects on a
+            floor that fills the picture, of which no rule sees whether they stand.
         background: the masks that are background where that is known, for example a file's background entities.
 
     Returns:
@@ -136,6 +139,7 @@ def check_structure(
     Raises:
         ValueError: no such rule, wrong ranks, masks that are not finite, background masks that do not exist.
     """
+    rule = FORMER_NAMES.get(rule, rule)
     if rule not in get_args(Rule):
         raise ValueError(f"there is no rule {rule!r}; use one of {', '.join(get_args(Rule))}")
     labels = slot_labels(masks)

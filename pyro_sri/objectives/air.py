@@ -165,6 +165,10 @@ class AIR_ELBO(TermsELBO):
             "baseline": (returns - baselines).square().sum(1),
         } | other
 
+    def weights(self) -> dict[str, float]:
+        """`beta`: what annealing makes the presence bits' KL weigh in training."""
+        return _weights(self)
+
     def objective(self, terms: Terms) -> Tensor:
         """The negative (annealed) ELBO in nats per image, with the gradient of the class; the annealing notices."""
         error = terms["baseline"].mean()
@@ -242,6 +246,10 @@ class EnumeratedAIR_ELBO(TermsELBO):
             "annealing": (q * _extra(self, log_q, prior, Presence.of_counts)).sum(1),
         }
 
+    def weights(self) -> dict[str, float]:
+        """`beta`: what annealing makes the presence bits' KL weigh in training."""
+        return _weights(self)
+
     def objective(self, terms: Terms) -> Tensor:
         """The negative (annealed) ELBO in nats per image; the annealing notices in training."""
         return _objective(self, terms)
@@ -262,6 +270,10 @@ def _objective(elbo: AIR_ELBO | EnumeratedAIR_ELBO, terms: Terms, *surrogates: s
     if elbo.annealing is not None and elbo.training and torch.is_grad_enabled():
         elbo.annealing.notice()
     return loss
+
+
+def _weights(elbo: AIR_ELBO | EnumeratedAIR_ELBO) -> dict[str, float]:
+    return {"beta": 1.0 if elbo.annealing is None else elbo.annealing.weight().item()}
 
 
 def _extra(

@@ -17,6 +17,8 @@ from pyro.poutine.messenger import unwrap
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyro_sri.distributions import moments
+from pyro_sri.guides.segregation import Segregation
 from pyro_sri.objectives.geco import GECO
 from pyro_sri.objectives.mask_kl import MaskKL, check_mask_kl
 from pyro_sri.objectives.stepping import PerStep, advance_after_step
@@ -123,6 +125,28 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         """The controllers of the KL weights, by the names of the weights in the log."""
         return {}
 
+    def weights(self) -> dict[str, float]:
+        """What GECO's terms weigh at this point: `beta` of the bound, 1 without a controller, and those of others."""
+        return {"beta": 1.0} | {name: geco.weight.item() for name, geco in self.controllers().items()}
+
+    def active(self, geco: GECO | None) -> GECO | None:
+        """A controller; None while it warms up in training, which the plain ELBO does."""
+        warming = geco is not None and self.training and self.step < geco.warm_start
+        return None if warming else geco
+
+    @property
+    def warming(self) -> bool:
+        """Whether some controller has not begun at this step."""
+        return any(self.step < geco.warm_start for geco in self.controllers().values())
+
+    def segregated(self, traces: Any) -> Segregation:
+        """What SRI takes from one run of a segregation pair: its posterior of the slots, and the draw.
+
+        The site `segregated_slots` unless an objective says otherwise.
+        """
+        site = traces.guide.nodes["segregated_slots"]
+        return Segregation(*moments(site["fn"]), site["value"])
+
     def posterior(self, traces: Any, site: str) -> Distribution:
         """The final posterior of a latent site in one run."""
         return traces.guide.nodes[site]["fn"]
@@ -144,6 +168,7 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         """
         followed = self.mask_kl == "decoder"
         kl = kl if followed else kl + mask_kl
+        geco = self.active(geco)
         loss = nll + kl if geco is None else geco(nll, kl)
         if geco is not None and self.training and torch.is_grad_enabled():
             geco.notice(nll)

@@ -1,6 +1,6 @@
 """The objective of EMORL: a hierarchical bound, then refinement steps that follow its gradient (Emami et al. 2021)."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import pyro
@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_sri.distributions import diagonal_normal, sri_scale
+from pyro_sri.guides.emorl import EMORLGuide
+from pyro_sri.guides.segregation import Segregation
 from pyro_sri.objectives.base import Terms, TermsELBO
-from pyro_sri.objectives.geco import GECO, EmorlGECO
+from pyro_sri.objectives.geco import GECO
 from pyro_sri.objectives.traces import analytic_kl, other_scores, run_against, scored
 from pyro_sri.programs import Guide, Model
 from pyro_sri.system.processes import num_processes
@@ -101,7 +103,7 @@ class EMORL_ELBO(TermsELBO):
     def __init__(
         self,
         *,
-        geco: EmorlGECO | None = None,
+        geco: GECO | None = None,
         kl_weight: float = 1.0,
         curriculum: Sequence[tuple[int, int]] | None = None,
     ) -> None:
@@ -111,18 +113,19 @@ class EMORL_ELBO(TermsELBO):
         self.curriculum = curriculum
 
     @property
-    def phase(self) -> int | None:
-        """I of the curriculum at this step; None without one."""
-        if self.curriculum is None:
-            return None
-        return [steps for start, steps in self.curriculum if start <= self.step][-1]
+    def phase(self) -> Hashable:
+        """I of the curriculum at this step, None without one; and whether the controller has not begun."""
+        steps = None if self.curriculum is None else self._planned(self.curriculum)
+        return (steps, "warming") if self.warming else steps
+
+    def _planned(self, curriculum: Sequence[tuple[int, int]]) -> int:
+        return [steps for start, steps in curriculum if start <= self.step][-1]
 
     def refinement_steps(self, guide: Any) -> int:
         """I, as the curriculum or the guide says."""
-        steps = self.phase
-        if steps is None:
+        if self.curriculum is None:
             return guide.refinement_steps
-        return steps if self.training else 0
+        return self._planned(self.curriculum) if self.training else 0
 
     def controllers(self) -> dict[str, GECO]:
         """`beta`: that of the bound."""
@@ -182,6 +185,13 @@ class EMORL_ELBO(TermsELBO):
             last.model.detach_()
         return EMORLTraces(last.guide, last.model, tuple(iterations), priors, layer_kls, kl_above)
 
+    def segregated(self, traces: EMORLTraces) -> Segregation:
+        """The posterior of the last iteration, and its draw."""
+        loc, raw_scale = traces.iterations[-1].posterior
+        steps = len(traces.iterations) - 1
+        drawn = f"refined_slots_{steps}" if steps else _site(len(traces.layer_kls) - 1)
+        return Segregation(loc, sri_scale(raw_scale), traces.guide.nodes[drawn]["value"])
+
     def posterior(self, traces: EMORLTraces, site: str) -> Distribution:
         """That of the last iteration, for the site that it stands for or that the image shows."""
         loc, raw_scale = traces.iterations[-1].posterior
@@ -204,15 +214,20 @@ class EMORL_ELBO(TermsELBO):
         names = [(f"nll_{i}", f"kl_{i}", f"other_{i}") for i in range(steps)] + [("nll", "kl_slots", "other")]
         losses = [self._loss(terms[nll], terms[kl], terms.get(other)) for nll, kl, other in names]
         loss = torch.stack([(steps + 3 - i) / (steps + 1) * loss for i, loss in enumerate(losses)]).sum()
-        if self.geco is not None and self.training and torch.is_grad_enabled():
-            self.geco.notice(terms["nll"].mean())
+        geco = self.active(self.geco)
+        if geco is not None and self.training and torch.is_grad_enabled():
+            geco.notice(terms["nll"].mean())
         return loss
 
     def _loss(self, nll: Tensor, kl: Tensor, other: Tensor | None) -> Tensor:
         """L_i, from nats per image [B]."""
         nll, kl = nll.mean(), self.kl_weight * kl.mean()
-        loss = nll + kl if self.geco is None else self.geco(nll, kl)
+        geco = self.active(self.geco)
+        loss = nll + kl if geco is None else geco(nll, kl)
         return loss if other is None else loss + other.mean()
+
+
+EMORLGuide.objective = EMORL_ELBO  # what SRI trains a pair of this guide with
 
 
 def _gradients(loss: Tensor, posterior: tuple[Tensor, Tensor], *, retain_graph: bool) -> tuple[Tensor, ...]:

@@ -23,13 +23,15 @@ class GenesisGECO(PerStep):
 
     Args:
         target: Goal per pixel and channel, in nats.
-        image_size: Image side H = W; goal = target * 3HW and step_size is scaled by 64^2 / HW.
+        image_size: Image side H = W; goal = target * 3HW.
         step_size: Step as quoted for 64x64 images.
+        scaled: Whether the step is scaled by 64^2 / HW, as the goal grows with HW.
         speedup: Factor on the step once the goal is met; None for none.
         alpha: Memory of the moving average.
         beta_init: Start.
         beta_min: Lower clamp.
         beta_max: Upper clamp; 1 caps the weight at that of the ELBO.
+        warm_start: Training steps at the start with the plain ELBO, before the controller begins.
     """
 
     beta: Tensor
@@ -42,21 +44,29 @@ class GenesisGECO(PerStep):
         target: float,
         image_size: int,
         step_size: float = 1e-6,
+        scaled: bool = True,
         speedup: float | None = 10.0,
         alpha: float = 0.99,
         beta_init: float = 1.0,
         beta_min: float = 1e-10,
         beta_max: float = 1e10,
+        warm_start: int = 0,
     ) -> None:
         super().__init__()
         self.goal = target * 3 * image_size**2
-        self.step_size = step_size * REFERENCE_PIXELS / image_size**2
+        self.step_size = _step_size(step_size, image_size, scaled=scaled)
+        self.warm_start = warm_start
         self.speedup = 1.0 if speedup is None else speedup
         self.alpha = alpha
         self.beta_range = (beta_min, beta_max)
         self.register_buffer("beta", torch.tensor(float(beta_init)))
         self.register_buffer("error_ema", torch.tensor(0.0))
         self.register_buffer("started", torch.tensor(False))
+
+    @property
+    def weight(self) -> Tensor:
+        """What the KL weighs beside the NLL: beta."""
+        return self.beta
 
     def forward(self, nll: Tensor, kl: Tensor) -> Tensor:
         """Batch means of NLL and KL, in nats per image -> the weighed loss."""
@@ -81,10 +91,12 @@ class EmorlGECO(PerStep):
 
     Args:
         target: Goal per pixel and channel, in nats.
-        image_size: Image side H = W; goal = target * 3HW and step_size is scaled by 64^2 / HW.
+        image_size: Image side H = W; goal = target * 3HW.
         step_size: Step as quoted for 64x64 images.
+        scaled: Whether the step is scaled by 64^2 / HW; EMORL's release scales the goal alone.
         acceleration: Factor on the step once the goal is met.
         alpha: Memory of the moving average.
+        warm_start: Training steps at the start with the plain ELBO; the average then begins at goal - NLL.
     """
 
     beta: Tensor
@@ -97,12 +109,15 @@ class EmorlGECO(PerStep):
         target: float,
         image_size: int,
         step_size: float = 1e-6,
+        scaled: bool = True,
         acceleration: float = 10.0,
         alpha: float = 0.99,
+        warm_start: int = 0,
     ) -> None:
         super().__init__()
         self.goal = target * 3 * image_size**2
-        self.step_size = step_size * REFERENCE_PIXELS / image_size**2
+        self.step_size = _step_size(step_size, image_size, scaled=scaled)
+        self.warm_start = warm_start
         self.acceleration = acceleration
         self.alpha = alpha
         self.register_buffer("beta", torch.tensor(EMORL_FLOOR))
@@ -111,7 +126,7 @@ class EmorlGECO(PerStep):
 
     @property
     def weight(self) -> Tensor:
-        """The Lagrange multiplier softplus(beta), at least 1.0055."""
+        """What the NLL weighs beside the KL: the Lagrange multiplier softplus(beta), at least 1.0055."""
         return F.softplus(self.beta)
 
     def forward(self, nll: Tensor, kl: Tensor) -> Tensor:
@@ -129,6 +144,10 @@ class EmorlGECO(PerStep):
         moved = (self.beta - step).clamp(min=EMORL_FLOOR)
         self.beta.copy_(torch.where(self.started, moved, self.beta))
         self.started.fill_(True)
+
+
+def _step_size(quoted: float, image_size: int, *, scaled: bool) -> float:
+    return quoted * REFERENCE_PIXELS / image_size**2 if scaled else quoted
 
 
 GECO = GenesisGECO | EmorlGECO

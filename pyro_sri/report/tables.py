@@ -10,6 +10,7 @@ from pyro_sri.evaluation.summary import (
     CONDITIONS,
     Spread,
     differing_conditions,
+    flagged,
     group_runs,
     summarise,
     why_not_summarised,
@@ -146,12 +147,16 @@ def _column_cell(name: str, column: Column) -> Cell:
     cells = [metric_cell(name, metrics) for metrics in column.metrics]
     if len(cells) == 1:
         error = column.metrics[0].get(f"{name}_stderr")
-        return cells[0] if error is None else cells[0]._replace(note=f"s.e. {error:.2g}")
+        notes = [] if error is None else [f"s.e. {error:.2g}"]
+        if cells[0].key is not None and (flag := flagged(name, column.metrics[0])):
+            notes.append(flag)
+        return cells[0]._replace(note="; ".join(notes)) if notes else cells[0]
     spread = column.spreads.get(name)
     values = ", ".join(cell.content for cell in cells)
     if spread is not None:
         left_out = f" (mean of {len(spread.values)})" if spread.missing else ""
-        return Cell(str(spread).replace(" ", NO_BREAK), spread.mean, values + left_out)
+        flags = "".join(f"; {flag}" for flag in dict.fromkeys(flagged(name, found) for found in column.metrics) if flag)
+        return Cell(str(spread).replace(" ", NO_BREAK), spread.mean, values + left_out + flags)
     if all(cell.key is None for cell in cells):
         return cells[0]
     different = differing_conditions(column.metrics, name)

@@ -1,9 +1,11 @@
 """Words out of a list: checks them, and suggests the one that was meant."""
 
 import difflib
+import textwrap
 from collections.abc import Iterable
 from typing import Any, get_args
 
+LONGEST_LIST = 800  # characters of names that a message lists
 ALIKE = 0.4  # how much a word must share with a known one for that to be suggested
 
 
@@ -22,7 +24,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """A hint that names the nearest known name, or the known names."""
     names = sorted(known)
     close = closest(name, names)
-    return f"did you mean '{close}'?" if close else f"choose from {', '.join(names)}"
+    listed = textwrap.shorten(", ".join(names), LONGEST_LIST, placeholder=" ..")
+    return f"did you mean '{close}'?" if close else f"choose from {listed}"
 
 
 def one_of(word: object, choices: Any) -> str:

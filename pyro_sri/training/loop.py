@@ -377,7 +377,7 @@ class _Trainer:
         images = sum(self.config.images_per_step(step) for step in range(since, self.state.step))
         seconds = time.perf_counter() - start
         line = self.stepper.take_means()
-        line |= {name: geco.beta.item() for name, geco in self.module.elbo.controllers().items()}
+        line |= {name: geco.weight.item() for name, geco in self.module.elbo.controllers().items()}
         line["learning_rate"] = learning_rate(self.config, self.state.step - 1)
         line["images_per_second"] = images / seconds
         self.log_start = (self.state.step, time.perf_counter())

@@ -8,12 +8,16 @@ FINAL_LEARNING_RATE = 0.02  # what the cosine leaves of the learning rate
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
-    """The learning rate of a step: linear warm-up, then constant, halving, or a cosine down to a fiftieth."""
+    """The learning rate of a step: linear warm-up, then constant, halving, or a cosine down to a fiftieth.
+
+    Smooth halving is EMORL's: rate * 0.5^((step - warm-up) / halving steps).
+    """
     rate = config.learning_rate
     if step < config.warmup_steps:
         rate *= (step + 1) / config.warmup_steps
     if config.halving_steps:
-        rate *= 0.5 ** (step // config.halving_steps)
+        smooth = max(step - config.warmup_steps, 0) / config.halving_steps
+        rate *= 0.5 ** (smooth if config.halving == "smooth" else step // config.halving_steps)
     start, length = config.cycle(step)
     if length:
         cosine = 0.5 * (1 + math.cos(math.pi * min((step - start) / length, 1.0)))

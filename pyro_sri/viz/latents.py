@@ -7,7 +7,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_sri.inference import SCENES_AT_ONCE
+from pyro_sri.inference import SCENES_AT_ONCE, run_inference
 from pyro_sri.programs import Guide, Latents, Model, Record, record_of
 
 
@@ -85,7 +85,7 @@ def infer_beliefs(guide: Guide, images: Tensor) -> SlotBeliefs:
     scales: list[list[Tensor]] = []
     present: list[Tensor] = []
     for chunk in images.split(SCENES_AT_ONCE):
-        nodes = poutine.trace(guide).get_trace(chunk).nodes
+        nodes = run_inference(guide, chunk).nodes
         if not parts or not all(part.names(nodes) for part in parts):
             raise ValueError("the guide has no sites `slot_0`, `slot_1`, ... or others that its record names")
         for moments, name in ((means, "mean"), (scales, "stddev")):

@@ -1,13 +1,17 @@
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from pyro_sri.config import SRIConfig, from_yaml, to_yaml
 from pyro_sri.config.run import STEP_NUMBERS
-from pyro_sri.objectives import SRI_ELBO, EmorlGECO, GenesisGECO
+from pyro_sri.nn import PositionDecoder, SlotDecoder
+from pyro_sri.objectives import EMORL_ELBO, SRI_ELBO, EmorlGECO, GenesisGECO
 from pyro_sri.presets import PRESETS, find_preset
 from pyro_sri.system.errors import UserError
+from pyro_sri.training.schedule import learning_rate
 
 QUICK = SRIConfig(preset="p", dataset="tetrominoes", image_size=32, num_slots=3, slot_size=8, scene_size=8)
 
@@ -36,6 +40,113 @@ def test_published_hyper_parameters(name: str, expected: tuple[object, ...]) -> 
     assert (config.slot_size, config.scene_size, config.attention_layers) == (64, 128, 3)
     assert (config.batch_size, config.learning_rate, config.geco_step, config.geco_speedup) == (32, 1e-4, 1e-6, 10)
     assert (config.init, config.beta_init, config.decay_steps, config.matching) == ("official", 1.0, 0, "greedy")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("emorl-tetrominoes", ("gaussian", 0.3, -1.224, True, 32, "small", 200_000, 35, 4, ((0, 3),))),
+        ("emorl-clevr6", ("mog", 0.1, -2.206, True, 64, "iodine", 300_000, 96, 7, ((0, 3), (100_000, 1)))),
+        ("emorl-multi_dsprites", ("gaussian", 0.1, None, False, 64, "iodine", 300_000, 64, 6, ((0, 3), (100_000, 1)))),
+    ],
+)
+def test_emorls_presets_are_those_of_its_release(name: str, expected: tuple[object, ...]) -> None:
+    config = find_preset(name).config
+    _, _, elbo = config.build()
+    likelihood, std, target, geco, size, decoder, steps, image, slots, curriculum = expected
+    assert (config.likelihood, config.pixel_std, config.normalised) == (likelihood, std, False)
+    assert (config.slot_size, config.decoder, config.steps) == (size, decoder, steps)
+    assert (config.image_size, config.num_slots, config.batch_size) == (image, slots, 32)
+    assert tuple(elbo.curriculum) == curriculum
+    assert (config.learning_rate, config.gradient_clip, config.init, config.prior) == (4e-4, 5.0, "official", "rpp")
+    assert learning_rate(config, 110_000) == pytest.approx(2e-4)
+    assert learning_rate(config, 60_000) == pytest.approx(4e-4 * 0.5**0.5)
+    assert (elbo.geco is not None) == geco
+    if geco:
+        assert elbo.geco.goal == pytest.approx(target * 3 * image**2)
+        assert (elbo.geco.step_size, elbo.geco.acceleration, elbo.geco.warm_start) == (1e-6, 1.0, 1_000)
+
+
+def test_sri_on_emorl_is_that_of_the_paper() -> None:
+    config = find_preset("sri_emorl-clevr6").config
+    model, guide, elbo = config.build()
+    own = elbo.segregation
+    assert tuple(own.curriculum) == ((0, 2),)
+    assert isinstance(own, EMORL_ELBO)
+    assert isinstance(own.geco, EmorlGECO)
+    assert isinstance(elbo.geco, EmorlGECO)
+    assert elbo.controllers() == {"beta": elbo.geco, "beta_segregation": own.geco}
+    assert isinstance(model.decoder, PositionDecoder)
+    assert str(model.decoder) == str(guide.segregation.model.decoder)
+    assert model.decoder is not guide.segregation.model.decoder
+    assert (own.geco.goal, own.geco.acceleration) == (pytest.approx(-2.265 * 3 * 96**2), 10.0)
+    assert not config.idle_parameters
+    own.step = 5
+    assert own.eval().refinement_steps(guide.segregation.guide) == 0
+    assert own.train().refinement_steps(guide.segregation.guide) == 2
+
+
+def test_a_run_of_sri_on_emorl_from_before_it_refined_is_what_it_was() -> None:
+    config = dataclasses.replace(QUICK, segregation="emorl")
+    new = ("segregation_objective", "decoder", "refinement_steps", "later_refinement_steps", "geco_mse", "halving")
+    lines = [line for line in to_yaml(config).splitlines() if line.split(":")[0] not in new]
+    old = from_yaml("\n".join(lines), "config.yaml")
+    model, guide, elbo = old.build()
+    names = elbo(model, guide).state_dict()
+    assert {name for name in names if name.startswith("elbo.segregation")} == {
+        f"elbo.segregation_geco.{name}" for name in ("beta", "error_ema", "started")
+    }
+    assert isinstance(model.decoder, SlotDecoder)
+    assert "segregation_nll_0" not in elbo.terms(model, guide, torch.rand(2, 3, 32, 32))
+    assert from_yaml(to_yaml(old), "config.yaml") == old
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("sri-mog-shapestacks", {"normalised": False}, "met by a grey image"),
+        ("sri-mog-shapestacks", {"pixel_std": 1.0}, "never be met: the NLL is above 0.9189"),
+        ("sri-g-clevr6", {"normalised": True}, "never be met"),
+        ("genesis_v2-g-shapestacks", {"geco_target": -0.36}, "never be met"),
+        ("genesis-shapestacks", {"pixel_std": 1.0, "first_pixel_std": 1.0}, "never be met"),
+        ("recurrent-mog-shapestacks", {"normalised": False}, "met by a grey image"),
+        ("emorl-clevr6", {"pixel_std": 0.2}, "never be met"),
+        ("sri_emorl-clevr6", {"normalised": True}, "never be met"),
+        ("sri-quick", {"geco_mse": 0.3}, "--geco-mse 0.3 is met by a grey image"),
+    ],
+)
+def test_a_goal_that_nothing_or_anything_meets_is_refused(name: str, fields: dict[str, Any], message: str) -> None:
+    config = PRESETS[name].config
+    with pytest.raises(UserError, match=message) as caught:
+        dataclasses.replace(config, **fields)
+    assert "--geco-mse" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    without = {"geco": False if config.system == "emorl" else "none"}
+    assert not dataclasses.replace(config, **fields, **without).uses_geco  # nothing aims at it
+
+
+@pytest.mark.parametrize("name", ["sri-mog-shapestacks", "genesis-shapestacks", "sri_emorl-clevr6", "emorl-clevr6"])
+def test_a_goal_given_as_an_error_follows_the_likelihood(name: str) -> None:
+    config = dataclasses.replace(PRESETS[name].config, geco_mse=0.002)
+    for fields in ({}, {"pixel_std": 0.3}, {"normalised": not config.normalised}):
+        changed = dataclasses.replace(config, **fields)
+        _, _, elbo = changed.build()
+        likelihood = changed.image_likelihood()
+        image = torch.full((1, 3, changed.image_size, changed.image_size), 0.5)
+        painted = (image + 0.002**0.5)[:, None].expand(-1, 2, -1, -1, -1)
+        masks = torch.full_like(painted[:, :, :1], 0.5).log()
+        nll = -dataclasses.replace(likelihood, first_pixel_std=None)(painted, masks).log_prob(image)
+        assert elbo.geco.goal == pytest.approx(nll.item(), rel=1e-4)
+        assert changed.goal_mse == 0.002
+    assert PRESETS["sri-mog-shapestacks"].config.goal_mse == pytest.approx(0.0032, abs=1e-4)
+
+
+def test_runs_from_before_goals_were_checked_still_open() -> None:
+    text = to_yaml(PRESETS["emorl-tetrominoes"].config)
+    assert "geco_unreachable: true" in text
+    assert from_yaml(text.replace("geco_unreachable: true\n", ""), "config.yaml").geco_unreachable
+    with pytest.raises(UserError, match="never be met"):
+        from_yaml(text.replace("geco_unreachable: true", "geco_unreachable: false"), "config.yaml")
 
 
 def test_unknown_preset_names_the_nearest() -> None:

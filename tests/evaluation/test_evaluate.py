@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import shutil
@@ -13,11 +14,12 @@ import torch
 from pyro.distributions import Normal
 from sklearn.metrics import adjusted_rand_score
 
+from pyro_sri.config import RunConfig
 from pyro_sri.data.format import DatasetFile, SceneArrays
 from pyro_sri.data.loading import evaluation_batches, to_images
 from pyro_sri.data.writing import write_dataset
 from pyro_sri.distributions import ImageLikelihood
-from pyro_sri.evaluation import MEANINGS, evaluate
+from pyro_sri.evaluation import MEANINGS, Metrics, evaluate
 from pyro_sri.evaluation.draws import evaluate_draws
 from pyro_sri.evaluation.evaluate import structure_rule
 from pyro_sri.evaluation.likelihood import (
@@ -26,13 +28,14 @@ from pyro_sri.evaluation.likelihood import (
     importance_bound,
     importance_log_weights,
 )
-from pyro_sri.evaluation.measures import Bound, Counting, TrueStructure, Truth
+from pyro_sri.evaluation.measures import Bound, Counting, Segmentation, TrueStructure, Truth
 from pyro_sri.evaluation.objects import CodeQuality, Order
 from pyro_sri.evaluation.samples import evaluate_samples
-from pyro_sri.evaluation.summary import CONDITIONS
+from pyro_sri.evaluation.summary import CONDITIONS, flagged
 from pyro_sri.features import ScatteringFeatures, cache_folder
 from pyro_sri.inference import Codes, draw_scenes, explain, join_scenes, sample_scenes
 from pyro_sri.objectives import SRI_ELBO
+from pyro_sri.presets import PRESETS
 from pyro_sri.system.errors import UserError
 from support.programs import build_sri
 
@@ -417,8 +420,35 @@ def test_order_of_the_slots() -> None:
             measure.update(SimpleNamespace(slot_masks=slots), Truth(masks, (0,)))
         results.append(measure.result())
     assert results[0]["order_consistency"] == pytest.approx(1)
-    assert results[0]["order_information"] == pytest.approx(2)  # bits: one of four
+    assert results[0]["order_information"] == pytest.approx(math.log2(3))  # bits: one of three objects
+    assert results[0]["order_background"] == 1
     assert abs(results[1]["order_consistency"]) < 4 * results[1]["order_consistency_stderr"]
+    assert results[1]["order_background"] < 0.5
+
+
+def test_a_background_that_comes_first_is_no_order_of_objects() -> None:
+    rng = np.random.default_rng(1)
+    measure = Order()
+    masks, slots = scene_of_slots([[0, *(1 + rng.permutation(3)).tolist()] for _ in range(100)])
+    measure.update(SimpleNamespace(slot_masks=slots), Truth(masks, (0,)))
+    result = measure.result()
+    assert abs(result["order_consistency"]) < 4 * result["order_consistency_stderr"]
+    assert result["order_background"] == 1
+
+
+def test_masks_that_leave_the_background_out_gain_it() -> None:
+    """As those of AIR: objects alone."""
+    masks, slots = scene_of_slots([[0, 1, 2, 3]] * 4)
+    measure, order = Segmentation(), Order()
+    for part in (measure, order):
+        part.update(SimpleNamespace(slot_masks=slots[:, 1:] * 0.9, attention_masks=None), Truth(masks, (0,)))
+    result = measure.result()
+    assert result["ari"] == result["ari_fg"] == pytest.approx(1)
+    faint = Segmentation()
+    faint.update(SimpleNamespace(slot_masks=slots[:, 1:] * 0.3, attention_masks=None), Truth(masks, (0,)))
+    assert faint.result()["ari_fg"] == pytest.approx(1)
+    assert faint.result()["ari"] == 0  # all is background
+    assert order.positions[0].tolist() == [[3, 0, 1, 2]] * 4
 
 
 def test_codes_that_are_the_factors_are_disentangled() -> None:
@@ -465,3 +495,43 @@ def test_nll_stands_above_its_floor(images: torch.Tensor) -> None:
         metrics = measure.result()
         assert metrics["nll_above_floor"] == pytest.approx(metrics["nll"] - exact.nll_floor, rel=1e-4)
         assert metrics["nll_above_floor"] > 0
+
+
+def test_an_auto_encoder_has_no_bound(tetrominoes: Path) -> None:
+    config = dataclasses.replace(PRESETS["slot_attention-tetrominoes"].config.tiny(), image_size=32)
+    metrics = _evaluated(config, tetrominoes)
+    for name in ("bpd", "bpd_with_cross", "kl", "iwae_bpd", "beta", "frechet", "structure_accuracy"):
+        assert metrics[name] is None
+        assert "auto-encoder" in metrics[f"{name}_reason"]
+    assert metrics["nll"] > 0
+    assert not any(name.startswith(("iwae_bpd_", "ppc_")) and name != "iwae_bpd_reason" for name in metrics)
+
+
+def _evaluated(config: RunConfig, data: Path, **weights: float) -> Metrics:
+    model, guide, elbo = config.build()
+    for name, geco in elbo.controllers().items():
+        geco.beta.fill_(weights.get(name, 1.0))
+    return evaluate(model, guide, data, elbo.eval(), iwae_images=2, iwae_samples=2, num_samples=6, num_images=6)
+
+
+def test_what_the_kls_weighed_is_among_the_metrics(tetrominoes: Path) -> None:
+    config = dataclasses.replace(PRESETS["sri-quick"].config.tiny(), num_slots=4)
+    metrics = _evaluated(config, tetrominoes, beta=0.01, beta_segregation=0.5)
+    assert metrics["beta"] == pytest.approx(0.01)
+    assert metrics["beta_segregation"] == pytest.approx(0.5)
+    assert metrics["beta_flag"].startswith("beta is 0.01, not 1")
+    for name in ("bpd", "bpd_with_cross", "iwae_bpd"):
+        assert flagged(name, metrics) == metrics["beta_flag"]
+    assert not flagged("mse", metrics)
+    fine = _evaluated(config, tetrominoes)
+    assert fine["beta"] == 1
+    assert "beta_flag" not in fine
+
+
+@pytest.mark.parametrize("preset", ["emorl-quick", "sri_emorl-quick"])
+def test_emorls_weight_is_not_its_beta(preset: str, tetrominoes: Path) -> None:
+    metrics = _evaluated(PRESETS[preset].config.tiny(), tetrominoes, beta=0.55, beta_segregation=0.55)
+    assert metrics["beta"] == pytest.approx(1.0055, abs=1e-4)
+    if preset == "sri_emorl-quick":
+        assert metrics["beta_segregation"] == pytest.approx(1.0055, abs=1e-4)
+    assert "beta_flag" not in metrics

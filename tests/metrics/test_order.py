@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import mutual_info_score
 
 from pyro_sri.metrics.order import (
+    commonest_position,
     mask_centres,
     object_roles,
     order_consistency,
@@ -241,3 +242,22 @@ def test_towers_built_from_the_bottom_have_a_consistent_order() -> None:
     assert abs(result.score) < 4 * result.stderr < 0.2
     generated = slot_roles(slot_masks)
     assert order_consistency(np.broadcast_to(np.arange(5), generated.shape), generated).score == pytest.approx(1)
+
+
+def test_a_background_that_comes_first_is_no_order_of_objects() -> None:
+    rng = np.random.default_rng(0)
+    roles = np.tile(np.arange(4), (500, 1))
+    positions = np.zeros((500, 4), int)
+    positions[:, 1:] = [1 + rng.permutation(3) for _ in range(500)]
+    assert order_consistency(positions, roles).score > 0.4
+    roles[:, 0] = -1
+    alone = order_consistency(positions, roles)
+    assert abs(alone.score) < 4 * alone.stderr
+    assert commonest_position(positions[:, 0]).mean() == 1
+
+
+def test_commonest_position_by_hand() -> None:
+    np.testing.assert_array_equal(commonest_position([2, 0, 2, -1, 1, 2]), [1, 0, 1, np.nan, 0, 1])
+    assert np.isnan(commonest_position([-1, -1])).all()
+    with pytest.raises(ValueError, match="must be integers"):
+        commonest_position([0.5])

@@ -16,7 +16,10 @@ from pyro_sri.metrics import (
     match_objects_to_slots,
     segmentation_covering,
     slot_labels,
+    slot_positions,
+    with_background,
 )
+from pyro_sri.metrics.segmentation import check_true_masks
 from support.golden import GOLDEN
 
 CASE = GOLDEN / "metrics_segmentation.npz"
@@ -297,6 +300,63 @@ def test_wrong_masks_are_refused(metric: Callable[..., object]) -> None:
         metric(true_masks, predicted_masks * np.nan, foreground_only=False)
     with pytest.raises(ValueError, match=r"must lie in 0\.\.2, got \(0, 3\)"):
         metric(true_masks, predicted_masks, foreground_only=True, background_entities=(0, 3))
+
+
+def quarters() -> tuple[np.ndarray, np.ndarray]:
+    """True masks of a background and two objects, and probabilities that agree."""
+    soft = np.full((1, 3, 8, 8, 1), 0.01)
+    soft[0, 0, :, :4] = soft[0, 1, :4, 4:] = soft[0, 2, 4:, 4:] = 0.98
+    return (soft > 0.5).astype(np.uint8) * 255, soft
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        lambda true, predicted: adjusted_rand_index(true, predicted, foreground_only=False),
+        lambda true, predicted: adjusted_rand_index(true, predicted, foreground_only=True),
+        lambda true, predicted: segmentation_covering(true, predicted, foreground_only=True),
+        match_objects_to_slots,
+        slot_positions,
+    ],
+)
+@pytest.mark.parametrize("spoil", ["swapped", "probabilities", "brightness", "index map", "halves"])
+def test_true_masks_that_are_no_masks_are_refused(metric: Callable[..., object], spoil: str) -> None:
+    """Arguments in each other's place, probabilities, index maps."""
+    true, soft = quarters()
+    metric(true, soft)
+    wrong = {
+        "swapped": (soft, true),
+        "probabilities": (soft, soft),
+        "brightness": (true * np.linspace(0.1, 1, 8)[:, None], soft),
+        "index map": (
+            (true // 255 * np.arange(1, 4)[:, None, None, None]).sum(1, keepdims=True).astype(np.uint8),
+            soft,
+        ),
+        "halves": (true / 510, soft),
+    }[spoil]
+    with pytest.raises(ValueError, match=r"true_masks hold .* 0 outside and 1 or 255 inside") as caught:
+        metric(*wrong)
+    assert "\n" not in str(caught.value)
+
+
+def test_soft_edges_in_bytes_are_no_mistake() -> None:
+    true, soft = quarters()
+    shares = np.round(soft * 255).astype(np.uint8)
+    assert np.isclose(adjusted_rand_index(shares, soft, foreground_only=False), 1).all()
+    check_true_masks(true // 255 * np.arange(1, 4)[:, None, None, None])  # each has a value of its own
+
+
+def test_the_background_is_what_masks_leave() -> None:
+    true, soft = quarters()
+    objects = soft[:, 1:]
+    filled = with_background(objects)
+    assert filled.shape == (1, 3, 8, 8, 1)
+    np.testing.assert_allclose(filled.sum(1), 1)
+    assert np.isclose(adjusted_rand_index(true, filled, foreground_only=False), 1).all()
+    assert (adjusted_rand_index(true, objects, foreground_only=False) < 0.8).all()
+    assert with_background(soft).shape == soft.shape
+    over = with_background(np.full((1, 2, 4, 4, 1), 0.9))
+    assert over.shape == (1, 2, 4, 4, 1)
 
 
 def test_wrong_labels_are_refused() -> None:

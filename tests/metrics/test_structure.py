@@ -1,6 +1,7 @@
 """Structural accuracy: scenes drawn by hand for each verdict, what must not matter, and generated scenes."""
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from pyro_sri.data.generators import GENERATORS
+from pyro_sri.evaluation.evaluate import RULES
 from pyro_sri.metrics.structure import Verdict, check_structure, structure_accuracy
 
 # In the drawings a digit is a mask, a dot is mask 0; they are so small that the reach is one pixel, a speck one pixel.
@@ -523,3 +525,17 @@ def test_refuses_what_it_cannot_judge() -> None:
         check_structure(scene[0])
     with pytest.raises(ValueError, match="finite"):
         check_structure(np.full(scene.shape, np.nan))
+
+
+@pytest.mark.parametrize("turn", [lambda m: m[:, :, ::-1], lambda m: np.rot90(m, 1, (2, 3))])
+def test_the_rule_for_clevr_is_named_for_what_it_sees(turn: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Whole objects, of which none is inside another; not which way is up, and its name does not say so."""
+    whole = np.zeros((1, 3, 64, 64, 1), dtype=np.uint8)
+    whole[0, 1, 40:52, 10:22] = whole[0, 2, 20:30, 36:48] = 255
+    whole[0, 0] = 255 - whole[0, 1:].max(0)
+    assert structure_accuracy(turn(whole), rule="whole_objects") == 1
+    assert structure_accuracy(turn(whole), rule="table") == 1  # its former name
+    whole[0, 1, 44:48, 10:22] = 0
+    whole[0, 0, 44:48, 10:22] = 255
+    assert structure_accuracy(turn(whole), rule="whole_objects") == 0
+    assert "table" not in RULES.values()

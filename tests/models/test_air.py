@@ -15,6 +15,7 @@ from pyro_sri.inference import explain, sample_scenes
 from pyro_sri.models.air import AIRModel, GreyImage, as_grey
 from pyro_sri.nn import affine_matrix, inverse_where, place_windows, read_windows, transform
 from pyro_sri.objectives.air import AIR_ELBO, EnumeratedAIR_ELBO, Presence, PresenceAnnealing
+from pyro_sri.viz import infer_beliefs
 
 AIR = tuple[AIRModel, AIRGuide]
 
@@ -423,6 +424,39 @@ def test_only_dair_sees_what_is_left(images: torch.Tensor, differential: bool) -
     seen = as_grey(images) - drawn if differential else as_grey(images)
     expected, _ = guide.encoder(seen, sites["z_where_1"]["value"])
     torch.testing.assert_close(sites["z_what_1"]["fn"].mean, expected)
+
+
+@pytest.mark.parametrize("elbo", [AIR_ELBO(), EnumeratedAIR_ELBO(), None])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_only_objects_that_are_inferred_are_shown(elbo: Any, count: int, images: torch.Tensor) -> None:
+    """Whatever the objective runs to form its loss."""
+    model, guide = build(predict_sizes=())
+    with torch.no_grad():
+        guide.attend.predict[-1].weight.zero_()
+        guide.attend.predict[-1].bias[0] = 12.0 if count else -12.0
+    guide.num_slots = model.num_slots = max(count, 1)
+    explanation = explain(model, guide, images, elbo)
+    assert explanation.counts.tolist() == [count] * 4
+    assert torch.equal(explanation.counts, guide.find_objects(images).counts)
+    shown = explanation.slot_rgb.flatten(2).amax(2) > 0
+    assert shown.sum(1).tolist() == [count] * 4
+    assert bool(explanation.reconstruction.any()) == bool(explanation.slot_masks.any()) == bool(count)
+    beliefs = infer_beliefs(guide, images)
+    assert beliefs.present.sum(1).tolist() == [count] * 4
+
+
+def test_the_scene_that_is_shown_is_the_most_likely(air: AIR, images: torch.Tensor) -> None:
+    explanation = explain(*air, images, EnumeratedAIR_ELBO())
+    found = air[1].find_objects(images)
+    values = {f"z_{name}_{t}": getattr(found, part)[:, t] for t in range(3) for name, part in PARTS.items()}
+    values = {name: value.float() for name, value in values.items()}
+    sites = poutine.trace(poutine.condition(air[0], data=values)).get_trace(num_scenes=4).nodes
+    torch.testing.assert_close(explanation.reconstruction, sites["reconstruction"]["value"])
+    terms = EnumeratedAIR_ELBO().terms(*air, images)
+    assert set(explanation.terms) == set(terms)
+
+
+PARTS = {"pres": "presence", "where": "where", "what": "what"}
 
 
 def test_explained_like_any_other_system(air: AIR, images: torch.Tensor) -> None:

@@ -247,6 +247,10 @@ def test_the_own_preset_follows_its_data(pyro_sri: Any, tetrominoes: Path, tmp_p
     assert said.startswith(f"what {tetrominoes.name} suggests, unless you say otherwise: images 32, slots 4")
     assert (config.num_slots, config.image_size, config.pixel_std) == (4, 32, 0.2)  # found, found, said
     assert (config.steps, config.segregation_steps) == (4, 2)
+    assert config.goal_mse == config.geco_mse > 0  # another sigma leaves the target what it stands for
+    said = pyro_sri("train sri-own --geco-target -1.1", small, "--data", tetrominoes, "--out", tmp_path / "said")
+    assert said.status == 0, said.err
+    assert (open_run(tmp_path / "said").config.geco_mse, open_run(tmp_path / "said").config.goal) == (0, -1.1)
     command = shlex.split(open_run(out).command())
     assert not {"--data-hash", "--dataset", "--start-from"} & set(command)
     assert command[command.index("--num-slots") + 1] == "4"  # said, so that it cannot be found otherwise

@@ -34,9 +34,13 @@ def test_a_preset_trains_resumes_to_the_bit_evaluates_and_samples(preset, place,
     for name, tensor in checkpoint["objective"].items():
         assert torch.equal(tensor, whole["objective"][name]), name
 
+    logged = [line for line in trained.log() if "loss" in line][-1]
+    for name, geco in trained.load_module("last").elbo.controllers().items():
+        assert logged[name] == pytest.approx(geco.weight.item())
+
     run(["evaluate", path, "--iwae-samples", "2"])
     metrics = json.loads((place / path / "evaluation" / "metrics.json").read_text())
-    for name in ("ari_fg", "ari", "ari_fg_attention", "mse", "nll", "kl", "bpd", "bpd_with_cross", "iwae_bpd"):
+    for name in ("ari_fg", "ari", "ari_fg_attention", "mse", "nll", "kl", "bpd", "bpd_with_cross", "iwae_bpd", "beta"):
         assert isinstance(metrics[name], float) or metrics[f"{name}_reason"]
     assert metrics["num_images"] == 2
 

@@ -193,6 +193,19 @@ def test_seeds_stand_together(tmp_path: Path, tetrominoes: Path, quick: None) ->
     assert "Mean ± standard deviation" in page.text
 
 
+def test_bits_of_a_bound_that_was_not_maximised_are_flagged(tmp_path: Path, tetrominoes: Path, quick: None) -> None:
+    flag = "beta is 0.01, not 1: training did not maximise this bound"
+    metrics = METRICS | {"bpd": 2.5, "bpd_stderr": 0.125, "beta": 0.01, "beta_flag": flag}
+    seeds = [
+        make_run(tmp_path / f"s{seed}", tetrominoes, metrics | {"training_seed": seed}, seed=seed) for seed in (0, 1)
+    ]
+    page = report_on(tmp_path / "one.html", seeds[0])
+    assert f"s.e. 0.12; {flag}" in page.row("bpd")[1:3]
+    assert page.row("beta")[1] == "0.01"
+    assert flag not in " ".join(page.row("mse"))
+    assert f"2.5, 2.5; {flag}" in " ".join(report_on(tmp_path / "two.html", *seeds).row("bpd"))
+
+
 def test_seeds_that_do_not_compare_have_no_mean(tmp_path: Path, tetrominoes: Path, quick: None) -> None:
     made = []
     for seed, images in ((0, 16), (1, 8)):

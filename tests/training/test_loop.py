@@ -398,6 +398,11 @@ def test_learning_rate_schedule(tetrominoes: Path) -> None:
     assert learning_rate(config, 50) == pytest.approx(0.51)
     assert learning_rate(config, 100) == learning_rate(config, 1000) == pytest.approx(0.02)
     assert learning_rate(dataclasses.replace(config, warmup_steps=0, decay_steps=0), 12345) == 1.0
+    halving = dataclasses.replace(config, warmup_steps=10, decay_steps=0, halving_steps=100)
+    assert [learning_rate(halving, step) for step in (9, 99, 100, 250)] == [1.0, 1.0, 0.5, 0.25]
+    smooth = dataclasses.replace(halving, halving="smooth")
+    expected = [1.0, 1.0, 0.5**0.5, 0.5, 0.25]
+    assert [learning_rate(smooth, step) for step in (9, 10, 60, 110, 210)] == pytest.approx(expected)
 
 
 def test_log_cadence_and_pictures_do_not_change_the_weights(tetrominoes: Path, tmp_path: Path) -> None:
