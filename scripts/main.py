@@ -81,7 +81,7 @@ pyro-sri COMMAND --help explains a command; pyro-sri --version prints the versio
 
 To get started:
   pyro-sri sample sri-quick --out scenes.png      scenes from the bundled weights
-  pyro-sri train sri-quick --out runs/quick       makes a small dataset and trains on it (half an hour)
+  pyro-sri train sri-quick --out runs/quick       makes a small dataset and trains on it (12 minutes)
   pyro-sri evaluate runs/quick                    how well objects are separated on held-out images
   pyro-sri report runs/quick --out report.html    all pictures and numbers on one page"""
 

@@ -34,7 +34,8 @@ def test_the_checkers_read_the_code_as_the_oldest_python_does() -> None:
 
 
 def test_the_oldest_versions_tested_are_the_lowest_promised() -> None:
-    lines = SETUP["options"]["install_requires"] + SETUP["options.extras_require"]["physics"]
+    extras = SETUP["options.extras_require"]
+    lines = SETUP["options"]["install_requires"] + extras["physics"] + extras["cluster"]
     promised = [Requirement(line) for line in lines.split("\n") if line]
     assert [str(r) for r in promised if not re.fullmatch(r">=[\d.]+", str(r.specifier))] == []
     lowest = {r.name: str(r.specifier).removeprefix(">=") for r in promised if r.name != "torch"}

@@ -5,11 +5,11 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 
-from pyro_sri.config.run import NOT_OPTIONS, RunConfig, field_types
+from pyro_sri.config.run import NOT_OPTIONS, RunConfig
 from pyro_sri.config.shared import UnreachableGoal
 from pyro_sri.config.values import NO_VALUE, checked, shown
 from pyro_sri.system.choices import nearest
@@ -107,7 +107,7 @@ def typed_fields(
         UserError: If a field is unknown, or a value of the wrong type.
     """
     known = {field.name for field in dataclasses.fields(kind)} - set(hidden)
-    types = field_types(kind)
+    types = get_type_hints(kind)
     typed = {}
     for name, value in fields.items():
         if name not in known:
