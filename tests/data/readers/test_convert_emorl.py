@@ -191,7 +191,7 @@ def test_what_cannot_be_done(tmp_path):
     refused(source, out, "only train", train=0)
     refused(source, out, "seed does not apply to emorl", seed=1)
     convert(source, out)
-    with pytest.raises(UserError, match=r"as it is with --data"):
+    with pytest.raises(UserError, match=r"with --data as it is"):
         convert(out, tmp_path / "c.h5")
 
 
