@@ -102,7 +102,7 @@ def test_importance_weights(images: torch.Tensor) -> None:
 
 
 def test_a_negative_number_of_steps() -> None:
-    with pytest.raises(ValueError, match="-1 refinement steps"):
+    with pytest.raises(ValueError, match="refinement_steps is -1"):
         build(refinement_steps=-1)
 
 
