@@ -18,7 +18,7 @@ from pyro_sri.data.format import DatasetFile
 from pyro_sri.objectives import TermsELBO, objective_of
 from pyro_sri.presets import PRESETS, train_options
 from pyro_sri.system.errors import UserError
-from pyro_sri.system.files import open_in_place, open_locked, unfinished, write_atomically
+from pyro_sri.system.files import open_in_place, sole_use, unfinished, write_atomically
 
 CONFIG = "config.yaml"
 LOG = "metrics.jsonl"
@@ -233,14 +233,8 @@ def lock_run(path: Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # if nothing can be written, training will say so
-            path.mkdir(parents=True, exist_ok=True)
-            try:
-                stack.enter_context(open_locked(path / LOCK, wait=False))
-            except BlockingIOError:
-                raise UserError(
-                    f"{path} is in use: another process is training this run; wait for it or stop it"
-                ) from None
-            stack.callback((path / LOCK).unlink, missing_ok=True)
+            taken = f"{path} is in use: another process is training this run; wait for it or stop it"
+            stack.enter_context(sole_use(path / LOCK, taken))
         yield
 
 

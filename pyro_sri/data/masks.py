@@ -67,12 +67,16 @@ def is_index_map(masks: NDArray[Any]) -> bool:
 
 
 def look_inverted(masks: NDArray[Any]) -> bool:
-    """Whether in most scenes every pixel is in all entities but one, or in all; of at least three entities."""
+    """Whether in most scenes every pixel is in all entities but one, or in all; of at least three entities.
+
+    A first entity that fills the image is a background behind the others: inverted it would be nowhere.
+    """
     num_entities = masks.shape[1]
     if num_entities < 3 or not len(masks):
         return False
-    everywhere = (_inside(masks).sum(1) >= num_entities - 1).all((1, 2, 3))
-    return bool(everywhere.mean() > 0.5)
+    inside = _inside(masks)
+    inverted = (inside.sum(1) >= num_entities - 1).all((1, 2, 3)) & ~inside[:, 0].all((1, 2, 3))
+    return bool(inverted.mean() > 0.5)
 
 
 def _all_hard(masks: NDArray[Any]) -> bool:

@@ -1,6 +1,5 @@
 """Runs of a study on this machine: several at a time, each in its own process, on its own cores or GPU."""
 
-import contextlib
 import itertools
 import os
 import re
@@ -8,7 +7,8 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -20,8 +20,7 @@ from pyro_sri import runs
 from pyro_sri.config import RunConfig
 from pyro_sri.study.plan import COMMAND, Job, Stage, State, logged_step
 from pyro_sri.system.children import start_child, usable_cores
-from pyro_sri.system.errors import UserError
-from pyro_sri.system.files import is_locked, open_locked, write_atomically
+from pyro_sri.system.files import is_locked, sole_use, write_atomically
 from pyro_sri.system.signals import ENDING, handling
 
 LOCK = ".study.lock"  # in a study's folder, while a process carries it out
@@ -89,23 +88,14 @@ def visible_gpus() -> list[str]:
     return names if len(names) == count else [str(i) for i in range(count)]
 
 
-@contextlib.contextmanager
-def alone(out: Path) -> Iterator[None]:
+def alone(out: Path) -> AbstractContextManager[None]:
     """Keeps other processes from carrying out the study in a folder meanwhile.
 
     Raises:
         UserError: If one does.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(open_locked(out / LOCK, wait=False))
-        except BlockingIOError:
-            raise UserError(
-                f"{out} is in use: another process carries out this study; wait for it or stop it"
-            ) from None
-        stack.callback((out / LOCK).unlink, missing_ok=True)
-        yield
+    taken = f"{out} is in use: another process carries out this study; wait for it or stop it"
+    return sole_use(out / LOCK, taken)
 
 
 def run_jobs(jobs: Sequence[Job], places: Sequence[Place], watcher: Watcher) -> bool:

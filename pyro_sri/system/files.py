@@ -84,6 +84,28 @@ def open_locked(path: Path, wait: bool) -> Iterator[IO[bytes]]:
                 return
 
 
+@contextlib.contextmanager
+def sole_use(lock: Path, taken: str) -> Iterator[None]:
+    """Holds a lock file, which is removed afterwards; after a kill it stays, empty, for the next one to take over.
+
+    Args:
+        lock: The file; its folder is made.
+        taken: What to say if another process holds it.
+
+    Raises:
+        UserError: If another process does.
+        OSError: If the file cannot be written.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(open_locked(lock, wait=False))
+        except BlockingIOError:
+            raise UserError(taken) from None
+        stack.callback(lock.unlink, missing_ok=True)
+        yield
+
+
 def is_locked(path: Path) -> bool:
     """Whether another process has a file open by `open_locked` at this moment; the lock itself is never taken."""
     if not sys.platform.startswith("linux"):  # elsewhere the question has another form

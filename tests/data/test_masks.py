@@ -124,6 +124,14 @@ def test_inverted_masks_are_refused(tmp_path):
             attempt()
 
 
+def test_objects_that_fill_the_image_before_a_whole_background_are_not_inverted(tmp_path):
+    masks = np.zeros((4, 3, SIZE, SIZE, 1), np.uint8)
+    masks[:, 0], masks[:, 1, : SIZE // 2], masks[:, 2, SIZE // 2 :] = 255, 255, 255
+    path = write(tmp_path / "a.h5", masks)
+    check_dataset(path)  # refuses nothing
+    assert next(evaluation_batches(path, "train", 4))["masks"][:, :2, 0].sum() == 255 * 4 * SIZE
+
+
 def test_two_inverted_masks_show_no_background(tmp_path):
     masks = 255 - background_and_object()
     assert "show no pixel of the background, entity 0" in check_dataset(write(tmp_path / "a.h5", masks))[-1]

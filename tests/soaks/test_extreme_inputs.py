@@ -86,7 +86,7 @@ def scenes(name: str) -> SceneArrays:
     if name == "nothing":  # no pixel belongs to anything
         return SceneArrays(images, masks, factors)
     masks[:, 0] = 255
-    images[:, :, :16], masks[:, 1, :, :16], masks[:, 2, :, 20:] = 200, 255, 255
+    images[:, :, :16], masks[:, 1, :, :16], masks[:, 2, :, 16:] = 200, 255, 255
     if name == "constant":
         return SceneArrays(images, masks, np.zeros_like(factors))
     images[0], masks[0, 1:] = 0, 0  # an empty scene
