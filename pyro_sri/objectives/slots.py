@@ -20,8 +20,7 @@ class SlotELBO(TermsELBO):
     latents, by Monte Carlo as the authors do, or in closed form. With GECO the loss is NLL + beta (sum of the KLs).
 
     The terms follow from the latents in the model's record: `slot_k` gives `kl_slots`, and so on. A latent that is not
-    in
-    the record gets its own term: `pose_0`, `pose_1` give `kl_pose`.
+    in the record gets its own term: `pose_0`, `pose_1` give `kl_pose`.
 
     Example::
 
