@@ -18,8 +18,8 @@ from pyro_sri.config.own import reasons
 from pyro_sri.data import preview as pictures
 from pyro_sri.data.format import check_dataset
 from pyro_sri.data.generators import GENERATORS, find_generator
-from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.data.look import Look, look_at
+from pyro_sri.data.making import make_dataset
 from pyro_sri.data.physics import audit_towers
 from pyro_sri.presets import PRESETS
 from pyro_sri.scripts.cli import check_new_file, note, parse, parse_subcommand, progress_bar

@@ -15,7 +15,7 @@ from pyro_sri import checkpoints, runs
 from pyro_sri.config import Device
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.evaluation import MEANINGS, METRICS, Metrics, evaluate
-from pyro_sri.evaluation.measures import CONFUSION
+from pyro_sri.evaluation.measures.counting import CONFUSION
 from pyro_sri.evaluation.summary import flagged, group_runs, summarise, why_not_summarised
 from pyro_sri.features import FeatureExtractor, InceptionFeatures, ScatteringFeatures, find_inception
 from pyro_sri.runs import Run

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pyro_sri.data.generators.making import make_dataset
+from pyro_sri.data.making import make_dataset
 from pyro_sri.presets import PRESETS, Preset
 from pyro_sri.runs import Run
 from pyro_sri.scripts.cli import note

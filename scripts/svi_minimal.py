@@ -9,8 +9,8 @@ import pyro
 from pyro import poutine
 from pyro.infer import SVI, Predictive
 
-from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.data.loading import to_images, training_batches
+from pyro_sri.data.making import make_dataset
 from pyro_sri.distributions import ImageLikelihood
 from pyro_sri.guides.genesis_v2 import GenesisV2Guide
 from pyro_sri.guides.segregation import SegregationPair

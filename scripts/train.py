@@ -14,7 +14,7 @@ from pyro_sri.config.own import reasons
 from pyro_sri.data.format import DatasetFile, convert_advice, dark_images
 from pyro_sri.data.generators import GENERATORS
 from pyro_sri.data.look import look_at
-from pyro_sri.evaluation.evaluate import ABOUT_1
+from pyro_sri.evaluation.controllers import ABOUT_1
 from pyro_sri.presets import PRESETS, Preset
 from pyro_sri.scripts.cli import note
 from pyro_sri.scripts.own_data import own_data

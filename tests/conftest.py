@@ -9,7 +9,7 @@ import pyro
 import pytest
 import torch
 
-from pyro_sri.data.generators.making import make_dataset
+from pyro_sri.data.making import make_dataset
 from pyro_sri.guides.sri import SRIGuide
 from pyro_sri.models.scene import SceneModel
 from support.programs import build_sri

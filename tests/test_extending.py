@@ -10,25 +10,30 @@ import types
 from pathlib import Path
 
 import numpy as np
+import pyro
 import pytest
 import torch
 
 from pyro_sri.config import systems
+from pyro_sri.data import generators
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.generators import GENERATORS
-from pyro_sri.data.generators.making import make_dataset
-from pyro_sri.evaluation import evaluate, measures
-from pyro_sri.evaluation.measures import Truth
+from pyro_sri.data.loading import to_images
+from pyro_sri.data.making import make_dataset
+from pyro_sri.evaluation import evaluate
+from pyro_sri.evaluation.measures import MEASURES
 from pyro_sri.inference import explain
 from pyro_sri.presets import PRESETS, Preset
 from pyro_sri.report.gallery import gallery, load_images
+from pyro_sri.system.discovery import definitions
+from pyro_sri.system.errors import UserError
 from pyro_sri.training.loop import train
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 FILES: dict[str, str] = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
+OPTION = re.findall(r"```diff\n(.*?)```", PAGE, re.DOTALL)[0]
 PRESET = FILES.pop("pyro_sri/presets.py")
-MEASURE = FILES.pop("pyro_sri/evaluation/measures.py")
 
 
 @pytest.fixture
@@ -46,6 +51,8 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> dict[str, types.ModuleType]:
     monkeypatch.setitem(PRESETS, preset.config.preset, preset)
     family = modules["pyro_sri/data/generators/discs.py"].DISCS
     monkeypatch.setitem(GENERATORS, family.name, family)
+    measure = modules["pyro_sri/evaluation/measures/brightness.py"].Brightness
+    monkeypatch.setitem(MEASURES, "Brightness", measure)
     return modules
 
 
@@ -72,25 +79,55 @@ def test_a_new_system_trains_resumes_and_is_evaluated_and_shown(
     assert {"reconstructions", "samples", "slot_traversals", "temperatures", "curves", "model_plates"} <= shown
 
 
-def test_a_new_family_is_made(toys: dict[str, types.ModuleType], tmp_path: Path) -> None:
+def test_a_new_option_is_checked_and_used(toys: dict[str, types.ModuleType], tmp_path: Path) -> None:
+    path = "pyro_sri/config/blots.py"
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text(FILES[path])
+    _apply(OPTION, tmp_path)
+    module = types.ModuleType("pyro_sri.config.blots")
+    code = (tmp_path / path).read_text().replace('"blots"', '"blots with features"')
+    exec(compile(code, path, "exec"), module.__dict__)
+    config = module.BlotConfig(preset="blots", dataset="tetrominoes", image_size=32, features=24)
+    assert config.build()[1].head.in_features == 24
+    with pytest.raises(UserError, match="features"):
+        dataclasses.replace(config, features=0)
+
+
+def _apply(diff: str, folder: Path) -> None:
+    """Applies a diff whose hunks have no line numbers: each finds its lines by what they say."""
+    path = folder / re.search(r"\+\+\+ b/(\S+)", diff)[1]  # type: ignore[index]
+    text = path.read_text()
+    for hunk in diff.split("@@\n")[1:]:
+        before = "".join(line[1:] for line in hunk.splitlines(keepends=True) if line[0] in " -")
+        after = "".join(line[1:] for line in hunk.splitlines(keepends=True) if line[0] in " +")
+        assert text.count(before) == 1, before
+        text = text.replace(before, after)
+    path.write_text(text)
+
+
+def test_a_new_family_is_found_and_made(toys: dict[str, types.ModuleType], tmp_path: Path) -> None:
     make_dataset("discs", tmp_path / "discs.h5", train=3, val=0, test=2, options={"num_discs": 3})
     with DatasetFile(tmp_path / "discs.h5") as file:
         assert file.read(file.masks("train"), slice(3)).shape == (3, 4, 32, 32, 1)
         assert file.attributes["num_discs"] == 3
+    (tmp_path / "discs.py").write_text(FILES["pyro_sri/data/generators/discs.py"])
+    found = definitions(generators.__name__, [*generators.__path__, str(tmp_path)])
+    assert any(value is GENERATORS["discs"] for value in found)
 
 
-def test_a_new_metric_measures(toys: dict[str, types.ModuleType]) -> None:
-    model, guide, elbo = PRESETS["blots-tetrominoes"].config.tiny().build()
-    elbo(model, guide).eval()
-    explanation = explain(model, guide, torch.rand(3, 3, 32, 32), elbo)
+def test_a_new_metric_is_part_of_every_evaluation(toys: dict[str, types.ModuleType], tetrominoes: Path) -> None:
     function = toys["pyro_sri/metrics/brightness.py"].brightness_error
-    namespace = dict(vars(measures)) | {"brightness_error": function}
-    exec(MEASURE, namespace)
-    measure = namespace["Brightness"]()
-    measure.update(explanation, Truth(None, ()))
-    expected = (explanation.reconstruction - explanation.images).mean().item()
-    assert measure.result()["brightness_error"] == pytest.approx(expected, abs=1e-6)
     assert function(np.zeros((2, 3, 4, 4)), np.full((2, 3, 4, 4), 0.25)).tolist() == [0.25, 0.25]
+    config = dataclasses.replace(PRESETS["blots-tetrominoes"].config.tiny(), image_size=32)
+    model, guide, elbo = config.build()
+    metrics = evaluate(model, guide, tetrominoes, elbo, num_images=8, iwae_images=0, num_samples=0)
+    with DatasetFile(tetrominoes) as file:
+        images = to_images(torch.from_numpy(file.read(file.images("test"), slice(8))), "cpu")
+    pyro.set_rng_seed(0)
+    explanation = explain(model, guide, images, elbo, imagine=False)
+    expected = (explanation.reconstruction - explanation.images).mean().item()
+    assert metrics["brightness_error"] == pytest.approx(expected, abs=1e-6)
+    assert isinstance(metrics["brightness_error_stderr"], float)
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pyro_sri import load, runs
-from pyro_sri.data.generators.making import make_dataset
+from pyro_sri.data.making import make_dataset
 from pyro_sri.evaluation import evaluate
 from pyro_sri.scripts.ship_weights import ship
 from pyro_sri.training.loop import train

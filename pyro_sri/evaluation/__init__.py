@@ -7,8 +7,8 @@ from pyro_sri.evaluation.likelihood import (
     importance_bound,
     importance_log_weights,
 )
-from pyro_sri.evaluation.meanings import MEANINGS, METRICS, Meaning
-from pyro_sri.evaluation.measures import Metrics
+from pyro_sri.evaluation.meanings import MEANINGS, METRICS
+from pyro_sri.evaluation.measures import Meaning, Metrics
 
 __all__ = [
     "MEANINGS",

@@ -7,13 +7,35 @@ import torch
 from torch import Tensor
 
 from pyro_sri.evaluation.likelihood import SCENES_AT_ONCE, bound_of_log_weights, draw_posterior, effective_sample_size
-from pyro_sri.evaluation.measures import NO_BOUND, Metrics, mean_and_error, missing
+from pyro_sri.evaluation.measures import NO_BOUND, Meaning, Meanings, Metrics, mean_and_error, missing
 from pyro_sri.metrics import bits_per_dimension
 from pyro_sri.metrics.predictive import image_statistics, predictive_p_values
 from pyro_sri.programs import Guide, Model, record_of
 
 FEWER_SAMPLES = (1, 8)  # bounds from fewer draws stand beside the full one: they show how fast it tightens
 SURPRISING = 0.025  # on either side: p-values beyond mark an image unlike its replicates
+
+
+_CHECKS = {
+    "ppc_brightness": Meaning("P(replicates are at least as bright as the image); 0.5 is perfect"),
+    "ppc_contrast": Meaning("P(replicates have at least as much contrast)"),
+    "ppc_saturation": Meaning("P(replicates are at least as colourful)"),
+    "ppc_roughness": Meaning("P(neighbouring pixels of replicates differ at least as much)"),
+    "ppc_misfit": Meaning("P(-log p(x | z) of replicates is at least that of the image)"),
+}
+_SURPRISES = {
+    f"{name}_surprising": Meaning(f"share of images with {name} below 0.025 or above 0.975", "lower")
+    for name in _CHECKS
+}
+MEANINGS: Meanings = {
+    "reconstruction and likelihood": {
+        "iwae_bpd": Meaning("importance-weighted bound in bits per dimension", "lower"),
+        "iwae_bpd_8": Meaning("importance-weighted bound from 8 draws", "lower"),
+        "iwae_bpd_1": Meaning("importance-weighted bound from one draw: -ELBO by Monte Carlo", "lower"),
+        "iwae_sample_size": Meaning("effective number of draws in iwae_bpd; near 1 the bound depends on single draws"),
+    },
+    "posterior predictive checks": _CHECKS | _SURPRISES,
+}
 
 
 def evaluate_draws(

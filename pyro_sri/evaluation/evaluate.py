@@ -1,6 +1,6 @@
 """Evaluation of a model and guide on a split of a dataset file."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,26 +10,15 @@ from numpy.typing import NDArray
 
 from pyro_sri.data.format import DatasetFile, Report
 from pyro_sri.data.loading import Batch, evaluation_batches, to_images
-from pyro_sri.evaluation.collapse import Collapse
+from pyro_sri.evaluation.controllers import weights
 from pyro_sri.evaluation.draws import evaluate_draws
-from pyro_sri.evaluation.measures import (
-    NO_BOUND,
-    Bound,
-    Counting,
-    Measure,
-    Metrics,
-    Segmentation,
-    TrueStructure,
-    Truth,
-    missing,
-)
-from pyro_sri.evaluation.objects import CodeQuality, Order
+from pyro_sri.evaluation.measures import MEASURES, Facts, Metrics, Truth
 from pyro_sri.evaluation.samples import evaluate_samples
 from pyro_sri.features import FeatureExtractor, ScatteringFeatures
 from pyro_sri.inference import Explanation, explain
 from pyro_sri.metrics.structure import Rule
 from pyro_sri.objectives import TermsELBO
-from pyro_sri.programs import Guide, Model, joined, record_of
+from pyro_sri.programs import Guide, Model, joined
 from pyro_sri.system.errors import UserError
 
 RULES: dict[str, Rule] = {
@@ -37,7 +26,6 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("rooms", "objects_room"), "room"),
     **dict.fromkeys(("clevr", "clevr6", "clevr_with_masks"), "whole_objects"),
 }
-ABOUT_1 = 0.01  # EMORL's controller ends at 1.0055
 MOST_SAMPLES = 10_000  # scenes generated if no number is given, as for published FIDs
 
 
@@ -94,15 +82,8 @@ def evaluate(
         no_factors = file.factor_fault(split)
         factors, factor_names = (None, ()) if no_factors else _factors(file, split, total)
 
-    measures: Sequence[Measure] = (
-        Segmentation(),
-        Bound(),
-        Counting(),
-        TrueStructure(rule),
-        Order(),
-        CodeQuality(factor_names, no_factors),
-    )
-    collapse = Collapse()
+    facts = Facts(rule, factor_names, no_factors)
+    measures = [measure.of(facts) for measure in MEASURES.values()]
     pyro.set_rng_seed(seed)
     done = 0
     for batch in evaluation_batches(data, split, batch_size, total):
@@ -113,7 +94,6 @@ def evaluate(
         truth = Truth(masks, background, None if factors is None else factors[done:stop])
         for measure in measures:
             measure.update(explanation, truth)
-        collapse.update(explanation, truth)
         done = stop
         progress("images", done, total)
     result: Metrics = {}
@@ -138,8 +118,6 @@ def evaluate(
         device=device,
         progress=progress,
     )
-    if sentence := collapse.sentence():
-        result["collapse"] = sentence
     result |= {
         "num_images": total,
         "split": split,
@@ -147,26 +125,6 @@ def evaluate(
         "seed": seed,
     }
     return result | weights(model, joined(guide) if elbo is None else elbo)
-
-
-def weights(model: Model, elbo: TermsELBO | None) -> Metrics:
-    """`beta` and `beta_segregation`, which training ended with, and `beta_flag` where the first is not about 1.
-
-    Args:
-        model: A model.
-        elbo: Its objective, with the state of the checkpoint; None if it is not known.
-    """
-    if elbo is None:
-        return missing("evaluated without its objective", "beta", "beta_segregation")
-    found: Metrics = dict(elbo.weights())
-    if not record_of(model).has_prior:
-        found = missing(NO_BOUND, "beta")
-    if "beta_segregation" not in found:
-        found |= missing("there is no controller of a segregation", "beta_segregation")
-    beta = found["beta"]
-    if isinstance(beta, float) and abs(beta - 1) > ABOUT_1:
-        found["beta_flag"] = f"beta is {beta:.3g}, not 1: training did not maximise this bound"
-    return found
 
 
 def structure_rule(file: DatasetFile) -> Rule | None:

@@ -7,7 +7,7 @@ import torch
 
 from pyro_sri.data.format import Report
 from pyro_sri.data.loading import evaluation_batches, to_images
-from pyro_sri.evaluation.measures import NO_RULE, Metrics, as_arrays, missing
+from pyro_sri.evaluation.measures import NO_RULE, Meaning, Meanings, Metrics, as_arrays, missing
 from pyro_sri.features import FeatureExtractor, cached_features, extract, images_hash
 from pyro_sri.inference import SCENES_AT_ONCE, draw_scenes
 from pyro_sri.metrics import check_structure, density_coverage, frechet_distance, precision_recall
@@ -18,6 +18,17 @@ from pyro_sri.system.errors import UserError
 COMPARED = ("frechet", "precision", "recall", "density", "coverage")
 NO_PRIOR = "an auto-encoder has no prior to draw scenes from"
 FEWEST = 6  # images of either kind, for the five nearest neighbours of one
+
+MEANINGS: Meanings = {
+    "generated scenes": {
+        "frechet": Meaning("Fréchet distance between features of generated and of real images (0 is perfect)", "lower"),
+        "precision": Meaning("share of generated images that lie among the real ones, by the same features", "higher"),
+        "recall": Meaning("share of real images that lie among the generated ones", "higher"),
+        "density": Meaning("how densely real images surround generated ones (about 1 is perfect)", "higher"),
+        "coverage": Meaning("share of real images with a generated one nearby", "higher"),
+        "structure_accuracy": Meaning("share of generated scenes that structure_rule passes", "higher"),
+    }
+}
 
 
 def evaluate_samples(

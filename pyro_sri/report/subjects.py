@@ -8,8 +8,8 @@ import pyro
 from pyro.infer.elbo import ELBOModule
 
 from pyro_sri.data.generators import GENERATORS
-from pyro_sri.evaluation.collapse import Collapse
 from pyro_sri.evaluation.measures import Truth
+from pyro_sri.evaluation.measures.collapse import Collapse
 from pyro_sri.inference import SCENES_AT_ONCE, explain
 from pyro_sri.report.gallery import ACTIVENESS_IMAGES, Exhibit, Images, gallery, load_images, missing_data
 from pyro_sri.report.html import Html, animation, picture

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from pyro_sri.evaluation import MEANINGS, METRICS
-from pyro_sri.evaluation.measures import CONFUSION
+from pyro_sri.evaluation.measures.counting import CONFUSION
 from pyro_sri.evaluation.summary import (
     CONDITIONS,
     Spread,

@@ -6,7 +6,7 @@ from typing import Any
 
 from pyro_sri.data.format import DatasetFile, Report
 from pyro_sri.data.generators import find_generator
-from pyro_sri.data.generators.making import make_dataset
+from pyro_sri.data.making import make_dataset
 from pyro_sri.study.plan import Plan, data_file
 from pyro_sri.study.specification import Data
 from pyro_sri.system.children import usable_cores

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from pyro_sri.config.own import FEWEST_STEPS, GPU_STEPS, reasons, suited, target
-from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.data.look import Look, look_at
+from pyro_sri.data.making import make_dataset
 from pyro_sri.presets import PRESETS
 
 OWN, QUICK = PRESETS["sri-own"].config, PRESETS["sri-quick"].config

@@ -11,10 +11,10 @@ from pyro_sri.data.format import DatasetFile, check_dataset
 from pyro_sri.data.generators import GENERATORS
 from pyro_sri.data.generators.colours import rgb
 from pyro_sri.data.generators.family import draw_until, windows
-from pyro_sri.data.generators.making import Task, _made, draw, make_dataset
 from pyro_sri.data.generators.multi_dsprites import MultiDSpritesOptions, sprite_bank
 from pyro_sri.data.generators.pieces import Pieces
 from pyro_sri.data.generators.tetrominoes import TetrominoesOptions, cell_brightness, paint, piece_bank
+from pyro_sri.data.making import Task, _made, draw, make_dataset
 from pyro_sri.system.errors import UserError
 
 

@@ -10,10 +10,10 @@ import time
 import numpy as np
 import pytest
 
+from pyro_sri.data import making
 from pyro_sri.data.format import DatasetFile, check_dataset
-from pyro_sri.data.generators import making
-from pyro_sri.data.generators.making import Task, draw, make_dataset
 from pyro_sri.data.generators.pieces import Pieces, pieces_of
+from pyro_sri.data.making import Task, draw, make_dataset
 from pyro_sri.system.errors import UserError
 
 NUM = 160  # five pieces of 32

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pyro_sri.data.generators.block_towers import Block, break_tower, draw_tower, judge
-from pyro_sri.data.generators.making import make_dataset
+from pyro_sri.data.making import make_dataset
 from pyro_sri.data.physics import audit_towers, simulate
 from pyro_sri.system.errors import UserError
 

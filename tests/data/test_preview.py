@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pyro_sri.data.format import DatasetFile, SceneArrays
-from pyro_sri.data.generators.making import make_dataset
+from pyro_sri.data.making import make_dataset
 from pyro_sri.data.preview import BACKGROUND_COLOURS, OBJECT_COLOURS, colour_masks, contact_sheet, info
 from pyro_sri.data.writing import write_dataset
 from pyro_sri.system.errors import UserError

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_sri.evaluation.collapse import ALL_IN_ONE, NOTHING, REGIONS, TRY, Collapse
 from pyro_sri.evaluation.measures import Truth
+from pyro_sri.evaluation.measures.collapse import ALL_IN_ONE, NOTHING, REGIONS, TRY, Collapse
 from pyro_sri.inference import Codes, Explanation
 
 SIZE, SLOTS, NUM = 16, 3, 24

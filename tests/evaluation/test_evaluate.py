@@ -28,8 +28,13 @@ from pyro_sri.evaluation.likelihood import (
     importance_bound,
     importance_log_weights,
 )
-from pyro_sri.evaluation.measures import Bound, Counting, Segmentation, TrueStructure, Truth
-from pyro_sri.evaluation.objects import CodeQuality, Order
+from pyro_sri.evaluation.measures import Truth
+from pyro_sri.evaluation.measures.bound import Bound
+from pyro_sri.evaluation.measures.codes import CodeQuality
+from pyro_sri.evaluation.measures.counting import Counting
+from pyro_sri.evaluation.measures.order import Order
+from pyro_sri.evaluation.measures.segmentation import Segmentation
+from pyro_sri.evaluation.measures.structure import TrueStructure
 from pyro_sri.evaluation.samples import evaluate_samples
 from pyro_sri.evaluation.summary import CONDITIONS, flagged
 from pyro_sri.features import ScatteringFeatures, cache_folder

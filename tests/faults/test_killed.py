@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from pyro_sri.data.format import DatasetFile, check_dataset
-from pyro_sri.data.generators.making import make_dataset
+from pyro_sri.data.making import make_dataset
 from pyro_sri.scripts.main import run as run_command
 from support.killing import (
     assert_same_run,

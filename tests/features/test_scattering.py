@@ -12,8 +12,8 @@ from scipy.ndimage import correlate1d, gaussian_filter
 from torch import Tensor
 
 from pyro_sri.data.format import DatasetFile
-from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.data.loading import to_images
+from pyro_sri.data.making import make_dataset
 from pyro_sri.features import ScatteringFeatures, extract
 from pyro_sri.metrics.frechet import frechet_distance
 

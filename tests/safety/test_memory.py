@@ -45,7 +45,7 @@ COMMANDS = {
         "pyro_sri.training.step:Stepper._work",
         ("--batch",),
     ),
-    "data make": (MAKE, "pyro_sri.data.generators.making:draw", ("--workers",)),
+    "data make": (MAKE, "pyro_sri.data.making:draw", ("--workers",)),
     "import-weights": (IMPORT, "pyro_sri.scripts.import_weights:load_sri", ()),
 }
 ERRORS = {

@@ -263,7 +263,7 @@ SIGNALLED = {
     "visualize": (("visualize", RUN, "--out", "new"), "pyro_sri.report.gallery:explain"),
     "report": (("report", RUN), "pyro_sri.report.gallery:explain"),
     "bench": (("bench", "sri-quick", "--batch", "2"), "pyro_sri.training.step:Stepper._work"),
-    "data make": (MAKE, "pyro_sri.data.generators.making:draw"),
+    "data make": (MAKE, "pyro_sri.data.making:draw"),
     "data make writing": (MAKE, "pyro_sri.data.writing:_append"),
     "data info": (("data", "info", DATA), "pyro_sri.data.preview:_split_info"),
     "data check": (("data", "check", DATA), "pyro_sri.data.format:_checked_items"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pyro_sri.data.generators.making import make_dataset
+from pyro_sri.data.making import make_dataset
 from pyro_sri.report import gallery, subjects
 from pyro_sri.report.gallery import Exhibit
 from pyro_sri.runs import Run

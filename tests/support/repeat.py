@@ -18,7 +18,7 @@ import torch
 
 from pyro_sri import checkpoints, load, runs
 from pyro_sri.data.format import DatasetFile
-from pyro_sri.data.generators.making import make_dataset
+from pyro_sri.data.making import make_dataset
 from pyro_sri.evaluation import evaluate
 from pyro_sri.inference import sample_scenes
 from pyro_sri.training.loop import train

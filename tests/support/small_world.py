@@ -12,7 +12,7 @@ import torch
 
 from pyro_sri import checkpoints, runs
 from pyro_sri.config import SRIConfig
-from pyro_sri.data.generators.making import make_dataset
+from pyro_sri.data.making import make_dataset
 from support.golden import Golden
 
 DATA, RUN, WEIGHTS = "data.h5", "run", "sri.pth"

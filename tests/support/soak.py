@@ -22,7 +22,7 @@ from statistics import median
 import torch
 
 from pyro_sri.config import RunConfig
-from pyro_sri.data.generators.making import make_dataset
+from pyro_sri.data.making import make_dataset
 from pyro_sri.presets import find_preset
 from pyro_sri.training.loop import train
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from pyro_sri import checkpoints, load, runs
-from pyro_sri.data.generators.making import make_dataset
+from pyro_sri.data.making import make_dataset
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import write_atomically
 from pyro_sri.training.loop import Diverged, train

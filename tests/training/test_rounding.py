@@ -12,8 +12,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pyro_sri.config import RunConfig
-from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.data.loading import training_batches
+from pyro_sri.data.making import make_dataset
 from pyro_sri.nn.decoder import SlotDecoder, SlotImages
 from pyro_sri.nn.transposed_conv import TransposedConv
 from pyro_sri.nn.unet import UpConv

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from pyro_sri.data.format import DatasetFile, check_dataset
-from pyro_sri.data.generators.making import make_dataset
 from pyro_sri.data.generators.pieces import Pieces
 from pyro_sri.data.loading import evaluation_batches, training_batches
+from pyro_sri.data.making import make_dataset
 from pyro_sri.data.preview import contact_sheet, info
 from pyro_sri.data.readers import convert
 from pyro_sri.features import cached_features, images_hash

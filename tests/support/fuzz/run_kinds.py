@@ -16,7 +16,7 @@ import torch
 from pyro_sri.checkpoints import save_checkpoint
 from pyro_sri.config import from_yaml, to_yaml
 from pyro_sri.data.format import DatasetFile
-from pyro_sri.data.generators.making import make_dataset
+from pyro_sri.data.making import make_dataset
 from pyro_sri.presets import PRESETS
 from pyro_sri.report.page import make_page
 from pyro_sri.report.subjects import Subject

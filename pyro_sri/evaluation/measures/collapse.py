@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.evaluation.measures import Truth, as_arrays
+from pyro_sri.evaluation.measures.base import Measure, Metrics, Truth, as_arrays
 from pyro_sri.inference import Explanation
 from pyro_sri.metrics import active_dimensions, entity_labels, slot_labels
 
@@ -23,7 +23,7 @@ TRY = {
 }
 
 
-class Collapse:
+class Collapse(Measure):
     """Looks for collapse in batches of inferred images.
 
     - Nothing in the slots: the variance over images of every dimension of every slot's posterior mean is at most 0.01.
@@ -64,6 +64,11 @@ class Collapse:
             entities = entity_labels(truth.masks)
             largest = [(entities == entity).mean((1, 2)) for entity in range(-1, truth.masks.shape[1])]
             self.to_find.append(1 - np.max(largest, axis=0))
+
+    def result(self) -> Metrics:
+        """`collapse`, the sentence, where something went wrong."""
+        sentence = self.sentence()
+        return {} if sentence is None else {"collapse": sentence}
 
     def sentence(self) -> str | None:
         """What went wrong and what to try, in one sentence; None if nothing did, or if there are too few images."""

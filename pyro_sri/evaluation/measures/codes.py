@@ -1,80 +1,41 @@
-"""What is measured on objects and the slots that hold them: the slots' order, and what their codes say."""
+"""What the slots' codes say of the objects that they hold."""
 
 from collections.abc import Sequence
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.evaluation.measures import NO_MASKS, Metrics, Truth, as_arrays, mean_and_error, missing, slot_arrays
+from pyro_sri.evaluation.measures.base import Facts, Meaning, Meanings, Measure, Metrics, Truth, missing, slot_arrays
 from pyro_sri.inference import Explanation
-from pyro_sri.metrics import (
-    active_dimensions,
-    activeness,
-    commonest_position,
-    dci,
-    matched_codes,
-    object_factors,
-    object_roles,
-    order_consistency,
-    slot_positions,
-)
+from pyro_sri.metrics import active_dimensions, activeness, dci, matched_codes, object_factors
 
-MOST_IMAGES = 1000  # for the codes: estimators are fitted to them
+MOST_IMAGES = 1000  # estimators are fitted to their codes
 
 NO_CODES = "the system has no slots with codes of their own"
 
 
-class Order:
-    """Whether objects have a consistent order in the slot sequence; and the background a place of its own, apart."""
-
-    NAMES = ("order_consistency", "order_information")
-    BACKGROUND = "order_background"
-
-    def __init__(self) -> None:
-        self.positions: list[NDArray[np.integer]] = []
-        self.roles: list[NDArray[np.integer]] = []  # -1 for the background
-        self.background: tuple[int, ...] = ()
-
-    def update(self, explanation: Explanation, truth: Truth) -> None:
-        """Sees a batch."""
-        if truth.masks is None:
-            return
-        masks = as_arrays(explanation.slot_masks)
-        self.positions.append(slot_positions(truth.masks, masks, background_entities=truth.background))
-        roles = object_roles(truth.masks, background_entities=truth.background)
-        self.background = truth.background
-        roles[:, list(self.background)] = -1
-        self.roles.append(roles)
-
-    def result(self) -> Metrics:
-        """`order_consistency` with its standard error, `order_information` in bits, and `order_background`."""
-        if not self.roles:
-            return missing(NO_MASKS, *self.NAMES, self.BACKGROUND)
-        positions = np.concatenate(self.positions)
-        result = self._of_background(positions)
-        order = order_consistency(positions, np.concatenate(self.roles))
-        if not np.isfinite(order.score):
-            return result | missing("no image shows an order: none has two objects in separate slots", *self.NAMES)
-        error: Metrics = {"order_consistency_stderr": order.stderr} if np.isfinite(order.stderr) else {}
-        return result | {"order_consistency": order.score, **error, "order_information": order.information}
-
-    def _of_background(self, positions: NDArray[np.integer]) -> Metrics:
-        """That of the background entity with the fewest images in one place, if there are several."""
-        places = [commonest_position(positions[:, entity]) for entity in self.background]
-        found = [place[~np.isnan(place)] for place in places]
-        found = [place for place in found if len(place)]
-        if not found:
-            return missing("no slot holds a background", self.BACKGROUND)
-        return mean_and_error(self.BACKGROUND, min(found, key=lambda place: float(place.mean())))
-
-
-class CodeQuality:
+class CodeQuality(Measure):
     """Disentanglement of the slots' codes, and how many of their dimensions are in use; from the first 1,000 images.
 
     Args:
         names: What the columns of the factors are.
         no_factors: Why the data's factors are of no use, where it has some.
     """
+
+    meanings: ClassVar[Meanings] = {
+        "order and codes": {
+            "dci_disentanglement": Meaning(
+                "how few factors each dimension of a slot captures (1 is perfect)", "higher"
+            ),
+            "dci_completeness": Meaning("how few dimensions capture each factor (1 is perfect)", "higher"),
+            "dci_informativeness": Meaning("how well factors can be predicted from slots (1 is perfect)", "higher"),
+            "active_dimensions": Meaning("dimensions of a slot whose posterior mean varies: variance above 0.01"),
+            "activeness": Meaning(
+                "spread of the posterior means divided by the posterior's width, averaged over a slot's dimensions"
+            ),
+        }
+    }
 
     DCI_NAMES = ("dci_disentanglement", "dci_completeness", "dci_informativeness")
 
@@ -88,6 +49,11 @@ class CodeQuality:
         self.codes: list[NDArray[np.floating]] = []  # of slots that hold an object [m, D]
         self.factors: list[NDArray[np.floating]] = []  # of those objects [m, F]
         self.images: list[NDArray[np.integer]] = []  # in which they are [m]
+
+    @classmethod
+    def of(cls, facts: Facts) -> Self:
+        """A new one for a dataset file."""
+        return cls(facts.factor_names, facts.no_factors)
 
     def update(self, explanation: Explanation, truth: Truth) -> None:
         """Sees a batch."""

@@ -1,0 +1,34 @@
+"""The weights that GECO's controllers ended with."""
+
+from pyro_sri.evaluation.measures import NO_BOUND, Meaning, Meanings, Metrics, missing
+from pyro_sri.objectives import TermsELBO
+from pyro_sri.programs import Model, record_of
+
+ABOUT_1 = 0.01  # EMORL's controller ends at 1.0055
+
+MEANINGS: Meanings = {
+    "KL divergences, in nats per image": {
+        "beta": Meaning("weight of these beside nll in training (EMORL's GECO: of nll beside these); 1 is the bound's"),
+        "beta_segregation": Meaning("the same in the segregation's own objective"),
+    }
+}
+
+
+def weights(model: Model, elbo: TermsELBO | None) -> Metrics:
+    """`beta` and `beta_segregation`, which training ended with, and `beta_flag` where the first is not about 1.
+
+    Args:
+        model: A model.
+        elbo: Its objective, with the state of the checkpoint; None if it is not known.
+    """
+    if elbo is None:
+        return missing("evaluated without its objective", "beta", "beta_segregation")
+    found: Metrics = dict(elbo.weights())
+    if not record_of(model).has_prior:
+        found = missing(NO_BOUND, "beta")
+    if "beta_segregation" not in found:
+        found |= missing("there is no controller of a segregation", "beta_segregation")
+    beta = found["beta"]
+    if isinstance(beta, float) and abs(beta - 1) > ABOUT_1:
+        found["beta_flag"] = f"beta is {beta:.3g}, not 1: training did not maximise this bound"
+    return found

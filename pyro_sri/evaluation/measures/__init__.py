@@ -1,0 +1,45 @@
+"""What is measured on inferred images.
+
+A new measure is one file here with a `Measure`, which is then part of every evaluation, table and page.
+"""
+
+from pyro_sri.evaluation.measures.base import (
+    NO_BOUND,
+    NO_RULE,
+    Facts,
+    Meaning,
+    Meanings,
+    Measure,
+    Metrics,
+    Truth,
+    as_arrays,
+    mean_and_error,
+    missing,
+    slot_arrays,
+)
+from pyro_sri.system.discovery import definitions
+
+
+def _is_measure(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Measure) and value is not Measure
+
+
+MEASURES: dict[str, type[Measure]] = {
+    value.__name__: value for value in definitions(__name__, __path__) if _is_measure(value)
+}
+
+__all__ = [
+    "MEASURES",
+    "NO_BOUND",
+    "NO_RULE",
+    "Facts",
+    "Meaning",
+    "Meanings",
+    "Measure",
+    "Metrics",
+    "Truth",
+    "as_arrays",
+    "mean_and_error",
+    "missing",
+    "slot_arrays",
+]

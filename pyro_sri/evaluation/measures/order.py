@@ -1,0 +1,79 @@
+"""Whether slots come in an order that their objects explain."""
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyro_sri.evaluation.measures.base import (
+    NO_MASKS,
+    Meaning,
+    Meanings,
+    Measure,
+    Metrics,
+    Truth,
+    as_arrays,
+    mean_and_error,
+    missing,
+)
+from pyro_sri.inference import Explanation
+from pyro_sri.metrics import commonest_position, object_roles, order_consistency, slot_positions
+
+
+class Order(Measure):
+    """Whether objects have a consistent order in the slot sequence; and the background a place of its own, apart."""
+
+    meanings: ClassVar[Meanings] = {
+        "order and codes": {
+            "order_consistency": Meaning(
+                "how well an object's role, background aside, determines its slot's position (0: at random, 1: fully)",
+                "higher",
+            ),
+            "order_information": Meaning(
+                "mutual information of an object's role and its slot's position, bits", "higher"
+            ),
+            "order_background": Meaning(
+                "share of images with the background at its commonest position in the sequence"
+            ),
+        }
+    }
+
+    NAMES = ("order_consistency", "order_information")
+    BACKGROUND = "order_background"
+
+    def __init__(self) -> None:
+        self.positions: list[NDArray[np.integer]] = []
+        self.roles: list[NDArray[np.integer]] = []  # -1 for the background
+        self.background: tuple[int, ...] = ()
+
+    def update(self, explanation: Explanation, truth: Truth) -> None:
+        """Sees a batch."""
+        if truth.masks is None:
+            return
+        masks = as_arrays(explanation.slot_masks)
+        self.positions.append(slot_positions(truth.masks, masks, background_entities=truth.background))
+        roles = object_roles(truth.masks, background_entities=truth.background)
+        self.background = truth.background
+        roles[:, list(self.background)] = -1
+        self.roles.append(roles)
+
+    def result(self) -> Metrics:
+        """`order_consistency` with its standard error, `order_information` in bits, and `order_background`."""
+        if not self.roles:
+            return missing(NO_MASKS, *self.NAMES, self.BACKGROUND)
+        positions = np.concatenate(self.positions)
+        result = self._of_background(positions)
+        order = order_consistency(positions, np.concatenate(self.roles))
+        if not np.isfinite(order.score):
+            return result | missing("no image shows an order: none has two objects in separate slots", *self.NAMES)
+        error: Metrics = {"order_consistency_stderr": order.stderr} if np.isfinite(order.stderr) else {}
+        return result | {"order_consistency": order.score, **error, "order_information": order.information}
+
+    def _of_background(self, positions: NDArray[np.integer]) -> Metrics:
+        """That of the background entity with the fewest images in one place, if there are several."""
+        places = [commonest_position(positions[:, entity]) for entity in self.background]
+        found = [place[~np.isnan(place)] for place in places]
+        found = [place for place in found if len(place)]
+        if not found:
+            return missing("no slot holds a background", self.BACKGROUND)
+        return mean_and_error(self.BACKGROUND, min(found, key=lambda place: float(place.mean())))
