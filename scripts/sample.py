@@ -28,7 +28,7 @@ from pyro_sri.system.seeds import check_seed
 from pyro_sri.viz import VECTORS, Header, Picture, draw_vector, enlarge, grid, png, sheet, slot_pictures, to_uint8
 
 MOST_SLOTS = 256  # far more than there are objects in any scene
-COLDEST = 1e-6  # below, scales underflow
+COLDEST = 1e-6  # but for 0: scales underflow below
 HOTTEST = 1000.0  # far beyond what makes sense; networks overflow in the end
 
 
@@ -74,7 +74,7 @@ def sample(
         slots: Slots per scene (if not given: as many as in training, or as the edited image has left). More slots can
             paint more objects.
         temperature: Factor on every standard deviation of the prior. 1 samples the model as it is; lower values give
-            more typical scenes.
+            more typical scenes; 0 gives the mean scene, whatever the seed.
         seed: Seed of the draws.
         out: The .png, .pdf, .svg or .npz to make; a free name like RUN/samples/samples-seed0.png if not given.
         condition: An image to edit: a picture file, or FILE.h5:INDEX for one of a dataset file's test images. It is
@@ -267,9 +267,10 @@ def _check(num: int, slots: int | None, temperature: float) -> None:
         raise UserError(f"--num {num} asks for no scenes; use 1 or more")
     if slots is not None and not 1 <= slots <= MOST_SLOTS:
         raise UserError(f"--slots {slots} is out of range; use 1 to {MOST_SLOTS}")
-    if not COLDEST <= temperature <= HOTTEST:  # written so that NaN fails
+    if temperature != 0 and not COLDEST <= temperature <= HOTTEST:  # written so that NaN fails
         raise UserError(
-            f"--temperature {temperature:g} is out of range; use {COLDEST:g} to {HOTTEST:g}, 1 for the model as it is"
+            f"--temperature {temperature:g} is out of range; use {COLDEST:g} to {HOTTEST:g}, 1 for the model as it is, "
+            "or 0 for its mean scene"
         )
 
 

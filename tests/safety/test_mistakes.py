@@ -86,7 +86,7 @@ def folder(tmp_path: Path) -> Path:
         (("sample", RUN, "--num", "1.5"), "--num"),
         (("sample", RUN, "--num"), "--num"),
         (("sample", RUN, "--temperature", "warm"), "warm"),
-        (("sample", RUN, "--temperature", "0"), "--temperature"),
+        (("sample", RUN, "--temperature", "-1"), "--temperature"),
         (("sample", RUN, "--condition", ""), "not a valid image"),
         (("sample", RUN, "--condition", "nowhere.png"), "nowhere.png"),
         (("sample", RUN, "--condition", DATA), f"{DATA}:0"),

@@ -203,3 +203,12 @@ def test_the_command_line(name: str, picture: str, tmp_path: Path, capsys: pytes
     with pytest.raises(SystemExit):
         sample_script.main(["--help"])
     assert "--condition photo.png --keep-slots 0,2" in capsys.readouterr().out
+
+
+def test_temperature_0_draws_the_mean_scene_whatever_the_seed(name: str, tmp_path: Path) -> None:
+    first = arrays(name, tmp_path / "a.npz", num=2, temperature=0, seed=1)
+    other = arrays(name, tmp_path / "b.npz", num=2, temperature=0, seed=2)
+    assert_array_equal(first["images"], other["images"])
+    assert_array_equal(first["images"][0], first["images"][1])
+    with pytest.raises(UserError, match="--temperature 1e-09 is out of range"):
+        sample(name, out=tmp_path / "c.npz", temperature=1e-9)
