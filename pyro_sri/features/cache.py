@@ -63,7 +63,7 @@ def cached_features(
 ) -> Features:
     """Features from the cache, or else computed and kept there.
 
-    A file that is damaged or does not fit is computed anew; where there is no cache that can be written, nothing is
+    If a cached file is damaged or does not fit, the features are computed again. If no cache can be written, nothing is
     kept.
 
     Args:

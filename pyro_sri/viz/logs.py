@@ -100,7 +100,7 @@ def compare_curves(logs: Mapping[str, Sequence[Log]], name: str) -> Figure:
 
 
 def _plain(text: str) -> str:
-    """A text without anything that Matplotlib reads as a formula, and without a leading underscore that would hide it."""
+    """A text without what Matplotlib reads as a formula, and without a leading underscore, which would hide it."""
     return text.replace("$", r"\$").lstrip("_")
 
 
