@@ -20,9 +20,9 @@ class Objects(NamedTuple):
     """The objects that a guide finds most likely, step by step.
 
     Attributes:
-        presence: Whether there is an object, bool [B, T]; once False, False.
+        presence: Whether there is an object, bool [B, T]. After the first False, all are False.
         where: Scale, x and y [B, T, 3]; meaningless if there is no object.
-        what: Codes [B, T, code_size]; likewise.
+        what: Codes [B, T, code_size]; also meaningless if there is no object.
     """
 
     presence: Tensor
@@ -36,7 +36,7 @@ class Objects(NamedTuple):
 
 
 class MostLikely(Messenger):
-    """Sets every site to a value instead of drawing it: the likelier value of a bit, otherwise the mean."""
+    """Sets every site to a value instead of drawing it: the more likely value of a bit, otherwise the mean."""
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["done"] or msg["is_observed"] or poutine.util.site_is_subsample(msg):
@@ -61,7 +61,7 @@ class AIRGuide(Program):
 
     Sites, in the plate `scenes`: `z_pres_t` [], `z_where_t` [3], `z_what_t` [code_size], t = 0 .. T-1; the last two are
     scored only where z_pres_t = 1. With `baseline_scale`, each `z_pres_t` carries a baseline for score-function
-    gradients, which depends on the image and the latents before; `TraceGraph_ELBO` and `AIR_ELBO` use it.
+    gradients. It depends on the image and on earlier latents, and `TraceGraph_ELBO` and `AIR_ELBO` use it.
 
     Args:
         model: The AIR model; the guide uses its decoder for DAIR, without owning it.
@@ -69,9 +69,9 @@ class AIRGuide(Program):
         embed_sizes: Widths of the layers that the image goes through before the LSTM.
         predict_sizes: Widths of the hidden layers from the LSTM to presence and place.
         encoder_sizes: Widths of the hidden layers from the window to its code.
-        differential: DAIR.
+        differential: Whether this is DAIR.
         baseline_sizes: Widths of the hidden layers from the baseline's LSTM to its output.
-        baseline_scale: Factor on the baseline network's output; None builds no baseline.
+        baseline_scale: Factor on the baseline network's output. None means no baseline.
         name: Root of the parameters' names in Pyro's store.
     """
 
@@ -133,12 +133,12 @@ class AIRGuide(Program):
             return latents.presence[:, None, None] * place_windows(windows, latents.where, self.image_size)
 
     def expect(self, seen: Tensor, before: Latents, state: State) -> tuple[Tensor, State]:
-        """The baseline of a step: the return that it expects [B], 0 if the object before was absent; and its next
+        """The baseline of a step: the expected return [B], which is 0 if the object before was absent, and the next
         state.
 
         Args:
-            seen: What the guide sees, grey [B, H, W].
-            before: Latents of the step before; no gradients reach them.
+            seen: The grey image that the guide sees [B, H, W].
+            before: Latents of the step before, which get no gradients.
             state: State of the baseline's LSTM.
         """
         assert self.baseline is not None
@@ -159,9 +159,9 @@ class AIRGuide(Program):
 
         Args:
             images: [B, 3, H, W] in [0, 1].
-            num_scenes: Not used: the number of images decides.
+            num_scenes: Not used, because the images determine the number.
             num_slots: The largest number of objects, T if None.
-            temperature: Not used: a posterior has none. Both are here because a guide takes its model's arguments.
+            temperature: Not used, because a posterior has none. A guide takes the same arguments as its model.
         """
         with pyro.plate("scenes", len(images)):
             seen = as_grey(images)  # [B, H, W]
@@ -187,8 +187,8 @@ class AIRGuide(Program):
 
     @torch.no_grad()
     def find_objects(self, images: Tensor, num_slots: int | None = None) -> Objects:
-        """What the guide sees in images, without randomness: at each step the likelier presence, and mean place and
-        code.
+        """The objects that the guide finds without randomness: at each step, the more likely presence, and mean place
+        and code.
 
         Args:
             images: [B, 3, H, W] in [0, 1].

@@ -34,7 +34,7 @@ class SlotPosterior(NamedTuple):
 
 
 class Refinement(Program):
-    r"""One step of iterative amortised inference: the gradient of the loss tells how to change the posterior.
+    r"""One step of iterative amortised inference: the gradient of the loss determines how to change the posterior.
 
     .. math:: \lambda_i = \lambda_{i-1} + f(\lambda_{i-1}, \nabla_{\lambda_{i-1}} L_{i-1}, h_{i-1})
 
@@ -53,8 +53,8 @@ class Refinement(Program):
         Args:
             step: i, from 1.
             posterior: lambda_{i-1}.
-            gradients: Of the loss with respect to its two parts.
-            state: Memory of earlier steps [B, K, D]; None at the first.
+            gradients: Gradients of the loss with respect to its two parts.
+            state: Memory of earlier steps [B, K, D]; None in the first step.
 
         Returns:
             lambda_i and the next memory.
@@ -67,7 +67,7 @@ class Refinement(Program):
 
 
 class EMORLGuide(Program):
-    r"""Infers slots layer by layer: in each, the slots drawn below compete for the pixels and are updated.
+    r"""Infers slots layer by layer. In each layer, the slots from the layer below compete for pixels and are updated.
 
     .. math::
         z &\sim \mathcal{N}(\mu_{init}, \sigma_{init}^2) \quad\text{(the same for all slots)} \\
@@ -84,10 +84,10 @@ class EMORLGuide(Program):
     prior is conditioned on; from `EMORL_ELBO` also auxiliary `refined_slots_i` [K, D].
 
     Args:
-        model: The model that it belongs to; no part of it is kept.
-        dual_gru: Separate GRU cells for mean and raw scale, as published; False uses one cell for both.
-        refinement_steps: I, the number of refinement steps of `EMORL_ELBO`; the attribute may be changed at any time.
-            The published runs train with 3, later 1, and test with 0.
+        model: The model that it belongs to. The guide keeps no part of it.
+        dual_gru: Separate GRU cells for mean and raw scale, as published. False uses one cell for both.
+        refinement_steps: I, the number of refinement steps of `EMORL_ELBO`. The attribute may be changed at any time.
+            The published runs train with 3 and later 1, and test with 0.
         name: Root of the parameters' names in Pyro's store.
 
     Raises:
@@ -154,7 +154,8 @@ class EMORLGuide(Program):
     def infer(self, images: Tensor, num_slots: int | None = None) -> Segregation:
         """q(z | x) of the last layer and one draw, inside the caller's plate, without refinement, as SRI needs it.
 
-        The draw is also the site `segregated_slots` [K, D] (a Delta). All draws are those of `forward`, in its order.
+        The draw is also the site `segregated_slots` [K, D] (a Delta). The draws are the same as in `forward`, in the
+        same order.
 
         Args:
             images: [B, 3, H, W] in [0, 1].
@@ -172,7 +173,7 @@ class EMORLGuide(Program):
         """The inference story up to the last layer; arguments as the model's.
 
         Returns:
-            lambda_{L-1}, which refinement starts from.
+            lambda_{L-1}, from which refinement starts.
         """
         with pyro.plate("scenes", len(images)):
             posteriors, _ = self.bottom_up(images, num_slots)

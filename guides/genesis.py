@@ -13,7 +13,7 @@ HIDDEN_FACTOR = 2  # LSTM units per dimension of a mask latent
 
 
 class GenesisGuide(Program):
-    r"""Sequential attention: one mask latent after the other, then a component latent for each mask.
+    r"""Sequential attention: one mask latent after another, then a component latent for each mask.
 
     .. math::
         h &= \mathrm{Encoder}_m(x) \\
@@ -25,11 +25,11 @@ class GenesisGuide(Program):
             (\mu^c_k, \sigma^c_k) = \mathrm{Encoder}_c(x, \log m_k)
 
     Sites, in the plate `scenes`: `mask_slot_0` .. `mask_slot_{K-1}` [L], `log_masks` [K, 1, H, W] (computed from them;
-    the model uses it as it is), `component_slot_0` .. `component_slot_{K-1}` [C]; last, if the model has one, `scene`
+    the model reuses it), `component_slot_0` .. `component_slot_{K-1}` [C]; and last, if the model has one, `scene`
     [S] from :math:`q(s \mid z_{1:K})`, an LSTM over the drawn latents in their order.
 
     Args:
-        model: The model; the guide uses its mask decoder, without owning it.
+        model: The model. The guide uses its mask decoder, without owning it.
         encoder_channels: Channels of the component encoder.
         name: Root of the parameters' names in Pyro's store.
     """
@@ -65,9 +65,9 @@ class GenesisGuide(Program):
 
         Args:
             images: [B, 3, H, W] in [0, 1].
-            num_scenes: Not used: the number of images decides.
+            num_scenes: Not used, because the images determine the number.
             num_slots: Number of slots, K if None.
-            temperature: Not used: a posterior has none. Both are here because a guide takes its model's arguments.
+            temperature: Not used, because a posterior has none. A guide takes the same arguments as its model.
         """
         num_slots = self.num_slots if num_slots is None else num_slots
         with pyro.plate("scenes", len(images)):

@@ -11,7 +11,7 @@ from pyro_sri.models.genesis_v2 import AutoregressiveSlotModel, IndependentSlotM
 from pyro_sri.nn import Clustering, ConvBlock, InstanceColours, SlotHead, StickBreaking, UNet, stop_early
 from pyro_sri.programs import Program
 
-MIN_MASK_MASS = 20.0  # pixels; the authors stop their clustering at a mask that is lighter
+MIN_MASK_MASS = 20.0  # pixels; the authors' clustering stops at the first mask with less mass
 
 
 class GenesisV2Guide(Program):
@@ -29,8 +29,8 @@ class GenesisV2Guide(Program):
         image_size: Image side, one of 32, 64, 96, 128.
         num_slots: K.
         slot_size: D and the features of the UNet, a multiple of 8, at most 64.
-        colours: How pixel embeddings start, whether they learn, and their kernel.
-        coordinates: Give the slot head each pixel's coordinates; the published networks do not.
+        colours: How the instance colours start, whether they are learned, and their kernel.
+        coordinates: Give the slot head each pixel's coordinates. The published networks do not.
         name: Root of the parameters' names in Pyro's store.
     """
 
@@ -54,7 +54,7 @@ class GenesisV2Guide(Program):
         self.slot_head = SlotHead(slot_size, slot_size, image_size, coordinates)
 
     def start_scales_at(self, std: float) -> None:
-        """Shifts the bias behind the slot posteriors' scales so that the untrained ones are about `std`.
+        """Shifts the bias behind the slot posteriors' scales so that the untrained scales are about `std`.
 
         The default of about 0.9 drowns the untrained means in noise. With smaller scales, decoders learn from the means
         sooner.
@@ -107,7 +107,7 @@ class GenesisV2Guide(Program):
         Args:
             images: [B, 3, H, W] in [0, 1].
             seeds: The scores that pick the seeds [B, H, W] in [0, 1).
-            min_mass: Smallest sum of a mask over pixels.
+            min_mass: Smallest allowed sum of a mask over pixels.
 
         Returns:
             Integers [B] from 1 to K.
@@ -138,7 +138,7 @@ class GenesisV2SlotGuide(GenesisV2Guide):
     def forward(
         self, images: Tensor, num_scenes: int | None = None, *, num_slots: int | None = None, temperature: float = 1.0
     ) -> None:
-        """The inference story; arguments as the model's, of which it uses `images` and `num_slots`."""
+        """The inference story. It takes the model's arguments, but uses only `images` and `num_slots`."""
         with pyro.plate("scenes", len(images)):
             means, scales = self.infer_moments(images, num_slots)
             for k in range(means.shape[1]):

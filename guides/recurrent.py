@@ -12,7 +12,7 @@ from pyro_sri.programs import Program
 
 
 class RecurrentGuide(Program):
-    r"""Infers the scene variable from the image, and the slots one after the other.
+    r"""Infers the scene variable from the image, and the slots one after another.
 
     .. math::
         h &= \mathrm{ConvNet}(x) \\
@@ -20,7 +20,7 @@ class RecurrentGuide(Program):
         z_k &\sim q(z_k \mid z_{<k}, x) = \mathcal{N}(\mu_k, \sigma_k^2), \quad
             (\mu_k, \sigma_k) = \mathrm{LSTM}(h, z_{<k}), \quad k = 1 .. K
 
-    The input in place of the first slot's predecessor is learned. There are no masks and no matching. The guide
+    The first slot has no predecessor; a learned vector is used instead. There are no masks and no matching. The guide
     settles on its own order, and the model's prior learns it.
 
     Sites, in the plate `scenes`: `scene` [S], `slot_0` .. `slot_{K-1}` [D].
@@ -71,9 +71,9 @@ class RecurrentGuide(Program):
 
         Args:
             images: [B, 3, H, W] in [0, 1].
-            num_scenes: Not used: the number of images decides.
+            num_scenes: Not used, because the images determine the number.
             num_slots: Number of slots, K if None.
-            temperature: Not used: a posterior has none. Both are here because a guide takes its model's arguments.
+            temperature: Not used, because a posterior has none. A guide takes the same arguments as its model.
         """
         with pyro.plate("scenes", len(images)):
             features = self.image_features(images)  # [B, F]

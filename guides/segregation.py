@@ -1,4 +1,4 @@
-"""What a segregation system must offer to be the first stage of SRI."""
+"""What a segregation system must provide to be the first stage of SRI."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +16,7 @@ class Segregation(NamedTuple):
 
     Attributes:
         means: Posterior means [B, K, D].
-        scales: Posterior standard deviations [B, K, D]; zero where the posterior is a point.
+        scales: Posterior standard deviations [B, K, D]; zero if the posterior is a point.
         slots: One sample [B, K, D].
     """
 
@@ -46,18 +46,18 @@ class SegregationPair(Program):
     Any slot VAE can be used if its guide has a method `infer(images, num_slots) -> Segregation`, which draws inside the
     caller's plate `scenes`, with a site for each draw.
 
-    A pair brings its own objective, and `SRI_ELBO` asks it for that: a `TermsELBO` class, or any function that returns
-    one, called with `geco=` (a controller or None). It runs the pair in training, and its `segregated(traces)` says
-    what the later stages see.
+    A pair can have its own objective, which `SRI_ELBO` then uses: a `TermsELBO` class, or any function that returns
+    one, called with `geco=` (a controller or None). The objective runs the pair in training, and its
+    `segregated(traces)` returns what the later stages see.
 
     Attributes:
-        make_objective: The objective; None: -log p(x | z) + log q(z | x) - log p(z), one sample per image.
+        make_objective: The objective. None means -log p(x | z) + log q(z | x) - log p(z), with one sample per image.
 
     Args:
         model: The generative story, or None.
         guide: Its inference.
         name: Root of the parameters' names in Pyro's store.
-        objective: What trains the pair. None takes what its guide says (EMORL's guide: `EMORL_ELBO`).
+        objective: The objective that trains the pair. None uses the guide's (for EMORL's guide, `EMORL_ELBO`).
     """
 
     def __init__(

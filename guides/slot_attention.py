@@ -15,7 +15,7 @@ MLP_UNITS = 128
 
 
 class SlotAttentionGuide(Program):
-    r"""Slots start from random vectors and compete for the pixels a few times.
+    r"""Slots that start from random vectors and compete for the pixels a few times.
 
     .. math::
         z &\sim \mathcal{N}(\mu_{init}, \sigma_{init}^2) \\
@@ -35,7 +35,7 @@ class SlotAttentionGuide(Program):
         image_size: Image side, any.
         num_slots: K.
         slot_size: D.
-        num_iterations: Rounds of attention.
+        num_iterations: Number of rounds of attention.
         learnt_slots: Learn each slot's initial distribution and posterior. K is then fixed.
         name: Root of the parameters' names in Pyro's store.
 

@@ -31,13 +31,13 @@ class SRIGuide(Program):
     Sites, in the plate `scenes`: those of the segregation (`segregation_seeds`, `attention_masks`, `segregated_slots`
     for GENESIS-v2), `scene` [S], `imagined_slot_k` [D], `order` [K] (Delta of integers: position k of the sequence
     holds segregated slot order[k]), `slot_k` [D]. All but `scene` and `slot_k` are auxiliary and not scored, so that
-    Pyro's own ELBOs are valid bounds. They never train the segregation; `SRI_ELBO` does.
+    Pyro's own ELBOs are valid bounds. They never train the segregation, but `SRI_ELBO` does.
 
     Args:
-        model: The scene model; the guide uses its slot prior for the rollout, without owning it.
+        model: The scene model. The guide uses its slot prior for the rollout, without owning it.
         segregation: The segregation pair.
         num_layers: Number of relational attention blocks.
-        scene_width: Their width; None: D, as published.
+        scene_width: Their width. None means D, as published.
         matching: "greedy" (in rollout order, on the device), "hungarian" (optimal, on the host) or "identity" (slot k
             of the segregation is slot k of the sequence).
         match_on: Whether means or samples of imagined and segregated slots are compared.
@@ -46,7 +46,7 @@ class SRIGuide(Program):
         name: Root of the parameters' names in Pyro's store.
 
     Raises:
-        ValueError: On another matching, or another way to match.
+        ValueError: On an unknown `matching` or `match_on`.
     """
 
     starts_small = ("scene_encoder", "slot_scales")
@@ -84,9 +84,10 @@ class SRIGuide(Program):
         return self._linked[0]
 
     def start_scales_at(self, std: float) -> None:
-        """Shifts the biases behind both slot posteriors' scales so that the untrained ones are about `std`.
+        """Shifts the biases behind both slot posteriors' scales so that the untrained scales are about `std`.
 
-        The default start of about 0.9 drowns the untrained means in noise; decoders then learn from the means sooner.
+        The default of about 0.9 drowns the untrained means in noise. With smaller scales, decoders learn from the means
+        sooner.
         """
         with torch.no_grad():
             self.segregation.guide.start_scales_at(std)
@@ -95,7 +96,7 @@ class SRIGuide(Program):
 
     @property
     def propose_scene(self) -> Callable[[Tensor], Independent] | None:
-        """`scene_dist`, where there is a scene variable."""
+        """`scene_dist`, or None without a scene variable."""
         return self.scene_dist if self.has_scene else None
 
     def scene_dist(self, slots: Tensor) -> Independent:
@@ -105,7 +106,7 @@ class SRIGuide(Program):
         return diagonal_normal(loc, sri_scale(raw_scale))
 
     def imagine(self, scene: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
-        """Rolls the prior out from the scene [B, S]; draws `imagined_slot_k`.
+        """Rolls the prior out from the scene [B, S] and draws `imagined_slot_k`.
 
         Returns:
             The imagined slots' prior means and the slots, each [B, K, D].
@@ -144,7 +145,7 @@ class SRIGuide(Program):
             return self.segregation.guide.infer(images, self.num_slots if num_slots is None else num_slots)
 
     def relate_and_imagine(self, segregated: Segregation) -> None:
-        """The later stages, inside the caller's plate: draws s, and the slots in the order that the prior imagines."""
+        """The later stages, inside the caller's plate: draws s, and the slots in the order of the prior."""
         scene = segregated.slots.new_zeros(len(segregated.slots), 0)
         if self.has_scene:
             scene = pyro.sample("scene", self.scene_dist(segregated.slots))
@@ -165,9 +166,9 @@ class SRIGuide(Program):
 
         Args:
             images: [B, 3, H, W] in [0, 1].
-            num_scenes: Not used: the number of images decides.
+            num_scenes: Not used, because the images determine the number.
             num_slots: Number of slots, K if None.
-            temperature: Not used: a posterior has none. Both are here because a guide takes its model's arguments.
+            temperature: Not used, because a posterior has none. A guide takes the same arguments as its model.
         """
         with pyro.plate("scenes", len(images)):
             segregated = self.segregate(images, num_slots)

@@ -89,7 +89,7 @@ def normal_if(present: Tensor, loc: Tensor, scale: Tensor) -> MaskedDistribution
 
 
 class AIRModel(Program):
-    r"""One object after the other, until there are no more: each has a place and a code, drawn into a window.
+    r"""Objects one after another, until there are no more. Each has a place and a code, and is drawn into a window.
 
     .. math::
         z^{pres}_t &\sim \mathrm{Bernoulli}(p_t\, z^{pres}_{t-1}), \quad z^{pres}_{-1} = 1, \quad t = 0 .. T-1 \\
@@ -112,8 +112,8 @@ class AIRModel(Program):
         window_size: Side of the windows in pixels.
         code_size: Size of z_what.
         decoder_sizes: Widths of the decoder's hidden layers.
-        decoder_bias: Added before the decoder's sigmoid; negative values start with dark windows.
-        presence_prior: p_t of the steps, strictly between 0 and 1; the last one is used for all further steps.
+        decoder_bias: Added before the decoder's sigmoid. With negative values, windows start dark.
+        presence_prior: p_t of the steps, strictly between 0 and 1. The last value is used for all further steps.
         scale_prior: Mean and standard deviation of an object's scale. At scale s, its window is 1/s of the image.
         position_prior: Mean and standard deviation of x and y.
         pixel_std: sigma_x.
@@ -167,7 +167,7 @@ class AIRModel(Program):
         self.what_prior = StandardNormal(code_size)
 
     def presence_dist(self, step: int, before: Tensor) -> Bernoulli:
-        """p(z_pres_t | z_pres_{t-1}), [B]: an object only if there was one at the step before."""
+        """p(z_pres_t | z_pres_{t-1}), [B]. There can only be an object if there was one at the step before."""
         return Bernoulli(before * self.presence_prior[min(step, len(self.presence_prior) - 1)])
 
     def where_dist(self, present: Tensor, temperature: float = 1.0) -> MaskedDistribution:

@@ -28,12 +28,12 @@ class HierarchicalPrior(Program):
             :math:`z_l \sim p(z_l \mid z_{l-1})` up to layer L-1                         layer 0
     ======  ===========================================================================  =======================
 
-    A refined posterior is compared with the prior of the layer that it stands for: :math:`\mathcal{N}(0, I)` with rev
-    and bu, the learnt :math:`p(z_0 \mid z_1)` with rpp.
+    A refined posterior is compared with the prior of the layer that it represents: :math:`\mathcal{N}(0, I)` with rev
+    and bu, and the learned :math:`p(z_0 \mid z_1)` with rpp.
 
     Attributes:
         order: The layers in the order of the chain.
-        refined_layer: The layer that a refined posterior stands for.
+        refined_layer: The layer that a refined posterior represents.
     """
 
     def __init__(self, *, slot_size: int, num_layers: int, kind: HierarchicalPriorKind = "rpp") -> None:
@@ -71,10 +71,10 @@ class EMORLModel(Program):
         x &\sim p(x \mid z_{L-1})
 
     Each z_l holds K exchangeable slots. The image shows the last layer, where bottom-up inference ends. With the
-    reversed priors, this is the only layer whose marginal is N(0, I), and the layers below do not reach the image.
-    Images of refined posteriors show the layer that these stand for instead, which is layer 0 with "rpp" and "bu". So
-    with these priors there are two ways to sample: from the last layer (the default, which inference without refinement
-    trains) and with `decoded_layer=0` (which refined inference trains).
+    reversed priors, this is the only layer whose marginal is N(0, I), and the layers below do not affect the image.
+    Images of refined posteriors show the layer that these represent instead, which is layer 0 with "rpp" and "bu". So
+    with these priors there are two ways to sample: from the last layer (the default, trained by inference without
+    refinement) and with `decoded_layer=0` (trained by refined inference).
 
     Sites, in the plate `scenes` over images: `layer_l_slots` [K, D] in the order of the chain, `image` [3, H, W];
     deterministic `slot_rgb`, `slot_masks`, `reconstruction` as in the scene model.

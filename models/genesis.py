@@ -1,4 +1,4 @@
-"""GENESIS (Engelcke et al. 2020): where things are, then what they look like."""
+"""GENESIS (Engelcke et al. 2020): first where things are, then what they look like."""
 
 import pyro
 import torch
@@ -62,9 +62,9 @@ class GenesisModel(Program):
         mask_slot_size: L.
         component_slot_size: C.
         decoder_channels: Channels of the component decoder.
-        decoder_layers: Its 3x3 convolutions.
-        likelihood: p(x | z); its `first_pixel_std` is that of the first slot.
-        squash_samples: Whether the mask prior's means pass through the tanh when there are no images, too.
+        decoder_layers: Number of its 3x3 convolutions.
+        likelihood: p(x | z). Its `first_pixel_std` applies to the first slot.
+        squash_samples: Whether the mask prior's means also pass through the tanh when there are no images.
         scene_size: S of a scene variable that the mask prior starts from, as in SRI (Emami et al. 2023, table 4). Its
             site `scene` [S] then comes first. 0 means none, as published.
         name: Root of the parameters' names in Pyro's store.

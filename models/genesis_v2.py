@@ -82,7 +82,7 @@ class AutoregressiveSlotModel(Program):
         num_slots: K.
         slot_size: D, a multiple of 8.
         likelihood: p(x | z).
-        lstm_units: Units of the slot prior; None: 4D, as published.
+        lstm_units: Units of the slot prior. None means 4D, as published.
         name: Root of the parameters' names in Pyro's store.
     """
 

@@ -1,4 +1,4 @@
-"""The last line of every generative story: slots become an image."""
+"""The last step of every generative story, in which slots become an image."""
 
 import pyro
 from torch import Tensor
@@ -15,7 +15,7 @@ def sample_image(likelihood: ImageLikelihood, slot_images: SlotImages, images: T
     `reconstruction` [3, H, W] (mask-weighted mean), `image` [3, H, W].
 
     Args:
-        likelihood: Which p(x | z).
+        likelihood: p(x | z).
         slot_images: The decoded slots.
         images: Observed images [B, 3, H, W] in [0, 1]; None to sample.
     """

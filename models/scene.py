@@ -26,13 +26,13 @@ class SceneModel(Program):
     deterministic `slot_rgb` [K, 3, H, W], `slot_masks` [K, 1, H, W], `reconstruction` [3, H, W].
 
     Args:
-        image_size: Image side H = W, a multiple of 16; with "iodine" and "small" any.
+        image_size: Image side H = W, a multiple of 16. With "iodine" and "small", any size.
         num_slots: K.
         slot_size: D, a multiple of 8.
         scene_size: S; 0 leaves the scene variable out, and p(z_1) = N(0, I) (table 3a).
         likelihood: p(x | z).
-        lstm_units: Units of the slot prior; None: 4D, as published.
-        decoder: One of EMORL's decoders ("iodine", "big", "small"); None: GENESIS-v2's, as in SRI on it.
+        lstm_units: Units of the slot prior. None means 4D, as published.
+        decoder: One of EMORL's decoders ("iodine", "big", "small"). None means GENESIS-v2's.
         name: Root of the parameters' names in Pyro's store.
 
     Raises:

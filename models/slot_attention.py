@@ -17,8 +17,8 @@ class SlotAttentionModel(Program):
 
     .. math:: x \sim \mathcal{N}\big(\textstyle\sum_k m_k \mu_k,\ \tfrac{1}{2}\big)
 
-    whose negative logarithm is the squared error up to a constant. An auto-encoder has no prior. N(0, I) takes its
-    place, so that the program can run forward, but its samples need not look like anything.
+    whose negative logarithm is the squared error up to a constant. An auto-encoder has no prior. N(0, I) replaces it,
+    so that the program can run forward, but samples are not expected to look like images.
 
     Sites, in the plate `scenes`: `segregated_slots` [K, D] (masked), `image` [3, H, W]; deterministic `slot_rgb`,
     `slot_masks`, `reconstruction` as in the scene model.

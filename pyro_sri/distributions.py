@@ -1,6 +1,6 @@
 """Image likelihoods as distributions, and the maps from raw network outputs to standard deviations.
 
-Three maps are in use in the published systems; each is named after the place where it is used.
+The published systems use three such maps. Each is named after the place where it is used.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch.distributions import constraints
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
-SOFTPLUS_CEILING = 80.0  # above it exp overflows in float32, and a variance of 80 is never meant
+SOFTPLUS_CEILING = 80.0  # above it exp overflows in float32, and no variance needs to be larger than 80
 VARIANCE_FLOOR = 1e-5
 GENESIS_POSTERIOR_SHIFT, GENESIS_POSTERIOR_FLOOR = 0.5, 1e-8
 GENESIS_PRIOR_SHIFT, GENESIS_PRIOR_FLOOR = 4.0, 1e-4
@@ -62,7 +62,7 @@ def moments(posterior: Any) -> tuple[Tensor, Tensor]:
 
 
 class StandardNormal(nn.Module):
-    """The prior N(0, T^2 I) over vectors, on whatever device it is moved to; it has no parameters.
+    """The prior N(0, T^2 I) over vectors, without parameters. It moves between devices like any module.
 
     Attributes:
         size: D.
@@ -83,13 +83,13 @@ class StandardNormal(nn.Module):
         self.register_buffer("scale", torch.ones(size), persistent=False)
 
     def forward(self, num_scenes: int, *shape: int, temperature: float = 1.0) -> Independent:
-        """A distribution over vectors [B, D], or over whole sets of them [B, .., D] of the shape that is given."""
+        """A distribution over vectors [B, D], or over sets of vectors [B, .., D] of the given shape."""
         whole = (num_scenes, *shape, -1)
         return diagonal_normal(self.loc.expand(whole), temperature * self.scale.expand(whole), len(shape) + 1)
 
 
 class Deferred(Delta):
-    """A point mass at what a function returns, computed when it is first drawn and never where the value is given.
+    """A point mass at the result of a function, which is computed at the first draw, but not if the value is given.
 
     If guide and model both compute a value from the same latents, it is drawn as this site in both. Whichever runs
     first computes it, and replay passes it to the other. It always scores 0, and gradients pass through it.
@@ -127,7 +127,7 @@ def reconstruct(rgb: Tensor, log_masks: Tensor) -> Tensor:
 
 
 class _SlotImageDistribution(TorchDistribution):
-    """What the two likelihoods share: slots' colours and masks, one standard deviation, images as events."""
+    """Base of the two likelihoods: slots' colours and masks, one standard deviation, images as events."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {
         "rgb": constraints.independent(constraints.real, 4),
@@ -218,14 +218,14 @@ class MixtureImage(_SlotImageDistribution):
 
     .. math:: p(x \mid z) = \prod_i \sum_k m_{ik}\, \mathcal{N}(x_i;\ \mu_{ik},\ \sigma^2)
 
-    With `mixture="channel"`, i runs over pixels and colour channels, as in every published implementation and number;
-    with `mixture="pixel"` over pixels, as the equation reads: a pixel's three channels share one component.
+    With `mixture="channel"`, i runs over pixels and colour channels, as in every published implementation and number.
+    With `mixture="pixel"`, it runs over pixels, as in the equation: a pixel's three channels share one component.
 
     Args:
         rgb: Slot colours mu [.., K, 3, H, W].
         log_masks: Log mask probabilities [.., K, 1, H, W], normalised over K.
         scale: The pixel standard deviation sigma, or one for each slot [K, 1, 1, 1] (GENESIS).
-        mixture: What one mixture is over.
+        mixture: "channel" or "pixel".
         normalised: False drops 0.5 ln(2 pi) per value.
     """
 
@@ -286,17 +286,17 @@ class MixtureImage(_SlotImageDistribution):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLikelihood:
-    """Which p(x | z) a model uses.
+    """The p(x | z) of a model.
 
     Attributes:
         kind: "mog" (MixtureImage) or "gaussian" (GaussianImage).
         pixel_std: sigma, positive.
         first_pixel_std: sigma of the first slot ("mog" only), the same if None.
-        normalised: Whether densities keep their 0.5 ln(2 pi) per value.
-        mixture: What one mixture is over ("mog" only).
+        normalised: Whether densities include the constant 0.5 ln(2 pi) per value.
+        mixture: "channel" or "pixel" ("mog" only); see `MixtureImage`.
 
     Raises:
-        ValueError: On another kind or mixture, a sigma that is not positive and finite, or two for a Gaussian.
+        ValueError: On an unknown kind or mixture, a sigma that is not positive and finite, or two for a Gaussian.
     """
 
     kind: Literal["mog", "gaussian"] = "mog"
@@ -316,16 +316,16 @@ class ImageLikelihood:
 
     @property
     def nll_floor(self) -> float:
-        """The least that -log p(x | z) can be, in nats per pixel and channel: ln(sigma sqrt(2 pi)), or ln(sigma)."""
+        """The lowest possible -log p(x | z), in nats per pixel and channel: ln(sigma sqrt(2 pi)), or ln(sigma)."""
         least = min(self.pixel_std, self.first_pixel_std or self.pixel_std)
         return math.log(least) + (HALF_LOG_2PI if self.normalised else 0.0)
 
     def nats(self, squared_error: float) -> float:
-        """NLL in nats per pixel and channel of an image of one slot that is painted with this mean squared error."""
+        """NLL in nats per pixel and channel of an image painted by one slot with this mean squared error."""
         return self.nll_floor + squared_error / (2 * self.pixel_std**2)
 
     def squared_error(self, nats: float) -> float:
-        """The mean squared error that such an NLL stands for: the inverse of `nats`."""
+        """The mean squared error for such an NLL: the inverse of `nats`."""
         return (nats - self.nll_floor) * 2 * self.pixel_std**2
 
     def __call__(self, rgb: Tensor, log_masks: Tensor) -> GaussianImage | MixtureImage:
@@ -335,5 +335,5 @@ class ImageLikelihood:
         scale: Tensor | float = self.pixel_std
         if self.first_pixel_std is not None:
             scale = rgb.new_full((rgb.shape[-4], 1, 1, 1), self.pixel_std)
-            scale[0].fill_(self.first_pixel_std)  # assignment would bring the number from the host
+            scale[0].fill_(self.first_pixel_std)  # an assignment would copy the number from the host
         return MixtureImage(rgb, log_masks, scale, normalised=self.normalised, mixture=self.mixture)

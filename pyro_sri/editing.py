@@ -20,9 +20,9 @@ from pyro_sri.inference import Scenes, decode_scenes, join_scenes
 from pyro_sri.programs import Guide, Latents, Model, check_range, evaluating, record_of
 from pyro_sri.system.errors import UserError
 
-Slots = Collection[int] | Tensor  # which slots: their numbers; or a tensor of numbers, or bool [K]
+Slots = Collection[int] | Tensor  # which slots: numbers, a tensor of numbers, or a bool tensor [K]
 
-CANDIDATES = 256  # per imagined scene; they are cheap, since only the chosen one is decoded
+CANDIDATES = 256  # per imagined scene; they are cheap, because only the chosen one is decoded
 
 
 @torch.no_grad()
@@ -38,7 +38,7 @@ def infer_slots(guide: Guide, images: Tensor) -> Tensor:
         [B, K, D].
 
     Raises:
-        UserError: If the guide has no such sites, or the images are not what it takes.
+        UserError: If the guide has no such sites, or does not accept the images.
     """
     check_range(guide, images)
     with evaluating(guide):
@@ -56,7 +56,7 @@ def infer_slots(guide: Guide, images: Tensor) -> Tensor:
 def decode(model: Model, slots: Tensor) -> Scenes:
     """Decodes slots by running the model conditioned on all of them.
 
-    Gradients are kept where the slots ask for them.
+    Gradients are kept if the slots require them.
 
     Args:
         model: A model with sites `slot_0`, `slot_1`, ..
@@ -72,7 +72,7 @@ def decode(model: Model, slots: Tensor) -> Scenes:
 
 
 class Imagined(NamedTuple):
-    """Scenes of which some slots were kept.
+    """Scenes in which some slots were kept and the others imagined.
 
     Attributes:
         slots: Kept and imagined slots [B, K, D] in the order of the sequence.
@@ -101,28 +101,27 @@ def imagine_rest(
         p(s, z_{free} \mid z_{keep}) \propto p(s) \textstyle\prod_k p(z_k \mid z_{<k}, s)
 
     by sampling importance resampling (Rubin 1987), which becomes exact as the number of candidates grows. A candidate
-    is
-    a run of the model conditioned on the kept slots: it draws a scene variable, and each free slot given those before
-    it. It does not look ahead to kept slots that come later, but its weight does:
+    is a run of the model conditioned on the kept slots: it draws a scene variable, and each free slot given those
+    before it. It does not depend on kept slots that come later, but its weight does:
 
     .. math:: w = \frac{p(s)}{r(s)} \textstyle\prod_{k \in keep} p(z_k \mid z_{<k}, s),
 
     and one candidate is drawn in proportion to the weights. Scene variables are proposed by r(s) = p(s) or, with
-    `propose`, half from p(s) and half from q(s | z_keep). If the slots say much about the scene, draws of the prior
-    seldom fit them.
+    `propose`, half from p(s) and half from q(s | z_keep). If the slots determine much of the scene, draws from the
+    prior seldom fit them.
 
     Args:
         model: A model with sites `slot_0`, `slot_1`, ..
-        slots: [B, K, D]; each scene is imagined once. For N scenes of one image: `slots[:1].expand(N, -1, -1)`.
-        keep: Which slots to keep, each from 0 to K - 1, or bool [K]; they stay where they are in the sequence.
+        slots: [B, K, D]. Each scene is imagined once. For N scenes of one image, use `slots[:1].expand(N, -1, -1)`.
+        keep: Which slots to keep, each from 0 to K - 1, or bool [K]. They keep their position in the sequence.
         propose: q(s | slots), slots [B, n, D] -> a distribution over [B, S], such as `scene_dist` of SRI's guide; for
             models with a scene variable.
-        num_slots: Slots per scene afterwards, K if None; with more than K the last ones are new.
-        temperature: Factor on every prior standard deviation; 0 imagines means, and proposes nothing.
+        num_slots: Slots per scene afterwards, K if None. With more than K, the last ones are new.
+        temperature: Factor on every prior standard deviation. 0 imagines means, without proposals.
         candidates: Candidates for each scene.
 
     Raises:
-        ValueError: If `keep` names a slot that is not there, before or afterwards.
+        ValueError: If `keep` names a slot that does not exist before or afterwards.
     """
     num_scenes, num_slots = len(slots), slots.shape[1] if num_slots is None else num_slots
     keep = _numbers(keep, min(slots.shape[1], num_slots))
@@ -147,7 +146,7 @@ def imagine_rest(
 def remove(slots: Tensor, which: Slots) -> Tensor:
     """Slots [B, K, D] without some of them: [B, K - n, D].
 
-    The area that they covered goes to the other slots, whose masks share every pixel.
+    The other slots take over the area that they covered, because masks share every pixel.
 
     Raises:
         ValueError: If there is no such slot, or none is left.
@@ -188,10 +187,10 @@ def _by_site(model: Model, slots: Tensor, which: Collection[int]) -> dict[str, T
 
 
 def _sequence(model: Model) -> Latents:
-    """The slots of a model that draws them one after the other.
+    """The slots of a model that draws them one after another.
 
     Raises:
-        ValueError: If it does not.
+        ValueError: If the model does not.
     """
     if (sequence := record_of(model).sequence) is None:
         raise ValueError(f"{type(model).__name__} does not draw a sequence of slots: its scenes cannot be edited")
@@ -199,10 +198,10 @@ def _sequence(model: Model) -> Latents:
 
 
 def _numbers(which: Slots, num_slots: int) -> list[int]:
-    """Which slots, as numbers in the order that they are given.
+    """Numbers of slots, in the given order.
 
     Raises:
-        ValueError: If one is not there.
+        ValueError: If one does not exist.
     """
     if isinstance(which, Tensor) and which.dtype == torch.bool:
         if which.shape != (num_slots,):
@@ -216,7 +215,7 @@ def _numbers(which: Slots, num_slots: int) -> list[int]:
 
 
 def _half_and_half(first: Independent, second: Independent) -> MixtureSameFamily:
-    """The mixture of two diagonal normals over [B, S], with a half each."""
+    """The mixture of two diagonal normals over [B, S] with equal weights."""
     loc = torch.stack([first.mean, second.mean], 1)  # [B, 2, S]
     scale = torch.stack([first.stddev, second.stddev], 1)
     return MixtureSameFamily(Categorical(logits=torch.zeros_like(loc[..., 0])), diagonal_normal(loc, scale))
@@ -227,7 +226,7 @@ def _draw_latents(
 ) -> dict[str, Any]:
     """The sites of scene and slots in a run of the conditioned model that decodes nothing.
 
-    The model is asked for one slot more, and the run ends where that would be drawn.
+    The model is run with one more slot, and the run ends where that slot would be drawn.
     """
     beyond = _sequence(model).name(num_slots)
     end = poutine.escape(escape_fn=lambda site: site["name"] == beyond)

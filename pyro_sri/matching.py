@@ -16,12 +16,12 @@ def slot_distances(imagined: Tensor, segregated: Tensor) -> Tensor:
     """Euclidean distances between slots.
 
     Args:
-        imagined: Means, or samples, of the imagined slots [B, K, D].
-        segregated: Those of the segregated slots [B, K, D].
+        imagined: Means or samples of the imagined slots [B, K, D].
+        segregated: Means or samples of the segregated slots [B, K, D].
 
     Returns:
-        Cost [B, K, K]: entry [b, k, j] is the distance from imagined slot k to segregated slot j. No gradient. Finite,
-        so that every matching gives an order: distances that overflow are the largest number.
+        Cost [B, K, K]: entry [b, k, j] is the distance from imagined slot k to segregated slot j. It has no gradient.
+        It is finite, so that every matching gives an order: distances that overflow become the largest float.
     """
     return torch.linalg.vector_norm(imagined[:, :, None] - segregated[:, None], dim=-1).nan_to_num()
 
@@ -30,7 +30,7 @@ def slot_distances(imagined: Tensor, segregated: Tensor) -> Tensor:
 def greedy_matching(cost: Tensor) -> Tensor:
     """Gives each imagined slot, in order, the cheapest segregated slot that is still free.
 
-    Batched, on the cost's device, without host synchronisation; ties go to the lowest index.
+    It is batched, runs on the cost's device without host synchronisation, and breaks ties by the lowest index.
 
     Args:
         cost: [B, K, K].
@@ -49,7 +49,7 @@ def greedy_matching(cost: Tensor) -> Tensor:
 
 @torch.no_grad()
 def hungarian_matching(cost: Tensor) -> Tensor:
-    """The assignment of least total cost (Kuhn 1955), by SciPy on the host.
+    """The assignment with the lowest total cost (Kuhn 1955), computed by SciPy on the host.
 
     Args:
         cost: [B, K, K].
@@ -59,12 +59,12 @@ def hungarian_matching(cost: Tensor) -> Tensor:
     """
     columns = [torch.from_numpy(linear_sum_assignment(c)[1]) for c in cost.cpu().numpy()]
     order = torch.stack(columns).to(cost.device)
-    # By an operation on the cost: Pyro's graphs show what follows from what, and see nothing of SciPy.
+    # Computed from the cost, so that Pyro's graphs show the dependence, which they cannot see through SciPy.
     return torch.zeros_like(cost).scatter_(2, order[..., None], 1.0).argmax(2)
 
 
 def identity_matching(cost: Tensor) -> Tensor:
-    """Position k takes slot k: for a segregation that has learnt an order of its own.
+    """Position k takes slot k, for a segregation that has learned its own order.
 
     Args:
         cost: [B, K, K], of which only the shape matters.

@@ -1,4 +1,4 @@
-"""Configurations: what a run is, in one flat, frozen, checked dataclass per system."""
+"""Configurations of runs: one flat, frozen, checked dataclass per system."""
 
 from pyro_sri.config.air import AIRConfig
 from pyro_sri.config.emorl import EMORLConfig

@@ -14,7 +14,7 @@ from pyro_sri.programs import join
 
 @dataclass(frozen=True, kw_only=True)
 class AIRConfig(RunConfig):
-    """Attend, Infer, Repeat (Eslami et al. 2016), and its differential variant: objects one after the other."""
+    """Attend, Infer, Repeat (Eslami et al. 2016), and its differential variant: objects one after another."""
 
     system: ClassVar[str] = "air"
     tiny_fields: ClassVar[Mapping[str, Any]] = {"window_size": 8, "code_size": 8, "hidden_size": 8, "layer_size": 8}
@@ -30,7 +30,7 @@ class AIRConfig(RunConfig):
     layer_size: int = 200
     """Units of the layers that read and draw windows."""
     differential: bool = False
-    """DAIR: each step sees only what is left to explain, not the whole image."""
+    """DAIR: each step sees only the part of the image that is not yet explained, instead of the whole image."""
 
     presence_prior: float = 0.5
     """Prior probability of another object, at every step."""
@@ -43,7 +43,7 @@ class AIRConfig(RunConfig):
     pixel_std: float = 0.3
     """sigma, the pixel standard deviation of the grey image."""
     decoder_bias: float = -2.0
-    """Added before the decoder's sigmoid, so that windows start dark."""
+    """Bias before the decoder's sigmoid. A negative value makes windows start dark."""
 
     estimator: Literal["enumerated", "score"] = "enumerated"
     """Gradient for the number of objects: summed out in closed form (enumerated), or the score function with baselines,
@@ -51,7 +51,7 @@ class AIRConfig(RunConfig):
     annealing_steps: int = 2_000
     """Steps over which the weight of KL_pres falls to 1; 0 keeps it at 1."""
     annealing_weight: float = 100.0
-    """Initial weight of KL_pres, so that objects are costly until they are drawn well."""
+    """Initial weight of KL_pres. A large value makes objects costly until they are drawn well."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

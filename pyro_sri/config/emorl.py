@@ -36,9 +36,9 @@ class EMORLConfig(GoalFields, RefinementFields, LikelihoodFields, RunConfig):
     """Initial weights: as in the published code (official), Xavier with gain 1 (xavier), or PyTorch's defaults."""
 
     pixel_std: float = 0.1
-    """sigma, the standard deviation of the pixels."""
+    """sigma, the pixel standard deviation."""
     normalised: bool = False
-    """Whether densities keep their 0.5 ln(2 pi) per value; GECO's target assumes one or the other."""
+    """Whether densities include the constant 0.5 ln(2 pi) per value. GECO's target depends on it."""
 
     geco: bool = True
     """Weigh the reconstruction with a GECO controller, as published."""
@@ -56,7 +56,7 @@ class EMORLConfig(GoalFields, RefinementFields, LikelihoodFields, RunConfig):
 
     @property
     def idle_parameters(self) -> bool:
-        """Those of the refinement, where there is none."""
+        """Those of the refinement, in steps that do not refine."""
         return not self.refines_always or super().idle_parameters
 
     @property

@@ -15,15 +15,15 @@ from pyro_sri.config.values import NO_VALUE, checked, shown
 from pyro_sri.system.choices import nearest
 from pyro_sri.system.errors import UserError, one_line
 
-# Fields that have another name today: the new name, and what the old values are called.
+# Renamed fields: the new name, and the new name of each old value.
 RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {"semiconv": ("colour_start", {True: "position", False: "none"})}
 
-LONGEST_TEXT = 100_000  # characters of a configuration; those that are written here have about 1,000
+LONGEST_TEXT = 100_000  # characters of a configuration; `to_yaml` writes about 1,000
 LONGEST_VALUE = 4096  # characters, as long as a path can be
 
 
 def systems() -> dict[str, type[RunConfig]]:
-    """The configuration of every system by its name: of those in this package, and of others that are imported."""
+    """The configurations of all systems by name: those of this package, and others that have been imported."""
     return {config.system: config for config in RunConfig.__subclasses__()}
 
 
@@ -37,7 +37,7 @@ def from_yaml(text: str, source: str) -> RunConfig:
     """Reads a configuration.
 
     Args:
-        text: YAML as `to_yaml` writes it: one value for each field, none of them given twice.
+        text: YAML as `to_yaml` writes it: one value for each field, and no field twice.
         source: Where the text comes from, for error messages.
 
     Raises:
@@ -60,7 +60,7 @@ def from_yaml(text: str, source: str) -> RunConfig:
         value = fields.pop(old)
         fields[name] = values.get(value, NO_VALUE) if isinstance(value, bool) else NO_VALUE
     fields = typed_fields(config, fields, source)
-    # Fields with a default may be missing: runs outlive versions, and a new field starts as what was done before it.
+    # Fields with a default may be missing: the file may be older than a field, whose default is the old behaviour.
     fields = dict(config.completed(fields))
     if missing := [name for name, field in known.items() if name not in fields and field.default is MISSING]:
         raise UserError(f"{source} has no field '{missing[0]}': add it")
@@ -69,17 +69,17 @@ def from_yaml(text: str, source: str) -> RunConfig:
     except UnreachableGoal as error:
         if "geco_unreachable" in fields:
             raise UserError(f"{source}: {error}") from error
-        return config(**(fields | {"geco_unreachable": True}))  # a run from before goals were checked
+        return config(**(fields | {"geco_unreachable": True}))  # the run is older than this check
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
 
 
 def with_fields(config: RunConfig, fields: Mapping[str, Any], source: str) -> RunConfig:
-    """A configuration with some fields changed, those that are options; checked as a file's.
+    """A configuration with some of its options changed, checked like those of a file.
 
     Args:
-        config: What is changed.
-        fields: Values by field, as YAML has them.
+        config: The configuration to change.
+        fields: Values by field, as read from YAML.
         source: Where they come from, for error messages.
 
     Raises:
@@ -95,7 +95,7 @@ def with_fields(config: RunConfig, fields: Mapping[str, Any], source: str) -> Ru
 def typed_fields(
     kind: type[Any], fields: Mapping[str, Any], source: str, hidden: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Values read from YAML as the fields of a dataclass have them.
+    """Converts values read from YAML to the types of a dataclass's fields.
 
     Args:
         kind: The dataclass.
@@ -119,7 +119,7 @@ def typed_fields(
 def _fields(text: str, source: str) -> dict[str, Any]:
     """The values of a YAML mapping by name.
 
-    Nested values are not built and aliases not followed, since a few lines of them could fill the memory.
+    Nested values are not built and aliases are not followed, because a few lines of them could fill the memory.
     """
     fields: dict[str, Any] = {}
     if len(text) > LONGEST_TEXT:

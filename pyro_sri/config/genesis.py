@@ -16,7 +16,7 @@ from pyro_sri.programs import join
 
 @dataclass(frozen=True, kw_only=True)
 class GenesisConfig(GECOFields, GoalFields, LikelihoodFields, RunConfig):
-    """GENESIS (Engelcke et al. 2020): sequential attention, then a component for each mask."""
+    """GENESIS (Engelcke et al. 2020): sequential attention, followed by a component for each mask."""
 
     system: ClassVar[str] = "genesis"
     tiny_fields: ClassVar[Mapping[str, Any]] = {
@@ -30,9 +30,9 @@ class GenesisConfig(GECOFields, GoalFields, LikelihoodFields, RunConfig):
     num_slots: int = 9
     """K, the number of slots, including the background."""
     mask_slot_size: int = 64
-    """L, the size of the mask latents, which say where things are."""
+    """L, the size of the mask latents, which determine where things are."""
     component_slot_size: int = 16
-    """C, the size of the component latents, which say what things look like."""
+    """C, the size of the component latents, which determine what things look like."""
     channels: int = 32
     """Channels of the component networks."""
     component_layers: int = 4
@@ -40,7 +40,7 @@ class GenesisConfig(GECOFields, GoalFields, LikelihoodFields, RunConfig):
     first_pixel_std: float = 0.7
     """sigma of the first slot, which is meant for the background; --pixel-std applies to the others."""
     scene_size: int = 0
-    """S, the size of a scene variable above the mask latents (Emami et al. 2023, table 4); 0 leaves it out, as
+    """S, the size of a scene variable above the mask latents (Emami et al. 2023, table 4). 0 leaves it out, as
     published."""
     analytic: bool = False
     """Compute KLs in closed form instead of by Monte Carlo. Not possible with a scene variable, whose posterior depends

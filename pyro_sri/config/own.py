@@ -1,7 +1,7 @@
-"""A configuration for any data: what a look at the images suggests.
+"""A configuration for any data, chosen by looking at the images.
 
-The recipe is that of the quick presets, which docs/quick.md explains and measures; the rules by which it follows other
-data are ours, and rules of thumb.
+The recipe is that of the quick presets, which docs/quick.md explains and measures. The rules that adapt it to other
+data are our own rules of thumb.
 """
 
 import dataclasses
@@ -12,15 +12,15 @@ from pyro_sri.config.sri import SRIConfig
 from pyro_sri.data.look import Look
 
 FLAT_COLOURS = 16  # images with more colours are not flat
-OFTEN_ALIKE = 0.2  # of the images: from there on colour alone does not tell objects apart
-GUESSED_SLOTS = 7  # where neither masks nor flat regions say how many objects there are
+OFTEN_ALIKE = 0.2  # share of the images from which colour alone no longer distinguishes objects
+GUESSED_SLOTS = 7  # if neither masks nor flat regions give the number of objects
 SLOTS = (3, 16)
 
-# sigma as a share of the data's standard deviation: that of the quick presets on their data; twice that for images that
-# no decoder of this size paints exactly.
+# sigma as a share of the data's standard deviation: the share of the quick presets on their data, and twice that for
+# images that a decoder of this size cannot paint exactly.
 FLAT_SIGMA, OTHER_SIGMA = 0.27, 0.54
 SIGMAS = (0.03, 0.2)
-EXPLAINED = 1 / 7  # the goal for the mean squared error, as a share of the variance: that of sri-quick on its data
+EXPLAINED = 1 / 7  # target for the mean squared error as a share of the variance, as for sri-quick on its data
 
 QUICK_STEPS, QUICK_SIZE, QUICK_SLOTS, QUICK_MINUTES = 9_000, 32, 6, 12  # sri-quick on a fast core
 LONGEST_MINUTES, FEWEST_STEPS = 60, 3_000
@@ -28,11 +28,11 @@ GPU_STEPS = 20_000
 
 
 def suited(config: SRIConfig, look: Look, gpu: bool) -> SRIConfig:
-    """The configuration with the fields that follow the data.
+    """The configuration with fields that suit the data.
 
     Args:
         config: The recipe.
-        look: What the data is like.
+        look: Properties of the data.
         gpu: Whether there is a GPU to train on.
     """
     sigma = _sigma(look)
@@ -43,7 +43,7 @@ def suited(config: SRIConfig, look: Look, gpu: bool) -> SRIConfig:
         "normalised": True,
         "pixel_std": sigma,
         "geco_target": round(target(sigma, EXPLAINED * look.variance), 5),
-        "geco_mse": float(f"{EXPLAINED * look.variance:.3g}"),  # which stays the same where a user says another sigma
+        "geco_mse": float(f"{EXPLAINED * look.variance:.3g}"),  # does not change if the user sets another sigma
         "batch_size": min(config.batch_size, look.num_images),
         "threads": 1 if look.image_size <= QUICK_SIZE else 0,
         **_masks(look),
@@ -57,7 +57,7 @@ def target(sigma: float, mse: float) -> float:
 
 
 def reasons(config: SRIConfig, look: Look, gpu: bool) -> list[tuple[str, str, str]]:
-    """What was chosen and why: name, value and reason of each choice."""
+    """Name, value and reason of each choice."""
     mse = EXPLAINED * look.variance
     slots = "the most entities of an image, background included"
     if look.entities is None:
@@ -80,7 +80,7 @@ def reasons(config: SRIConfig, look: Look, gpu: bool) -> list[tuple[str, str, st
 
 
 def minutes(config: SRIConfig) -> float:
-    """How long the steps may take on a fast core, by proportion to sri-quick's."""
+    """Estimated minutes of training on a fast core, in proportion to sri-quick."""
     pixels = (config.image_size / QUICK_SIZE) ** 2
     return QUICK_MINUTES * pixels * config.num_slots / QUICK_SLOTS * config.steps / QUICK_STEPS
 
@@ -106,7 +106,7 @@ def _num_slots(look: Look) -> int:
 
 
 def _masks(look: Look) -> dict[str, Any]:
-    """Where the first masks come from, and whether they learn."""
+    """What the masks start from, and whether they are learned."""
     if _is_flat(look) and look.alike is not None and look.alike >= OFTEN_ALIKE and look.num_backgrounds == 1:
         return {"colour_start": "contrast", "position_weight": 0.45, "learn_masks": True, "mask_kl": "attached"}
     if _is_flat(look):

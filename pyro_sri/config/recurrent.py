@@ -15,7 +15,7 @@ from pyro_sri.programs import join
 
 @dataclass(frozen=True, kw_only=True)
 class RecurrentConfig(GECOFields, GoalFields, LikelihoodFields, RunConfig):
-    """SRI's scene model with a guide that infers one slot after the other (as AIR does): a baseline."""
+    """SRI's scene model with a guide that infers one slot after another, like AIR: a baseline."""
 
     system: ClassVar[str] = "recurrent"
     tiny_fields: ClassVar[Mapping[str, Any]] = {
@@ -50,7 +50,7 @@ class RecurrentConfig(GECOFields, GoalFields, LikelihoodFields, RunConfig):
 
     @property
     def image_sizes(self) -> tuple[int, ...]:
-        """The image sizes that SRI takes, as this guide is compared with SRI's."""
+        """The image sizes that SRI takes, because this guide is compared with SRI's."""
         return IMAGE_SIZES
 
     def build(self) -> tuple[SceneModel, RecurrentGuide, SlotELBO]:

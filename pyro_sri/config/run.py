@@ -1,4 +1,4 @@
-"""What every run has, whatever its system."""
+"""What all runs have in common, whatever their system."""
 
 import dataclasses
 import functools
@@ -22,14 +22,14 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "tf32", "bf16"]
 OptimizerKind = Literal["adam", "muon"]
 
-# How a run is carried out, not what it is: these may change from one resumption to the next.
-# (Data may move, but not change: its content is compared.)
+# Fields that say how a run is carried out, not what it is. They may change when a run is resumed.
+# (The data may move but not change: its content is compared.)
 RESUMABLE = frozenset(
     {"steps", "device", "devices", "nodes", "capture", "compile", "recompute_decoder", "num_workers"}
     | {"threads", "log_every", "picture_every", "data", "data_hash"}
 )
 
-# How --help groups what every run has; the rest is the system's own.
+# How --help groups the common fields. All others belong to the system.
 FIELD_GROUPS: dict[str, tuple[str, ...]] = {
     "data": ("data", "image_size"),
     "optimisation": (
@@ -51,17 +51,17 @@ FIELD_GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "bookkeeping": ("log_every", "validate_every", "validation_images", "picture_every", "checkpoint_every"),
 }
-NOT_OPTIONS = frozenset({"preset", "dataset", "data_hash"})  # fields that a preset or a run sets
+NOT_OPTIONS = frozenset({"preset", "dataset", "data_hash"})  # fields that are set by a preset or a run
 
-# What follows the length of a run: numbers of steps, and sizes of a step that is taken again and again.
+# Fields that depend on the length of a run: numbers of steps, and the sizes of repeated steps.
 STEP_NUMBERS = (
     *("warmup_steps", "halving_steps", "decay_steps"),
     *("segregation_steps", "prior_from", "refinement_drop", "annealing_steps", "geco_warm_start"),
 )
 STEP_SIZES = ("geco_step",)
 
-# The most that a configuration may ask for, far beyond what any of these systems is known to use: a slip or a damaged
-# file must not ask for more memory or processes than there are.
+# The largest values that a configuration may have, far above what any of these systems is known to use. A typing error
+# or a damaged file must not ask for more memory or processes than there are.
 LARGEST: dict[str, int] = {
     **dict.fromkeys(("devices", "nodes", "threads", "num_workers", "channels"), 1024),
     **dict.fromkeys(("slot_size", "scene_size", "mask_slot_size", "component_slot_size", "window_size"), 4096),
@@ -76,11 +76,11 @@ LARGEST: dict[str, int] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(ABC):
-    """What every system's run has: data, optimisation, bookkeeping."""
+    """The fields that runs of all systems have: data, optimisation, bookkeeping."""
 
     system: ClassVar[str]
     tiny_fields: ClassVar[Mapping[str, Any]]
-    """What `tiny` changes in the system's own fields: numbers, of which none grows."""
+    """The values of the system's own fields in `tiny`, unless they are smaller already."""
 
     preset: NotAnOption
     """Name of the preset that this run started from."""
@@ -90,7 +90,7 @@ class RunConfig(ABC):
     data: Path | None = None
     """The dataset file (HDF5)."""
     data_hash: Annotated[str | None, tyro.conf.Suppress, tyro.conf.Fixed] = None
-    """Hash of the file's content, noted when the run starts."""
+    """Hash of the file's content, stored when the run starts."""
     image_size: int = 64
     """Side of the square images in pixels. Taken from the data file if there is one."""
 
@@ -108,28 +108,28 @@ class RunConfig(ABC):
     warmup_steps: int = 0
     """Steps over which the learning rate rises linearly from 0."""
     halving_steps: int = 0
-    """The learning rate halves every so many steps; 0 turns this off."""
+    """Number of steps after which the learning rate halves, again and again; 0 turns this off."""
     halving: Literal["stepwise", "smooth"] = "stepwise"
-    """Halve at once every so many steps (stepwise), or a little at every step after the warm-up (smooth), as EMORL's
+    """Halve the learning rate all at once (stepwise), or gradually in every step after the warm-up (smooth), as EMORL's
     release does."""
     decay_steps: int = 0
     """Step at which a cosine decay reaches one fiftieth of the learning rate; 0 keeps the rate constant."""
     gradient_clip: float = 0.0
     """Largest gradient norm; 0 turns clipping off."""
     ema: float = 0.0
-    """Decay of an exponential moving average of the weights, for example 0.999. The average is what is then evaluated
-    and sampled; 0 turns it off."""
+    """Decay of an exponential moving average of the weights, for example 0.999. Evaluation and sampling then use the
+    average. 0 turns it off."""
     seed: int = 0
     """Seed of the initial weights, the random draws and the order of the data."""
 
     device: Device = "auto"
-    """Where to run; auto uses a GPU if there is one."""
+    """Device to run on. auto uses a GPU if there is one."""
     devices: int = 1
     """Processes on each machine, one per device. They share the batch."""
     nodes: int = 1
     """Number of machines. They share the batch."""
     threads: int = 0
-    """CPU threads of each process; 0 uses PyTorch's own number. Small networks train faster on one."""
+    """CPU threads of each process. 0 uses PyTorch's default. Small networks train faster on one thread."""
     precision: Precision = "float32"
     """Precision of the convolutions: float32, tf32 (on GPUs) or bf16. Everything else stays in float32."""
     capture: bool = False
@@ -175,7 +175,7 @@ class RunConfig(ABC):
             raise UserError("--capture works with one process only: leave it out, or leave out --devices and --nodes")
 
     def require(self, names: list[str], holds: Callable[[Any], bool], wanted: str) -> None:
-        """Raises UserError unless the values of these fields hold."""
+        """Raises UserError unless the values of these fields meet a condition."""
         for name in names:
             value = getattr(self, name)
             if not holds(value):  # written so that NaN fails
@@ -207,7 +207,7 @@ class RunConfig(ABC):
         return self.data
 
     def tiny(self) -> Self:
-        """The same system at a size that runs in seconds: to see that everything works, not to learn anything."""
+        """The same system at a size that runs in seconds. It shows that everything works, but learns nothing."""
         bookkeeping: dict[str, Any] = {"log_every": 1, "validate_every": 2, "picture_every": 2, "checkpoint_every": 2}
         sizes: dict[str, Any] = {
             "image_size": min(self.image_sizes),
@@ -220,11 +220,11 @@ class RunConfig(ABC):
 
     @classmethod
     def completed(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The fields of a stored run, with what it was where it lacks fields whose defaults mean something else."""
+        """The fields of a stored run, completed with old behaviour where defaults now mean something else."""
         return fields
 
     def cycle(self, step: int) -> tuple[int, int]:
-        """The first step of the cosine of the learning rate that a step belongs to, and its length; 0: no cosine."""
+        """First step and length of the learning rate's cosine that a step belongs to. Length 0 means no cosine."""
         return 0, self.decay_steps
 
     @property
@@ -242,15 +242,15 @@ class RunConfig(ABC):
         return getattr(self, "num_slots", None) == 1  # no slot after the first, whose prior depends on it
 
     def schedule(self) -> dict[str, float]:
-        """The fields that follow the length of the run; none that are 0, which means never."""
+        """The fields that depend on the length of the run, without those that are 0, which means never."""
         there = [name for name in (*STEP_NUMBERS, *STEP_SIZES) if hasattr(self, name)]
         return {name: getattr(self, name) for name in there if getattr(self, name) != 0}
 
     def stretched(self, steps: int) -> Self:
-        """The same run over another number of steps: its schedule keeps its shares.
+        """The same run with another number of steps, and its schedule in proportion.
 
-        Numbers of steps are rounded, and are at least 1 where they were; the KL weight's step grows as the run shrinks,
-        so that the weight can travel as far.
+        Numbers of steps are rounded, but not to 0. The step size of the KL weight grows as the run gets shorter, so
+        that the weight can move as far.
         """
         if not steps or not self.steps:
             return dataclasses.replace(self, steps=steps)
@@ -263,7 +263,7 @@ class RunConfig(ABC):
         return dataclasses.replace(self, steps=steps, **fields)
 
     def untrained(self, step: int) -> str | None:
-        """Which part of the model is still untrained at this step, and why, in one line; None if all of it is
+        """Which part of the model is still untrained at this step, and why, in one line. None if everything is
         trained."""
         return None
 
@@ -274,14 +274,14 @@ class RunConfig(ABC):
 
     @abstractmethod
     def build(self) -> tuple[PyroModule, PyroModule, TermsELBO]:
-        """A new model, its guide, and the objective that trains them; weights from the current random state.
+        """A new model, its guide, and the objective that trains them. Weights come from the current random state.
 
-        The guide knows the objective if `pyro_sri.programs.join(guide, objective)` tells it.
+        `pyro_sri.programs.join(guide, objective)` makes the objective known to the guide.
         """
 
 
 def flag(field: str) -> str:
-    """What a field is called on the command line."""
+    """The name of a field on the command line."""
     return "--" + field.replace("_", "-")
 
 

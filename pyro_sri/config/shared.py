@@ -1,4 +1,4 @@
-"""Fields that several systems have."""
+"""Fields that several systems share."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,11 +12,11 @@ from pyro_sri.nn import ColourStart, InstanceColours, Kernel
 from pyro_sri.objectives import GECO, EmorlGECO, GenesisGECO, MaskKL
 from pyro_sri.system.errors import UserError
 
-# Image sizes of networks that take any, and of those that double a broadcast four times.
+# Image sizes for networks that take any size, and for those that double a broadcast four times.
 SMALL_SIZES = tuple(range(32, 129))
 LARGE_SIZES = tuple(range(32, 129, 16))
 
-GREY = 0.25  # the mean squared error of a grey image is at most this, whatever image is meant
+GREY = 0.25  # the mean squared error of a grey image is at most this, for any target image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +51,10 @@ class SegregationFields:
     """Kernel of the instance colouring."""
     colour_start: ColourStart = "position"
     """What the instance colours start from: nothing (none), each pixel's position (position, as published), its colour
-    and position (picture, where the first masks are compact pieces of one colour), or its contrast to the image's
-    median colour (contrast)."""
+    and position (picture; the first masks are then compact pieces of one colour), or its contrast to the image's median
+    colour (contrast)."""
     gate_init: float = 0.0
-    """Initial value of the gate on the network's contribution to the instance colours. With 0 the first masks are
+    """Initial value of the gate on the network's contribution to the instance colours. With 0, the first masks are
     circles."""
     colour_scale_init: float = 1.0
     """Factor on the initial weights of the instance colours. Smaller values make the first masks larger."""
@@ -63,17 +63,17 @@ class SegregationFields:
     position_weight: float = 0.08
     """Weight of a pixel's position if instance colours start from picture or contrast."""
     learn_masks: bool = True
-    """Train the instance colours. If off, attention masks stay as they start."""
+    """Train the instance colours. If off, the attention masks are those that the initial colours give."""
     coordinates: bool = False
-    """Give the slot head each pixel's coordinates (CoordConv); the published networks do not."""
+    """Give the slot head each pixel's coordinates (CoordConv). The published networks do not."""
     posterior_scale_init: float = 0.0
-    """Initial standard deviation of the slot posteriors; 0 keeps the networks' default (about 0.9)."""
+    """Initial standard deviation of the slot posteriors. 0 keeps the networks' default (about 0.9)."""
     mask_kl: MaskKL = "none"
     """Add a KL from attention masks to decoded masks. Its gradient goes to both (attached), to the attention masks only
     (detached), or to the decoder only (decoder), which keeps the background in one slot."""
 
     def instance_colours(self) -> InstanceColours:
-        """Start and kernel of the instance colours."""
+        """How the instance colours start, and their kernel."""
         return InstanceColours(
             start=self.colour_start,
             gate=self.gate_init,
@@ -84,11 +84,11 @@ class SegregationFields:
         )
 
     def start_slots(self, guide: GenesisV2Guide, posteriors: GenesisV2Guide | SRIGuide) -> None:
-        """Sets the starting values that the fields ask for, after the networks are initialised.
+        """Sets the initial values that these fields give, after the networks are initialised.
 
         Args:
-            guide: What segregates.
-            posteriors: What holds the slot posteriors' scales.
+            guide: The guide that segregates.
+            posteriors: The guide that has the scales of the slot posteriors.
         """
         with torch.no_grad():
             guide.stick_breaking.colour_head.conv.weight.mul_(self.colour_scale_init)
@@ -106,23 +106,23 @@ class SegregationFields:
 
 @dataclass(frozen=True, kw_only=True)
 class RefinementFields:
-    """EMORL's refinement steps over a run."""
+    """EMORL's refinement steps in the course of a run."""
 
     refinement_steps: int = 3
-    """I, EMORL's refinement steps at the start of training; there are none in evaluation."""
+    """I, EMORL's refinement steps at the start of training. Evaluation does not refine."""
     later_refinement_steps: int = 3
-    """I from --refinement-drop on."""
+    """Refinement steps from step --refinement-drop on."""
     refinement_drop: int = 0
-    """Step from which there are --later-refinement-steps; 0: never."""
+    """Step from which --later-refinement-steps applies; 0 turns this off."""
 
     def curriculum(self) -> list[tuple[int, int]]:
-        """Pairs of a step and I from there on."""
+        """Pairs of a step, and I from that step on."""
         later = [(self.refinement_drop, self.later_refinement_steps)] if self.refinement_drop else []
         return [(0, self.refinement_steps), *later]
 
     @property
     def refines_always(self) -> bool:
-        """Whether every step of training refines."""
+        """Whether every training step refines."""
         return all(steps for _, steps in self.curriculum())
 
     def check_refinement(self: Any) -> None:
@@ -132,32 +132,32 @@ class RefinementFields:
 
 
 class UnreachableGoal(UserError):
-    """GECO's goal is one that no weights, or all weights, can reach."""
+    """GECO's goal can never be reached, or is always reached."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GoalFields:
-    """What GECO aims at, and how it moves."""
+    """GECO's target, and how GECO moves."""
 
     geco_target: float = 0.5655
     """Target for the NLL, in nats per pixel and channel."""
     geco_mse: float = 0.0
-    """Target as the mean squared error that it stands for, whatever the likelihood. It counts instead of --geco-target
-    unless it is 0, or only --geco-target is given."""
+    """Target given as a mean squared error, which does not depend on the likelihood. It is used instead of
+    --geco-target, unless it is 0 or only --geco-target is given."""
     geco_unreachable: bool = False
-    """Accept a goal that the likelihood cannot reach, as in EMORL's release on Tetrominoes."""
+    """Accept a target that the likelihood cannot reach, as in EMORL's release on Tetrominoes."""
     geco_step: float = 1e-6
-    """Step size of the controller, as quoted for 64x64 images."""
+    """Step size of the controller, for 64x64 images."""
     geco_scaled: bool = True
-    """Scale that step as the goal grows with the image; EMORL's release does not."""
+    """Adapt the step size to the image size, with which the target grows. EMORL's release does not."""
     geco_warm_start: int = 0
-    """Steps at the start with the plain ELBO, before the controller begins."""
+    """Number of steps with the plain ELBO at the start, before the controller begins."""
     geco_speedup: float = 10.0
-    """Factor on the step once the goal is met; 1: none."""
+    """Factor on the step size while the target is met; 1 turns this off."""
 
     @property
     def uses_geco(self: Any) -> bool:
-        """Whether a controller weighs the terms."""
+        """Whether a controller weights the terms."""
         return self.geco not in ("none", False)
 
     @property
@@ -167,16 +167,16 @@ class GoalFields:
 
     @property
     def goal_floor(self: Any) -> float:
-        """What the NLL cannot go below, in nats per pixel and channel."""
+        """The lower bound of the NLL, in nats per pixel and channel."""
         return self.image_likelihood().nll_floor
 
     @property
     def goal_mse(self: Any) -> float:
-        """The mean squared error that the goal stands for; negative: none at all."""
+        """The goal as a mean squared error; negative if no error reaches it."""
         return self.geco_mse or self.image_likelihood().squared_error(self.geco_target)
 
     def geco_shared(self: Any) -> dict[str, Any]:
-        """What all controllers take."""
+        """Arguments of all controllers."""
         return {
             "target": self.goal,
             "image_size": self.image_size,
@@ -190,7 +190,7 @@ class GoalFields:
         return EmorlGECO(**self.geco_shared(), acceleration=self.geco_speedup)
 
     def check_goal(self: Any) -> None:
-        """Raises UserError for values out of range, UnreachableGoal for a goal that means nothing."""
+        """Raises UserError for values out of range, and UnreachableGoal for a goal that is never or always met."""
         self.require(["geco_step", "geco_speedup"], lambda value: value > 0, "positive")
         self.require(["geco_mse", "geco_warm_start"], lambda value: value >= 0, "0 or more")
         if not self.uses_geco or self.geco_unreachable:
@@ -200,12 +200,12 @@ class GoalFields:
         if self.goal_mse <= 0:
             raise UnreachableGoal(
                 f"{given} can never be met: the NLL is above {floor:.4f} nats per pixel and channel with {means}; "
-                "give the goal as the mean squared error that it stands for, with --geco-mse"
+                "give the target as a mean squared error with --geco-mse"
             )
         if self.goal_mse >= GREY:
             raise UnreachableGoal(
-                f"{f'--geco-mse {self.geco_mse:g}' if self.geco_mse else given} is met by a grey image already: with "
-                f"{means} it stands for a mean squared error of {self.goal_mse:.2g}; use a smaller --geco-mse"
+                f"{f'--geco-mse {self.geco_mse:g}' if self.geco_mse else given} is met by a grey image: with "
+                f"{means} it is a mean squared error of {self.goal_mse:.2g}; use a smaller --geco-mse"
             )
 
 

@@ -25,7 +25,7 @@ class SlotAttentionConfig(RunConfig):
     slot_size: int = 64
     """D, the size of a slot."""
     num_iterations: int = 3
-    """Rounds of attention."""
+    """Number of rounds of attention."""
     decoder: PositionDecoderKind = "iodine"
     """Which published decoder to use; big needs image sizes that are multiples of 16."""
 

@@ -1,4 +1,4 @@
-"""SRI, on any segregation, and the ablations of its paper."""
+"""SRI, with any segregation, and the ablations of its paper."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,20 +59,23 @@ class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, Lik
     segregation_layers: int = 3
     """Layers of EMORL's bottom-up inference."""
     segregation_decoder: PositionDecoderKind = "big"
-    """EMORL's decoder; big needs image sizes that are multiples of 16."""
+    """EMORL's decoder. big needs image sizes that are multiples of 16."""
     segregation_objective: Literal["own", "bound"] = "own"
-    """What trains EMORL as segregation: its own objective, refinement and GECO; or a bound from one sample."""
+    """What trains EMORL as segregation: its own objective, with refinement and GECO (own), or a bound from one sample
+    (bound)."""
     decoder: Literal["segregation", "genesis_v2"] = "segregation"
-    """The scene model's decoder: of the same kind as EMORL's, or as GENESIS-v2's, which SRI has on all others."""
+    """The scene model's decoder if EMORL is the segregation: of the same kind as EMORL's (segregation), or as
+    GENESIS-v2's (genesis_v2). With any other segregation, it is GENESIS-v2's."""
     refinement_steps: int = 2
-    """I, refinement steps of EMORL at the start of training; there are none in evaluation."""
+    """I, EMORL's refinement steps at the start of training. Evaluation does not refine."""
     later_refinement_steps: int = 2
-    """I from --refinement-drop on."""
+    """Refinement steps from step --refinement-drop on."""
     end_to_end: bool = False
-    """One VAE instead of two: the segregation has no objective of its own and is trained by L_SRI (always so in
-    SRI-SA*)."""
+    """One VAE instead of two: the segregation has no objective of its own and is trained by L_SRI. SRI-SA* is always
+    trained this way."""
     align: bool = True
-    """Order the slots as the prior imagines them. If off, SRI uses the segregation's posterior as it is (table 3b)."""
+    """Order the slots as the prior imagines them. If off, SRI uses the segregation's posterior in its own order (table
+    3b)."""
     kl_cross: bool = True
     """Train with KL_cross (table 3c leaves it out)."""
     attention_layers: int = 3
@@ -84,19 +87,19 @@ class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, Lik
     matching: Matching = "greedy"
     """How imagined slots are matched to segregated ones."""
     match_on: MatchOn = "means"
-    """Whether matching compares the means of slots or samples of them."""
+    """Whether matching compares means or samples of slots."""
     share_decoder: bool = False
     """One decoder for the scene model and the segregation, instead of two."""
     init: Initialisation = "official"
     """Initial weights: as in the published code (official), as in the paper (xavier), or PyTorch's defaults."""
 
     segregation_steps: int = 0
-    """Train the segregation alone for so many steps at the start, at half the cost."""
+    """Number of steps at the start that train only the segregation, at half the cost."""
     prior_from: int = 0
     """From this step on, train only the prior and the scene encoder, on the slots of images that are encoded once. This
     costs a fraction of a full step and has its own cosine decay. 0 turns it off."""
     prior_batch_size: int = 64
-    """Images per step from --prior-from on, over all processes; a smaller training set is used whole."""
+    """Images per step from --prior-from on, over all processes. A smaller training set is used as a whole."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,12 +122,13 @@ class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, Lik
             self.check_shared("prior_batch_size")
         if self.segregation != "genesis_v2":
             alone = ["share_decoder", "posterior_scale_init", "coordinates"]
-            self.require(alone, lambda value: not value, "left out, as only GENESIS-v2's segregation has it")
+            self.require(alone, lambda value: not value, "left out, because only GENESIS-v2's segregation has it")
         if self.segregation == "emorl" and not self.end_to_end:
-            self.require(["mask_kl"], lambda value: value == "none", "none, as EMORL's objective has no mask KL")
+            self.require(["mask_kl"], lambda value: value == "none", "none, because EMORL's objective has no mask KL")
         if self._trains_segregation:
             alone = ["segregation_steps", "share_decoder"]
-            self.require(alone, lambda value: not value, "left out, as this segregation has no objective of its own")
+            reason = "left out, because this segregation has no objective of its own"
+            self.require(alone, lambda value: not value, reason)
         if self.capture and self.matching == "hungarian":
             raise UserError(
                 "--matching hungarian runs on the CPU and cannot be recorded by --capture: leave one of them out"
@@ -135,7 +139,7 @@ class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, Lik
 
     @classmethod
     def completed(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """SRI on EMORL trained without refinement at first, and decoded as GENESIS-v2 does."""
+        """Older runs of SRI on EMORL trained without refinement, and with GENESIS-v2's decoder."""
         if fields.get("segregation") != "emorl" or "segregation_objective" in fields:
             return fields
         return {"segregation_objective": "bound", "decoder": "genesis_v2"} | dict(fields)
@@ -147,11 +151,11 @@ class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, Lik
 
     @property
     def _trains_segregation(self) -> bool:
-        """Whether L_SRI does."""
+        """Whether L_SRI trains the segregation."""
         return self.end_to_end or self.segregation == "slot_attention"
 
     def untrained(self, step: int) -> str | None:
-        """That the scene model is untrained, while the segregation trains alone."""
+        """Says that the scene model is untrained, as long as the segregation trains alone."""
         if step > self.segregation_steps or not self.segregation_steps or self.start_from is not None:
             return None
         return (
@@ -160,7 +164,7 @@ class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, Lik
         )
 
     def cycle(self, step: int) -> tuple[int, int]:
-        """The prior alone has a cosine of its own."""
+        """The phase in which the prior trains alone has a cosine of its own."""
         start = self.encoded_from
         if self.decay_steps and start is not None and step >= start:
             return start, self.steps - start
@@ -168,23 +172,23 @@ class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, Lik
 
     @property
     def idle_parameters(self) -> bool:
-        """While the segregation or the prior trains alone; and EMORL's refinement, where nothing runs it."""
+        """True if the segregation or the prior trains alone in some steps, or if some do not run EMORL's refinement."""
         alone = bool(self.segregation_steps or self.prior_from)
         unrefined = self.segregation == "emorl" and not (self._refines and self.refines_always)
         return alone or unrefined or super().idle_parameters
 
     @property
     def encoded_from(self) -> int | None:
-        """The prior alone trains on encoded slots, once the segregation no longer trains alone."""
+        """The step from which the prior trains alone, on encoded slots; never while the segregation trains alone."""
         return max(self.prior_from, self.segregation_steps) if self.prior_from else None
 
     def images_per_step(self, step: int) -> int:
-        """Another number while the prior trains alone."""
+        """The number of images, which differs while the prior trains alone."""
         return self.batch_size if self.encoded_from is None or step < self.encoded_from else self.prior_batch_size
 
     @property
     def image_sizes(self) -> tuple[int, ...]:
-        """The image sizes that the UNet takes, or EMORL's decoder."""
+        """The image sizes that the UNet or EMORL's decoder takes."""
         if self.segregation != "emorl":
             return IMAGE_SIZES
         any_size = self.decoder == "segregation" and self.segregation_decoder != "big"
@@ -249,7 +253,7 @@ class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, Lik
         return pair
 
     def _own_objective(self) -> EMORL_ELBO:
-        """EMORL's, with its GECO whatever that of the scene model is."""
+        """EMORL's own objective, with EMORL's GECO, whatever GECO the scene model has."""
         return EMORL_ELBO(geco=self.new_emorl_geco() if self.uses_geco else None, curriculum=self.curriculum())
 
     def _start_genesis_v2(self, model: SceneModel, guide: SRIGuide) -> None:

@@ -11,21 +11,21 @@ import numpy as np
 from pyro_sri.system.choices import one_of
 from pyro_sri.system.errors import UserError
 
-LARGEST_NUMBER = 2**53  # of steps and the like: beyond it, floating point skips whole numbers
+LARGEST_NUMBER = 2**53  # for example of steps; beyond it, floating point cannot represent all whole numbers
 
-NO_VALUE = object()  # in place of what cannot be a field's value
+NO_VALUE = object()  # stands for something that cannot be the value of a field
 
 
 def checked(value: Any, annotation: Any, where: str) -> Any:
-    """A value as its field's type has it: whole numbers for floats, NumPy's numbers and paths as text are taken, too.
+    """A value converted to its field's type. Whole numbers for floats, NumPy numbers and paths as text are accepted.
 
     Args:
         value: The value.
-        annotation: int, float, bool, str, Path, a Literal, or one of them or None.
-        where: Which field it is of, for the message.
+        annotation: int, float, bool, str, Path, a Literal, or one of these or None.
+        where: Which field it belongs to, for the error message.
 
     Raises:
-        UserError: If it is of another type, or none of the choices.
+        UserError: If it has another type, or is not one of the choices.
     """
     if get_origin(annotation) in (Union, types.UnionType):
         (kind,) = (option for option in get_args(annotation) if option is not type(None))
@@ -51,7 +51,7 @@ def checked(value: Any, annotation: Any, where: str) -> Any:
 
 
 def shown(value: object) -> str:
-    """A value as a message quotes it: printable and short, whatever it is."""
+    """A value as quoted in a message: always printable and short."""
     if value is NO_VALUE:
         return "a list, a mapping or a very long text"
     if isinstance(value, int) and abs(value) > LARGEST_NUMBER:

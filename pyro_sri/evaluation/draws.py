@@ -1,4 +1,4 @@
-"""What is measured on repeated draws of the posterior: importance-weighted bounds and posterior predictive checks."""
+"""Measures that need repeated draws from the posterior: importance-weighted bounds, posterior predictive checks."""
 
 from collections.abc import Callable, Iterable
 
@@ -12,8 +12,8 @@ from pyro_sri.metrics import bits_per_dimension
 from pyro_sri.metrics.predictive import image_statistics, predictive_p_values
 from pyro_sri.programs import Guide, Model, record_of
 
-FEWER_SAMPLES = (1, 8)  # bounds from fewer draws stand beside the full one: they show how fast it tightens
-SURPRISING = 0.025  # on either side: p-values beyond mark an image unlike its replicates
+FEWER_SAMPLES = (1, 8)  # bounds from fewer draws, which show how fast the bound tightens
+SURPRISING = 0.025  # on either side: more extreme p-values mark an image that is unlike its replicates
 
 
 _CHECKS = {
@@ -45,7 +45,7 @@ def evaluate_draws(
     num_samples: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Metrics:
-    """Draws the posterior many times for each image; each draw gives a weight, and a replicate of the image.
+    """Draws from the posterior many times for each image. Each draw gives a weight, and a replicate of the image.
 
     Args:
         model: A model.

@@ -11,14 +11,14 @@ from pyro_sri.objectives.traces import latent_sites, log_ratio, other_scores, ru
 from pyro_sri.programs import Guide, Model, check_range, evaluating, record_of
 from pyro_sri.system.errors import UserError
 
-SCENES_AT_ONCE = 32  # more do not fit into the caches, and take longer
+SCENES_AT_ONCE = 32  # more do not fit into the caches and take longer
 
 
 class PosteriorDraw(NamedTuple):
     """One draw of a guide's latents for each of B images.
 
     Attributes:
-        log_weights: Log importance weights [B] in nats; the model's likelihood is taken normalised.
+        log_weights: Log importance weights [B] in nats, with the normalised likelihood.
         likelihood: p(x | z), a distribution over images.
     """
 
@@ -28,11 +28,11 @@ class PosteriorDraw(NamedTuple):
 
 @torch.no_grad()
 def draw_posterior(model: Model, guide: Guide, images: Tensor) -> PosteriorDraw:
-    r"""Draws from the guide and weighs: :math:`\log p(x, z) - \log q(z \mid a, x)`.
+    r"""Draws from the guide, with the log weight :math:`\log p(x, z) - \log q(z \mid a, x)`.
 
-    Further observations and factors count, and every site with its scale and mask, as in Pyro's ELBOs.
-    Auxiliary draws a of the guide (the segregation, the imagined rollout, the order) are drawn along. Given them the
-    guide's scored sites have a density, so that the weights' mean is unbiased for p(x) whatever a is.
+    As in Pyro's ELBOs, further observations and factors count, and every site counts with its scale and mask.
+    The guide's auxiliary sites a (the segregation, the imagined rollout, the order) are also drawn. Given them, the
+    guide's scored sites have a density, so the mean of the weights is unbiased for p(x), whatever a is.
 
     Args:
         model: A model.
@@ -55,7 +55,7 @@ def draw_posterior(model: Model, guide: Guide, images: Tensor) -> PosteriorDraw:
 def importance_log_weights(
     model: Model, guide: Guide, images: Tensor, num_samples: int, *, chunk: int = SCENES_AT_ONCE
 ) -> Tensor:
-    """Log importance weights of independent draws, as `draw_posterior` makes them.
+    """Log importance weights of independent draws by `draw_posterior`.
 
     Args:
         model: A model.
@@ -68,7 +68,7 @@ def importance_log_weights(
         Log weights [B, L] in nats.
 
     Raises:
-        UserError: If the model has no prior to weigh by, there are no draws, or the images are out of range.
+        UserError: If the model has no prior, num_samples is below 1, or the images are out of range.
     """
     if not record_of(model).has_prior:
         raise UserError(f"{type(model).__name__} has no prior: there are no importance weights")
@@ -87,8 +87,8 @@ def importance_bound(
 
     .. math:: \mathbb{E} \log \tfrac{1}{L} \textstyle\sum_{l=1}^L w_l \le \log p(x)
 
-    It tightens as L grows; L = 1 is the ELBO. `bits_per_dimension(-bound, image_size)` of `pyro_sri.metrics` has it in
-    bits.
+    It tightens as L grows. L = 1 is the ELBO. `bits_per_dimension(-bound, image_size)` of `pyro_sri.metrics` converts
+    it to bits.
 
     Args:
         model: A model.
@@ -108,7 +108,7 @@ def bound_of_log_weights(log_weights: Tensor, num_samples: int | None = None) ->
 
     Args:
         log_weights: [B, L].
-        num_samples: Draws in one bound; L if None. Fewer give the mean of the L // num_samples bounds that there are.
+        num_samples: Draws per bound; L if None. With fewer, the result is the mean of L // num_samples bounds.
     """
     size = log_weights.shape[1] if num_samples is None else num_samples
     whole = log_weights[:, : log_weights.shape[1] // size * size].unflatten(1, (-1, size))

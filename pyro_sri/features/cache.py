@@ -1,4 +1,4 @@
-"""Features of real images, kept from one evaluation to the next under the content of the images."""
+"""Features of real images, cached between evaluations by the content of the images."""
 
 import contextlib
 import hashlib
@@ -18,12 +18,12 @@ Features = NDArray[np.float32]
 
 
 def cache_folder() -> Path:
-    """Where files are kept that can be made or fetched again, and may be deleted at any time.
+    """The folder for files that can be made or downloaded again, and may be deleted at any time.
 
-    It is `$PYRO_SRI_CACHE`, else `$XDG_CACHE_HOME/pyro-sri`, else `~/.cache/pyro-sri`; it need not exist.
+    It is `$PYRO_SRI_CACHE`, or else `$XDG_CACHE_HOME/pyro-sri`, or else `~/.cache/pyro-sri`. It need not exist.
 
     Raises:
-        UserError: If neither is set and the user has no home.
+        UserError: If neither is set and the user has no home folder.
     """
     if own := os.environ.get("PYRO_SRI_CACHE"):
         return Path(own)
@@ -32,18 +32,18 @@ def cache_folder() -> Path:
     try:
         return Path.home() / ".cache" / "pyro-sri"
     except RuntimeError:
-        raise UserError("there is no home folder to keep files in: name a folder in PYRO_SRI_CACHE") from None
+        raise UserError("there is no home folder for cached files: set PYRO_SRI_CACHE to a folder") from None
 
 
 def images_hash(path: Path | str, split: str, num_images: int | None = None) -> str:
     """The sha256 of the first images of a split and of their shape, read in pieces.
 
-    Only the pixels count, not the file: an edited file has another hash, a copy the same.
+    The hash depends only on the pixels, so a copy of a file has the same hash, and a file with edited pixels another.
 
     Args:
         path: A dataset file.
         split: The split.
-        num_images: At most how many images; None takes all.
+        num_images: Largest number of images; None means all.
 
     Raises:
         UserError: If the file cannot be read or has no such split.
@@ -63,14 +63,14 @@ def cached_features(
 ) -> Features:
     """Features from the cache, or else computed and kept there.
 
-    A file that is damaged or does not fit is computed anew; where there is no cache that can be written, nothing is
+    If a cached file is damaged or does not fit, the features are computed again. If no cache can be written, nothing is
     kept.
 
     Args:
-        extractor: What they are features of; its name is part of the key.
+        extractor: The extractor, whose name is part of the key.
         images: The `images_hash` of the images.
-        num_images: n, how many those are.
-        compute: Gives the features, float32 [n, F].
+        num_images: n, the number of images.
+        compute: Computes the features, float32 [n, F].
 
     Returns:
         float32 [n, F].
@@ -80,7 +80,7 @@ def cached_features(
     features = _read(name, (num_images, extractor.size))
     if features is None:
         features = compute()
-        with contextlib.suppress(UserError):  # a full or read-only disk, or no home: the next evaluation takes longer
+        with contextlib.suppress(UserError):  # a full or read-only disk, or no home: not cached
             write_atomically(_folder() / name, lambda file: np.savez(file, features=features))
     return features
 
@@ -93,7 +93,7 @@ def _read(name: str, shape: tuple[int, int]) -> Features | None:
     try:
         with (_folder() / name).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             features: Features = arrays["features"]
-    except Exception:  # no home, missing, or damaged, which can fail in many ways
+    except Exception:  # no home folder, or a missing or damaged file, which fails in many ways
         return None
     fits = features.shape == shape and features.dtype == np.float32 and np.isfinite(features).all()
     return features if fits else None

@@ -1,4 +1,4 @@
-"""What a feature extractor is, and how it is run over many images."""
+"""Feature extractors, and how to run them on many images."""
 
 from collections.abc import Iterable
 from typing import Protocol
@@ -13,7 +13,7 @@ class FeatureExtractor(Protocol):
     """A fixed function from images to features.
 
     Attributes:
-        name: Says which; changes whenever the features do.
+        name: Identifies the extractor. It changes whenever the features change.
         size: F, the number of features.
     """
 
@@ -26,7 +26,7 @@ class FeatureExtractor(Protocol):
 
 
 def extract(extractor: FeatureExtractor, batches: Iterable[Tensor]) -> NDArray[np.float32]:
-    """Features of many images, of which one batch at a time is held.
+    """Features of many images. Only one batch of images is in memory at a time.
 
     Args:
         extractor: The extractor.
@@ -45,7 +45,7 @@ def extract(extractor: FeatureExtractor, batches: Iterable[Tensor]) -> NDArray[n
 
 
 def to_8_bits(images: Tensor) -> Tensor:
-    """What a saved picture keeps of images: [B, 3, H, W] in [0, 1], clipped and rounded -> uint8 in 0..255.
+    """Images as in a saved picture: [B, 3, H, W] in [0, 1] -> clipped and rounded uint8 in 0..255.
 
     Raises:
         ValueError: Images of another shape, or not finite.

@@ -1,7 +1,7 @@
 """Features of the Inception network, for the Fréchet Inception distance (Heusel et al. 2017).
 
-The network is not part of this package. It is read from a TorchScript file, which holds code that runs when it is read
-and called: use only a file that you trust.
+The network is not part of this package. It is read from a TorchScript file, which contains code that runs when the file
+is read and called. Use only a file that you trust.
 """
 
 import hashlib
@@ -19,23 +19,23 @@ from pyro_sri.features.extraction import to_8_bits
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import write_atomically
 
-# NVIDIA's translation of the original network to TorchScript, 95,607,719 bytes, and its sha256 as others publish it.
+# NVIDIA's conversion of the original network to TorchScript, 95,607,719 bytes, and its published sha256.
 URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
 SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 BYTES = 95_607_719
 
-TIMEOUT_SECONDS = 10.0  # without an answer
+TIMEOUT_SECONDS = 10.0  # without a response
 
 
 class InceptionFeatures:
     """Features of the last pooling layer, computed by a TorchScript file.
 
-    The file is a module that takes images uint8 [B, 3, H, W] in 0..255, brings them to the size and range of its
-    network itself, and returns features [B, 2048]; if its forward has an argument `return_features`, that is True.
+    The file is a module that takes images uint8 [B, 3, H, W] in 0..255, converts them to the size and range of its
+    network itself, and returns features [B, 2048]. If its forward has an argument `return_features`, it is set to True.
     Images are clipped and rounded to 8 bits, not truncated.
 
     Args:
-        path: The file. Its code is run: it must come from someone you trust.
+        path: The file. Its code is run, so it must come from someone you trust.
 
     Attributes:
         name: `inception-v3-pool3-2048-` and the first 8 digits of the file's sha256.
@@ -74,7 +74,7 @@ class InceptionFeatures:
         try:
             features = self(torch.zeros(2, 3, 64, 64))
             fits = features.shape == (2, self.size) and features.is_floating_point()
-        except Exception:  # code that is not ours can fail in any way
+        except Exception:  # foreign code can fail in any way
             fits = False
         if not fits:
             raise UserError(
@@ -83,9 +83,9 @@ class InceptionFeatures:
 
 
 def find_inception(path: Path | None = None, download: bool = False) -> Path | None:
-    """The TorchScript file of Inception: the user's, else the one in the cache, else downloaded into the cache.
+    """The TorchScript file of Inception: the user's, or else the one in the cache, or else downloaded into the cache.
 
-    Only the one file that is known by its sha256 is downloaded, or taken from the cache; the user's may be any.
+    Only the file with the known sha256 is downloaded or taken from the cache. The user may give any file.
 
     Args:
         path: The user's file, if any.
@@ -129,7 +129,7 @@ def _download(path: Path) -> bool:
 def _load(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            # What should replace it cannot read the file.
+            # Its replacement cannot read the file.
             warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated", DeprecationWarning)
             return torch.jit.load(path, map_location="cpu").eval()
     except Exception:  # a damaged file can fail in many ways

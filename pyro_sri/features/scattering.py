@@ -1,15 +1,16 @@
-"""A fixed feature extractor that needs no weights: how much of which wavelet an image holds, and where.
+"""A fixed feature extractor without weights: how much of each wavelet an image contains, and where.
 
 These are scattering coefficients (Bruna & Mallat 2013, Invariant scattering convolution networks). With wavelets
 psi_(j,o) of scales j = 0..J-1 and orientations o, an image x has
 
-    order 0    mean of x                                            which colour is where
+    order 0    mean of x                                            where which colour is
     order 1    mean of |x * psi_(j,o)|                              how strong edges and textures are
     order 2    mean of ||x * psi_(j,o)| * psi_(j',o')|, j' > j      how those are arranged at coarser scales
 
 The wavelets are products of a Gaussian g and a Morlet wavelet h(t) = g(t) (exp(i xi t) - c), where c makes the sum of h
-zero: h along one axis and g along the other for 0 and 90 degrees, h h and h conj(h) for 45 and 135 degrees. A coarser
-scale takes the same filters on the image smoothed by g and halved. Images are mirrored at their borders.
+zero. For 0 and 90 degrees, it is h along one axis and g along the other, and for 45 and 135 degrees it is h h and
+h conj(h). A coarser scale uses the same filters on the image smoothed by g and halved. Images are mirrored at their
+borders.
 """
 
 import math
@@ -20,32 +21,33 @@ from torch import Tensor
 
 from pyro_sri.features.extraction import to_8_bits
 
-# Images of any size are brought to this one.
+# Images of any size are resized to this one.
 IMAGE_SIZE = 64
-SCALES = 4  # J: at the coarsest one, waves are 21 pixels long
+SCALES = 4  # J: at the coarsest scale, waves are 21 pixels long
 ORIENTATIONS = 4
-# Standard deviation of g in pixels, and xi in radians per pixel; the usual ones of Morlet scattering.
+# Standard deviation of g in pixels, and xi in radians per pixel, with the usual values for Morlet scattering.
 WIDTH = 0.8
 FREQUENCY = 0.75 * math.pi
 RADIUS = 4  # of the filters, in pixels: five standard deviations
 
-# Means are over the cells of a grid, so that layout counts, and coarser with the order, so that features stay few.
+# Means are taken over the cells of a grid, so that layout matters. Higher orders have a coarser grid, to limit the
+# number of features.
 CELLS = {0: 4, 1: 2, 2: 1}  # order: cells per side
 
 # Brightness, red against blue, green against both (Ohta et al. 1980), each to be divided by its norm.
 OPPONENT_COLOURS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (-1.0, 2.0, -1.0))
 
-# Images at once: few enough for what they need to stay in a processor's cache.
+# Images at a time: few enough for their data to stay in a processor's cache.
 CHUNK = 16
 
 
 class ScatteringFeatures:
     """Scattering coefficients of the colours (orders 0 and 1) and of brightness (order 2).
 
-    Images are clipped, rounded to 8 bits and brought to 64 x 64 pixels (bilinear, antialiased). Orders 1 and 2 are
-    amplitudes (a wave of amplitude a gives about a), and features are their square roots: of what is left of faint
-    detail, such as that of blurred images, a root makes more than the amplitude itself would. Order 0 comes first;
-    then, from the finest scale on, order 1 of each scale and the orders 2 that start from it.
+    Images are clipped, rounded to 8 bits and resized to 64 x 64 pixels (bilinear, antialiased). Orders 1 and 2 are
+    amplitudes (a wave of amplitude a gives about a). The features are their square roots, which emphasise faint detail,
+    such as that of blurred images, more than the amplitudes would. Order 0 comes first. Then, from the finest scale on,
+    come order 1 of each scale and the orders 2 that start from it.
 
     Attributes:
         name: `scattering-64-336-v1`.
@@ -109,7 +111,7 @@ class ScatteringFeatures:
 
 
 def _filter_matrix(size: int) -> Tensor:
-    """g and the real and imaginary part of h as matrices, [3, size, size]: row t weighs the pixels around t."""
+    """g and the real and imaginary part of h as matrices, [3, size, size]: row t weights the pixels around t."""
     offsets = torch.arange(-RADIUS, RADIUS + 1)
     gaussian = torch.exp(-offsets.double().square() / (2 * WIDTH**2))
     gaussian /= gaussian.sum()

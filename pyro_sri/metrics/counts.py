@@ -15,14 +15,14 @@ def count_accuracy(true_counts: npt.ArrayLike, predicted_counts: npt.ArrayLike) 
         A number in [0,1].
 
     Raises:
-        ValueError: no images, shapes that differ, or what are not counts.
+        ValueError: no images, different shapes, or values that are not counts.
     """
     true_counts, predicted_counts = _check(true_counts, predicted_counts)
     return float((true_counts == predicted_counts).mean())
 
 
 def count_confusion(true_counts: npt.ArrayLike, predicted_counts: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """How often each number of objects is taken for each.
+    """How often each true number of objects is predicted as each number.
 
     Args:
         true_counts: whole numbers >= 0, [n].

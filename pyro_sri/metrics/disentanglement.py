@@ -1,6 +1,6 @@
 """What single dimensions of a slot represent: disentanglement, completeness and informativeness, and activeness.
 
-`dci` scores the codes of objects [n,D] against their true factors [n,F]; `object_factors` and `matched_codes` make
+`dci` scores the codes of objects [n,D] against their true factors [n,F]. `object_factors` and `matched_codes` compute
 both from slots, masks and the factors of a data set:
 
     factors, names = object_factors(factors, names, true_masks)
@@ -24,12 +24,12 @@ Kind = Literal["discrete", "continuous"]
 Estimator = Callable[[Kind, np.random.RandomState], Any]
 
 MOST_CLASSES = 16
-IMPORTANCE_FLOOR = 1e-11  # makes the entropy of a code or factor without importance the largest, not undefined
+IMPORTANCE_FLOOR = 1e-11  # gives a code or factor without importance the largest entropy instead of an undefined one
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2016
 
-# The same for all objects of a scene, or no property that a picture shows.
+# The same for all objects of a scene, or not visible in a picture.
 NOT_OF_OBJECTS = frozenset(("visible", "visibility", "kind", "camera", "lamp", "floor", "wall", "scan"))
-# Places and directions in the world, which a picture does not show where the camera moves.
+# Places and directions in the world, which a picture does not show if the camera moves.
 IN_THE_WORLD = frozenset(("x", "y", "z", "depth", "yaw", "pixel_x", "pixel_y", "pixel_depth"))
 
 
@@ -43,16 +43,16 @@ class DCIScores(NamedTuple):
 
 
 class Fits(NamedTuple):
-    """What F estimators say; see `fit_estimators`."""
+    """The results of F estimators; see `fit_estimators`."""
 
     importance: Floats
-    """[D,F], every column with the sum 1."""
+    """[D,F]; every column sums to 1."""
     informativeness: Floats
-    """[F], on held-out rows: the share of exact predictions of a discrete factor, R^2 (at least 0) of a continuous."""
+    """[F], on held-out rows: the share of exact predictions (discrete factors), or R^2, at least 0 (continuous)."""
     error: Floats
-    """[F], on held-out rows: the share of wrong predictions, and the normalised root-mean-square error."""
+    """[F], on held-out rows: the share of wrong predictions, or the normalised root-mean-square error."""
     chance: Floats
-    """[F], the informativeness of codes that say nothing: always the commonest class; 0 for a continuous factor."""
+    """[F], the informativeness of codes without information: share of the commonest class, or 0 (continuous)."""
 
 
 class DCI(NamedTuple):
@@ -66,9 +66,9 @@ class DCI(NamedTuple):
     completeness_per_factor: Floats
     informativeness_per_factor: Floats
     error_per_factor: Floats
-    """Eastwood & Williams' own measure: the normalised root-mean-square error, or the share of wrong predictions."""
+    """The measure of Eastwood & Williams: the normalised root-mean-square error, or the share of wrong predictions."""
     chance_per_factor: Floats
-    """The informativeness of codes that say nothing."""
+    """The informativeness of codes without information."""
     importance: Floats
     """R, [D,F]."""
     names: tuple[str, ...]
@@ -81,11 +81,11 @@ class DCI(NamedTuple):
 def boosted_trees(kind: Kind, random_state: np.random.RandomState) -> Any:
     """A new gradient-boosted ensemble of 100 trees of depth 3, each fitted to half of the rows.
 
-    scikit-learn's defaults, but stochastic (Friedman 2002), which takes half of the time and scores much the same.
-    Every split may use every code: where it may not, as in scikit-learn's random forest for classes, other codes have
-    to stand in, and a perfect code looks entangled.
+    It has scikit-learn's defaults, but is stochastic (Friedman 2002), which takes half of the time and scores much the
+    same. Every split may use every code. Otherwise, as in scikit-learn's random forest for classes, other codes have to
+    substitute for it, and a perfect code looks entangled.
     """
-    from sklearn import ensemble  # takes a second, which no other metric should wait for
+    from sklearn import ensemble  # takes a second to import, and no other metric needs it
 
     name = "GradientBoostingClassifier" if kind == "discrete" else "GradientBoostingRegressor"
     return getattr(ensemble, name)(subsample=0.5, random_state=random_state)
@@ -105,18 +105,18 @@ def dci(
     """Disentanglement, completeness and informativeness (Eastwood & Williams 2018).
 
     Every factor is predicted from all codes by a new estimator of the right kind: a classifier for a discrete factor, a
-    regressor for a continuous one. `dci_scores` says how the importance of the codes for the predictions is scored,
-    `fit_estimators` how good the predictions are. Time grows with rows, codes, and classes of the discrete factors:
-    4,000 rows of 64 codes with 10 factors take about half a minute.
+    regressor for a continuous one. `dci_scores` explains how the importance of the codes for the predictions is scored,
+    and `fit_estimators` how the quality of the predictions is scored. Time grows with rows, codes, and classes of the
+    discrete factors: 4,000 rows of 64 codes with 10 factors take about half a minute.
 
     Args:
         codes: numbers [n,D], for example posterior means of the slots that hold the objects; D at least 2.
         factors: numbers [n,F].
         names: the factors' names; their numbers if None.
-        kinds: "discrete" or "continuous" for each factor. None takes those with at most 16 different values for
-            discrete, and their order does not count then.
-        groups: integers [n], for example the image of each object: all rows of a group are held out or none. None is a
-            group for each row.
+        kinds: "discrete" or "continuous" for each factor. None treats factors with at most 16 different values as
+            discrete, which ignores the order of the values.
+        groups: integers [n], for example the image of each object. All rows of a group are held out, or none. None
+            gives each row a group of its own.
         train_share: share of the groups to fit the estimators to, in (0,1).
         estimator: makes an unfitted estimator as in scikit-learn, with `feature_importances_`.
         seed: of the split and of the estimators.
@@ -169,7 +169,7 @@ def dci_scores(importance: npt.ArrayLike) -> DCIScores:
         disentanglement_i = 1 - H_F(R_ij / sum_j R_ij)      1 where code i represents only one factor
         completeness_j    = 1 - H_D(R_ij / sum_i R_ij)      1 where factor j is in only one code
 
-    The whole scores are averages, weighted by the codes' and by the factors' shares of sum_ij R_ij.
+    The total scores are averages, weighted by the codes' and by the factors' shares of sum_ij R_ij.
 
     Args:
         importance: numbers >= 0, [D,F], D and F at least 2.
@@ -201,9 +201,9 @@ def fit_estimators(
 ) -> Fits:
     """Fits a new estimator for each factor, and tests it on held-out rows.
 
-    Eastwood & Williams measure informativeness as an error: of a continuous factor the root-mean-square error over the
-    standard deviation of the held-out values, NRMSE, which is 1 for their mean. Both are given here; as long as R^2 is
-    not negative, R^2 = 1 - NRMSE^2.
+    Eastwood & Williams measure informativeness as an error. For a continuous factor, it is the root-mean-square error
+    divided by the standard deviation of the held-out values, NRMSE, which is 1 if their mean is predicted. Both
+    measures are returned here. If R^2 is not negative, R^2 = 1 - NRMSE^2.
 
     Args:
         train_codes: numbers [m,D].
@@ -248,17 +248,17 @@ class ObjectFactors(NamedTuple):
 
 
 def object_factors(factors: npt.ArrayLike, names: Sequence[str], true_masks: npt.ArrayLike) -> ObjectFactors:
-    """Those factors of a data set that are properties of an object and that a picture shows.
+    """The factors of a data set that are properties of an object and visible in a picture.
 
-    Kept are shape, colour, material, size or scale, and angles in the picture. Left out are what is the same for all
-    objects of a scene (camera, floor, ..), whether an object is visible, and where it is in the world. In place of
-    that come `row` and `column`, the middle of the visible mask, which need no camera. Left out are red, green and
-    blue too where there is a factor `colour`, which they repeat.
+    Shape, colour, material, size or scale, and angles in the picture are kept. Factors that are the same for all
+    objects of a scene (camera, floor, ..), the visibility of an object, and its place in the world are left out. The
+    place is replaced by `row` and `column`, the middle of the visible mask, which do not depend on the camera. If there
+    is a factor `colour`, red, green and blue are also left out, because they repeat it.
 
     Args:
-        factors: numbers [n,O,F], or a structured array [n,O] whose fields are numbers, vectors or texts; texts become
+        factors: numbers [n,O,F], or a structured array [n,O] whose fields are numbers, vectors or texts. Texts become
             numbers in alphabetical order.
-        names: the names of the F columns; not read for a structured array.
+        names: the names of the F columns; not used for a structured array.
         true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside.
 
     Raises:
@@ -313,10 +313,10 @@ def matched_codes(
     Args:
         codes: numbers [n,K,D].
         true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside.
-        predicted_masks: probabilities or uint8 [n,K,H,W,1]; pixels that they leave out are background.
+        predicted_masks: probabilities or uint8 [n,K,H,W,1]. Pixels that they leave out are background.
         factors: numbers [n,O,F].
         background_entities: entities that are not objects.
-        min_pixels: visible pixels that an object needs. (Emami et al. 2021 ask for 50 of 96 x 96.)
+        min_pixels: visible pixels that an object needs. (Emami et al. 2021 require 50 of 96 x 96.)
         min_iou: intersection over union in [0,1] that object and slot need.
 
     Raises:
@@ -345,12 +345,12 @@ def matched_codes(
 
 
 def activeness(means: npt.ArrayLike, stds: npt.ArrayLike) -> Floats:
-    """How much the posterior of each dimension moves from image to image, next to how wide it is.
+    """How much the posterior of each dimension moves from image to image, relative to its width.
 
         activeness_d = standard deviation over images of mean_d / mean over images of std_d
 
-    A dimension that follows the prior everywhere has 0; above 1, images can be told apart by it. (EfficientMORL shows
-    an activeness of dimensions too. This definition is our own: it needs posteriors alone and no decoder.)
+    A dimension that always follows the prior has 0. Above 1, it can distinguish images. (EfficientMORL also shows an
+    activeness of dimensions. This definition is our own. It needs only posteriors, and no decoder.)
 
     Args:
         means: posterior means [n,D] or [n,K,D], n at least 2. Slots in no fixed order belong on the first axis.
@@ -376,7 +376,7 @@ def active_dimensions(means: npt.ArrayLike, threshold: float = ACTIVE_VARIANCE) 
 
     Args:
         means: posterior means [n,D] or [n,K,D], n at least 2.
-        threshold: Burda et al. take 0.01, for a prior with variance 1.
+        threshold: Burda et al. use 0.01, for a prior with variance 1.
 
     Returns:
         A whole number, or int64 [K].

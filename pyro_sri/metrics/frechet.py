@@ -1,6 +1,6 @@
-"""Fréchet distance between two sets of features: how far apart the Gaussians are that are fitted to them.
+"""Fréchet distance between the Gaussians fitted to two sets of features.
 
-The distance is named after the features: only features of the Inception network make it the FID (Heusel et al. 2017).
+Its name depends on the features: it is the FID only with features of the Inception network (Heusel et al. 2017).
 """
 
 from typing import Self
@@ -13,10 +13,10 @@ Features = npt.NDArray[np.float64]
 
 
 class FeatureMoments:
-    """Count, mean and covariance of features that arrive in batches; no features are kept.
+    """Count, mean and covariance of features that arrive in batches. The features themselves are not kept.
 
     Batches are joined pairwise (Chan, Golub & LeVeque 1983, Algorithms for computing the sample variance). With n, m
-    and S the count, the mean and the scatter sum (x - m)(x - m)^T of two sets, those of both together are
+    and S the count, the mean and the scatter sum (x - m)(x - m)^T of two sets, those of their union are
 
         n = n1 + n2,   m = m1 + (n2 / n) d,   S = S1 + S2 + (n1 n2 / n) d d^T,   d = m2 - m1
 
@@ -26,7 +26,7 @@ class FeatureMoments:
         size: F, the number of features.
 
     Attributes:
-        count: n, how many were seen.
+        count: n, the number of features seen.
         mean: float64 [F].
     """
 
@@ -36,7 +36,7 @@ class FeatureMoments:
         self._scatter = np.zeros((size, size))
 
     def update(self, features: npt.ArrayLike) -> Self:
-        """Take in a batch of features [n, F], n >= 0; returns itself.
+        """Adds a batch of features [n, F], n >= 0, and returns itself.
 
         Raises:
             ValueError: Another shape, or values that are not finite.
@@ -49,7 +49,7 @@ class FeatureMoments:
         return self
 
     def merge(self, other: "FeatureMoments") -> Self:
-        """Take in all that another one has seen; returns itself.
+        """Adds everything that another one has seen, and returns itself.
 
         Raises:
             ValueError: Another number of features.
@@ -86,17 +86,18 @@ def frechet_distance(first: npt.ArrayLike | FeatureMoments, second: npt.ArrayLik
 
         ||m1 - m2||^2 + tr C1 + tr C2 - 2 tr (C1 C2)^(1/2)
 
-    C1 C2 is not symmetric, and singular with fewer images than features: its square root then needs a multiple of the
-    identity added, and comes out complex by rounding. The trace alone needs neither. With C = A A^T, the eigenvalues of
-    C1 C2 are the squared singular values of A1^T A2, hence tr (C1 C2)^(1/2) is the sum of those singular values.
+    C1 C2 is not symmetric, and it is singular if there are fewer images than features. Its square root would then need
+    a multiple of the identity added, and would be complex by rounding. The trace alone needs neither. With C = A A^T,
+    the eigenvalues of C1 C2 are the squared singular values of A1^T A2, so tr (C1 C2)^(1/2) is the sum of these
+    singular values.
 
     Args:
         first: Features [n, F] of one set, or their moments.
         second: The other set, likewise.
 
     Returns:
-        The distance, at least 0, in squared units of the features; symmetric. It is biased upwards for small sets:
-        compare distances only at equal numbers of images.
+        The distance, at least 0, in squared units of the features. It is symmetric. It is biased upwards for small
+        sets, so compare distances only for equal numbers of images.
 
     Raises:
         ValueError: Wrong or different shapes, values that are not finite, or fewer than 2 images in a set.
@@ -113,7 +114,7 @@ def frechet_distance(first: npt.ArrayLike | FeatureMoments, second: npt.ArrayLik
 
 
 def _root(covariance: Features) -> Features:
-    """A with A A^T = C, from C = V diag(w) V^T; rounding may make the smallest w negative."""
+    """A with A A^T = C, from C = V diag(w) V^T. The smallest w may be negative by rounding."""
     eigenvalues, vectors = linalg.eigh(covariance)
     return vectors * np.sqrt(np.maximum(eigenvalues, 0))
 

@@ -1,9 +1,9 @@
-"""Fidelity and diversity told apart: precision and recall, density and coverage.
+"""Fidelity and diversity as separate measures: precision and recall, density and coverage.
 
-All four ask whether points lie in balls. Each point of a set has a ball that reaches to its k-th nearest neighbour in
-the set, itself not counted, surface included; together the balls are where the set is taken to be.
+All four ask whether points lie in balls. Each point of a set has a ball that reaches to its k-th nearest other point in
+the set. The surface belongs to the ball. The balls together approximate the region of the set.
 
-Distances are computed a few rows at a time: memory grows with the number of images, not with its square.
+Distances are computed a few rows at a time, so memory grows with the number of images, not with its square.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ Features = npt.NDArray[np.float64]
 # Rows of distances that are held at once: 82 MB for 10,000 images.
 ROWS = 1024
 # Squared distances that differ by less than this share of the largest squared norm count as equal. They come from
-# matrix products, and rounding, some 1e-15 of that, must not push a point out of a ball on whose surface it lies.
+# matrix products, whose rounding (about 1e-15 of that norm) must not push a point out of a ball on whose surface it is.
 ROUNDING = 1e-12
 
 
@@ -25,18 +25,18 @@ class PrecisionRecall(NamedTuple):
     """Improved precision and recall."""
 
     precision: float
-    """Share of the generated images that look like some real one, in [0,1]: fidelity."""
+    """Share of the generated images that look like a real one, in [0,1]: fidelity."""
     recall: float
-    """Share of the real images that look like some generated one, in [0,1]: diversity."""
+    """Share of the real images that look like a generated one, in [0,1]: diversity."""
 
 
 class DensityCoverage(NamedTuple):
     """Density and coverage."""
 
     density: float
-    """How many balls of real images a generated one lies in, over k; from 0, may exceed 1: fidelity."""
+    """Number of balls of real images that a generated image lies in, divided by k: fidelity. It may exceed 1."""
     coverage: float
-    """Share of the real images that have a generated one in their ball, in [0,1]: diversity."""
+    """Share of the real images with a generated one in their ball, in [0,1]: diversity."""
 
 
 def precision_recall(real: npt.ArrayLike, generated: npt.ArrayLike, neighbours: int = 3) -> PrecisionRecall:
@@ -62,14 +62,15 @@ def precision_recall(real: npt.ArrayLike, generated: npt.ArrayLike, neighbours: 
 
 
 def density_coverage(real: npt.ArrayLike, generated: npt.ArrayLike, neighbours: int = 5) -> DensityCoverage:
-    """Density and coverage (Naeem et al. 2020); unlike precision and recall, one outlier among either changes little.
+    """Density and coverage (Naeem et al. 2020). Unlike precision and recall, they change little with a single outlier.
 
-        density  = mean over the generated points of the number of balls of real points that hold it, over k
+        density  = mean over the generated points of the number of balls of real points that hold it, divided by k
         coverage = share of the real points whose ball holds some generated point
 
-    For samples of one distribution density is 1 on average, and coverage about 1 - 2^-k with equally many of both. For
-    equal sets density is 1 + 1/k, as each point also lies in its own ball, and coverage 1. Images that occur more than
-    k times among the real ones (empty scenes, say) make it larger: such a ball has radius 0, and holds them all.
+    For samples from the same distribution, density is 1 on average, and coverage is about 1 - 2^-k if both sets have
+    the same size. For equal sets, density is 1 + 1/k, because each point also lies in its own ball, and coverage is 1.
+    Images that occur more than k times among the real ones (for example empty scenes) increase the density: their balls
+    have radius 0 and hold all copies.
 
     Args:
         real: features of real images, [n,F].

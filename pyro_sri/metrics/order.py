@@ -4,7 +4,7 @@
     roles = object_roles(true_masks)                        floor, lowest object, next, .. [n,O]
     order_consistency(positions, roles)
 
-Generated scenes have no true masks; there `slot_roles` gives a role to each slot, whose position is its number.
+Generated scenes have no true masks. For them, `slot_roles` gives a role to each slot, whose position is its number.
 """
 
 import math
@@ -19,24 +19,24 @@ from pyro_sri.metrics.segmentation import Labels, entity_labels, match_objects_t
 
 Floats = npt.NDArray[np.float64]
 
-NO_ROOM = 1e-12  # bits; below it chance explains all that there is, up to rounding
+NO_ROOM = 1e-12  # bits; below this, chance explains everything, up to rounding
 
 
 class OrderConsistency(NamedTuple):
     """How well roles determine positions; see `order_consistency`."""
 
     score: float
-    """1 if they do, 0 on average for a random order; NaN if nothing can show an order."""
+    """1 if roles determine positions, 0 on average for a random order, NaN if the images cannot show an order."""
     stderr: float
-    """Standard error of the score, by resampling images; NaN where there are too few."""
+    """Standard error of the score, by resampling images; NaN if there are too few."""
     information: float
-    """Bits that the role of an entity says about its position."""
+    """Information that the role of an entity gives about its position, in bits."""
     chance: float
-    """Bits that it would seem to say if positions were shuffled in each image."""
+    """Information that it would seem to give if positions were shuffled in each image, in bits."""
     entropy: float
-    """Bits that there are to say: the uncertainty of the position of an entity whose role is not known."""
+    """Entropy of the position of an entity whose role is not known, in bits: the largest possible information."""
     matched: float
-    """Share of the entities with a role that have a position; the others are left out."""
+    """Share of the entities with a role that also have a position. The others are left out."""
 
 
 def order_consistency(
@@ -47,7 +47,7 @@ def order_consistency(
     num_resamples: int = 200,
     seed: int = 0,
 ) -> OrderConsistency:
-    """Mutual information of position and role, as a share of what there is, corrected for chance.
+    """Mutual information of position and role as a share of the largest possible value, corrected for chance.
 
     With P the position and R the role of an entity, and S the set of roles that its image has, all in bits:
 
@@ -55,15 +55,16 @@ def order_consistency(
         entropy     = H(P | S)
         score       = (information - chance) / (entropy - chance)
 
-    `chance` is the mean information after shuffling the positions inside each image: few images seem to have an order
-    even where there is none. Like an adjusted mutual information (Vinh et al. 2010) the score is 1 for a role that
-    determines the position and 0 on average, of either sign, for a random order; but shuffles keep to an image, for
-    its positions are not independent.
+    `chance` is the mean information after shuffling the positions inside each image, because a few images seem to have
+    an order even if there is none. Like an adjusted mutual information (Vinh et al. 2010), the score is 1 if the role
+    determines the position, and 0 on average, with either sign, for a random order. Here, however, positions are only
+    shuffled within an image, because they are not independent there.
 
-    Which position goes with which role does not matter: top to bottom is as good as bottom to top. Given S the order
-    may differ with the number of objects. Entities may share a position. That is not an inconsistency, and it is
-    why the score divides by the entropy of positions instead of that of roles. Leave the roles of the background out
-    (-1): a background that comes first in every image looks like much of an order, even if objects come at random.
+    It does not matter which position belongs to which role: top to bottom is as good as bottom to top. Because S is
+    given, the order may differ with the number of objects. Entities may share a position. This is not an
+    inconsistency, and it is why the score divides by the entropy of positions and not by that of roles. Leave out the
+    roles of the background (-1): a background that comes first in every image looks like a strong order, even if
+    objects come in random order.
 
     Args:
         positions: integers [n,O], the slot of each entity of each image; -1 where it has none.
@@ -73,7 +74,7 @@ def order_consistency(
         seed: of shuffles and resamples.
 
     Raises:
-        ValueError: no images, shapes that differ, what are not integers, fewer than one shuffle or two resamples.
+        ValueError: no images, different shapes, values that are not integers, no shuffle, fewer than two resamples.
     """
     positions, roles = np.asarray(positions), np.asarray(roles)
     if positions.ndim != 2 or positions.shape != roles.shape or not len(positions):
@@ -114,13 +115,13 @@ def order_consistency(
 
 
 def commonest_position(positions: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Whether something stands where it stands most often: 1 or 0 for each image, NaN where it has no position.
+    """Whether an entity is at its most frequent position: 1 or 0 for each image, NaN where it has no position.
 
     Args:
         positions: integers [n], the slot that holds it; -1 where none does.
 
     Raises:
-        ValueError: what are not integers, or another shape.
+        ValueError: values that are not integers, or another shape.
     """
     positions = np.asarray(positions)
     if positions.ndim != 1 or positions.dtype.kind not in "iu":
@@ -139,8 +140,8 @@ def slot_positions(
 ) -> Labels:
     """The slot that holds each entity.
 
-    Objects are matched one to one as in `match_objects_to_slots`. A background entity takes the slot that it overlaps
-    most with by intersection over union, whether others are there or not.
+    Objects are matched one to one as in `match_objects_to_slots`. A background entity takes the slot with the largest
+    intersection over union, whether or not another entity has that slot.
 
     Args:
         true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside; may overlap.
@@ -169,15 +170,15 @@ def slot_positions(
 
 
 def object_roles(true_masks: npt.ArrayLike, *, background_entities: Iterable[int] = (0,)) -> Labels:
-    """What each entity is in its scene: one of the backgrounds, or an object counted from the bottom of the picture.
+    """The role of each entity in its scene: a background, or an object numbered from the bottom of the picture.
 
-    A background entity has a role of its own, 0 .. B - 1 in the order of the entities. Objects have the roles B, B + 1,
-    .. from the lowest middle of a visible mask to the highest: the height in a tower, and roughly from near to far
-    where things stand on a floor.
+    Each background entity has its own role, 0 .. B - 1 in the order of the entities. Objects have the roles B, B + 1,
+    .. from the lowest middle of a visible mask to the highest. In a tower this is the height. On a floor it is roughly
+    from near to far.
 
     Args:
         true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside; may overlap.
-        background_entities: the B entities that are no objects.
+        background_entities: the B entities that are not objects.
 
     Returns:
         int64 [n,O], -1 for entities that are not visible.
@@ -198,16 +199,16 @@ def object_roles(true_masks: npt.ArrayLike, *, background_entities: Iterable[int
 
 
 def slot_roles(predicted_masks: npt.ArrayLike, *, min_pixels: int = 1) -> Labels:
-    """What each slot is in a scene without ground truth, by its mask.
+    """The role of each slot in a scene without ground truth, from its mask.
 
     The slot with the most pixels is the background, role 0. The others have the roles 1, 2, .. from the lowest middle
-    of a mask to the highest. Positions to go with them are the slots' numbers:
+    of a mask to the highest. The matching positions are the slots' numbers:
 
         order_consistency(np.broadcast_to(np.arange(roles.shape[1]), roles.shape), roles)
 
     Args:
         predicted_masks: probabilities or uint8 [n,K,H,W,1], slots in the order of the sequence.
-        min_pixels: pixels where the slot's mask is the largest, below which the slot is empty.
+        min_pixels: a slot whose mask is the largest in fewer pixels is empty.
 
     Returns:
         int64 [n,K], -1 for empty slots.
@@ -226,7 +227,7 @@ def slot_roles(predicted_masks: npt.ArrayLike, *, min_pixels: int = 1) -> Labels
 
 
 def mask_centres(true_masks: npt.ArrayLike) -> Floats:
-    """Where the visible part of each entity has its middle.
+    """The middle of the visible part of each entity.
 
     Args:
         true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside; may overlap.
@@ -267,7 +268,7 @@ def _role_sets(roles: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
 def _shuffle_within_images(
     positions: npt.NDArray[np.integer], known: npt.NDArray[np.bool_], rng: np.random.Generator
 ) -> npt.NDArray[np.integer]:
-    """Shuffles the known positions of each image among the places of the known ones."""
+    """Shuffles the known positions of each image among themselves."""
     source = np.where(known, rng.random(known.shape), np.inf).argsort(axis=1)  # the known ones first, in random order
     place = np.maximum(known.cumsum(axis=1) - 1, 0)
     return np.take_along_axis(positions, np.take_along_axis(source, place, axis=1), axis=1)
@@ -279,12 +280,12 @@ def _bits(
     position: npt.NDArray[np.integer],
     times: npt.NDArray[np.integer] | None = None,
 ) -> tuple[float, float]:
-    """I(P; R | S) and H(P | S) of entities [m] that count so many times, in bits."""
+    """I(P; R | S) and H(P | S) in bits, of entities [m] that count `times` times."""
     shape = tuple(int(values.max(initial=-1)) + 1 for values in (role_set, role, position))
     table = np.bincount(np.ravel_multi_index((role_set, role, position), shape), times, minlength=math.prod(shape))
     table = table.reshape(shape) / max(table.sum(), 1)
     entropy = _entropy(table.sum(1)) - _entropy(table.sum((1, 2)))
-    left = max(_entropy(table) - _entropy(table.sum(2)), 0.0)  # H(P | R, S), which rounding may make negative
+    left = max(_entropy(table) - _entropy(table.sum(2)), 0.0)  # H(P | R, S), which may be negative by rounding
     return entropy - left, entropy
 
 

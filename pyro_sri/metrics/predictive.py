@@ -1,4 +1,4 @@
-"""Posterior predictive checks: do images drawn from the model look, in known ways, like the ones it was shown?"""
+"""Posterior predictive checks: do images drawn from the model resemble the observed ones in known statistics?"""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,7 +7,7 @@ LUMA = np.array([0.299, 0.587, 0.114])  # how bright red, green and blue look (I
 
 
 def image_statistics(images: npt.ArrayLike) -> dict[str, npt.NDArray[np.float64]]:
-    """What an image is like, in four numbers.
+    """Four statistics of each image.
 
     Args:
         images: [n, 3, H, W] in [0, 1], or beyond where pixel noise was added; H and W at least 2.
@@ -34,17 +34,17 @@ def image_statistics(images: npt.ArrayLike) -> dict[str, npt.NDArray[np.float64]
 
 
 def predictive_p_values(observed: npt.ArrayLike, replicated: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    r"""Posterior predictive p-values :math:`P(T(x^{rep}) \ge T(x))` (Gelman, Meng & Stern 1996); ties count half.
+    r"""Posterior predictive p-values :math:`P(T(x^{rep}) \ge T(x))` (Gelman, Meng & Stern 1996); ties count as half.
 
     Args:
-        observed: T(x) of each image, [n]; or [n, L] where T depends on the latents too.
-        replicated: T of L images drawn for each, [n, L].
+        observed: T(x) of each image, [n], or [n, L] if T also depends on the latents.
+        replicated: T of L images drawn for each image, [n, L].
 
     Returns:
-        [n] in [0, 1]: near 0 or 1 where the model's images differ from the one that it explains.
+        [n] in [0, 1]: near 0 or 1 if the model's images differ from the observed one.
 
     Raises:
-        ValueError: For shapes that do not fit, or without draws.
+        ValueError: If shapes do not match, or there are no draws.
     """
     observed, replicated = np.asarray(observed), np.asarray(replicated)
     observed = observed[:, None] if observed.ndim == 1 else observed

@@ -13,13 +13,13 @@ def mean_squared_error(images: npt.ArrayLike, reconstructions: npt.ArrayLike) ->
 
     Args:
         images: floats in [0,1], [n, ...]; the order of the other axes does not matter.
-        reconstructions: floats, same shape; for a mixture of slots its mean, sum_k mask_k rgb_k.
+        reconstructions: floats, same shape. For a mixture of slots, use its mean, sum_k mask_k rgb_k.
 
     Returns:
-        float64 [n], in [0,1] where the reconstructions are.
+        float64 [n], in [0,1] if the reconstructions are.
 
     Raises:
-        ValueError: shapes that differ, or 8-bit images that were not divided by 255.
+        ValueError: different shapes, or 8-bit images that were not divided by 255.
     """
     images, reconstructions = np.asarray(images), np.asarray(reconstructions)
     if images.ndim < 2 or images.shape != reconstructions.shape:

@@ -1,16 +1,16 @@
-"""How well predicted masks agree with the true ones: adjusted Rand index, segmentation covering, object-slot matching.
+"""How well predicted masks agree with true ones: adjusted Rand index, segmentation covering, object-slot matching.
 
-Every score goes from masks to integer labels, and from labels to one contingency table per image:
+Every score is computed from integer labels, and the labels give one contingency table per image:
 
     true masks      [n,O,H,W,1]  ->  label of a pixel = the entity in front there (`entity_labels`)
     predicted masks [n,K,H,W,1]  ->  label of a pixel = slot with the largest mask, the first of them on ties
     table           [n,T,Q]      ->  n_ij = pixels of the image with true label i and predicted label j
 
 True masks may overlap: the entity with the higher index is in front. A pixel without any entity has true label -1;
-pixels with a negative true label are unknown ground truth and left out of every score, on both sides.
+pixels with a negative true label have no known ground truth and are left out of every score, on both sides.
 
 `ari_from_labels` and `covering_from_labels` take labels; `adjusted_rand_index`, `segmentation_covering` and
-`match_objects_to_slots` take masks. All return one value per image: averages are the caller's.
+`match_objects_to_slots` take masks. All return one value per image, and the caller averages them.
 """
 
 from collections.abc import Iterable
@@ -20,19 +20,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-FULL = 1e-3  # what masks that fill a pixel may leave of it, by rounding
+FULL = 1e-3  # share of a pixel that rounding may leave uncovered by masks that fill it
 
 Labels = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.int64]
 
 
 class SegmentationCovering(NamedTuple):
-    """Segmentation covering of each image, float64 [n] in [0,1]; NaN where there is no true region to cover."""
+    """Segmentation covering of each image, float64 [n] in [0,1]; NaN if there is no true region to cover."""
 
     mean: npt.NDArray[np.float64]
-    """Every true region counts alike."""
+    """Every true region has the same weight."""
     scaled: npt.NDArray[np.float64]
-    """Every true region counts by its number of pixels."""
+    """Every true region is weighted by its number of pixels."""
 
 
 def adjusted_rand_index(
@@ -42,13 +42,13 @@ def adjusted_rand_index(
     foreground_only: bool,
     background_entities: Iterable[int] = (0,),
 ) -> npt.NDArray[np.float64]:
-    """Adjusted Rand index of each image; the formula and its edge cases stand in `ari_from_labels`.
+    """Adjusted Rand index of each image. `ari_from_labels` has the formula and its edge cases.
 
     Args:
         true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside, or as `entity_labels` reads them; may overlap.
         predicted_masks: probabilities or uint8 [n,K,H,W,1].
         foreground_only: leave out the pixels of the background entities (ARI-FG).
-        background_entities: the entities that are background; only read with `foreground_only`.
+        background_entities: the entities that are background; only used with `foreground_only`.
 
     Returns:
         float64 [n], at most 1. With `foreground_only`, an image without foreground is NaN: leave it out of the mean and
@@ -74,14 +74,14 @@ def ari_from_labels(
         maximum  = (sum_i C(a_i) + sum_j C(b_j)) / 2
         ARI      = (index - expected) / (maximum - expected)
 
-    It is 1 for equal partitions whatever the labels are called, 0 on average for random ones, and may be negative.
+    It is 1 for equal partitions, whatever the names of their labels, 0 on average for random ones, and may be negative.
     One object in one slot is 1; one object split among slots is 0; several objects in one slot are 0. The quotient is
-    0/0 only where the two partitions are equal and trivial (both constant, or both with each pixel apart): that is 1.
+    0/0 only if the two partitions are equal and trivial (both constant, or both with one pixel per label): that is 1.
 
     Args:
         true_labels: small integers [n, ...]; pixels with a negative label are left out.
         predicted_labels: small integers >= 0, same shape.
-        ignore: true labels whose pixels are left out too, for example the background's.
+        ignore: true labels whose pixels are also left out, for example those of the background.
 
     Returns:
         float64 [n]; NaN for images with no pixel left.
@@ -110,14 +110,14 @@ def segmentation_covering(
     foreground_only: bool,
     background_entities: Iterable[int] = (0,),
 ) -> SegmentationCovering:
-    """Segmentation covering of each image, mean and scaled; the formula stands in `covering_from_labels`.
+    """Segmentation covering of each image, mean and scaled. `covering_from_labels` has the formula.
 
     Args:
         true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside, or as `entity_labels` reads them; may overlap.
         predicted_masks: probabilities or uint8 [n,K,H,W,1].
-        foreground_only: do not ask for the background entities to be covered. Unlike in ARI-FG their pixels stay in:
-            a slot that runs over into the background covers its object less well.
-        background_entities: the entities that are background; only read with `foreground_only`.
+        foreground_only: leave the background entities out of the averages. Unlike in ARI-FG, their pixels still count:
+            a slot that extends into the background covers its object less well.
+        background_entities: the entities that are background; only used with `foreground_only`.
 
     Raises:
         ValueError: as in `adjusted_rand_index`.
@@ -138,7 +138,7 @@ def covering_from_labels(
         scaled  = sum_i |R_i| cover_i / sum_i |R_i|
 
     Args:
-        true_labels: small integers [n, ...]; pixels with a negative label are left out, of R_i and S_j alike.
+        true_labels: small integers [n, ...]; pixels with a negative label are left out of both R_i and S_j.
         predicted_labels: small integers >= 0, same shape.
         skip: true labels that are left out of the averages; their pixels still count in S_j.
     """
@@ -161,13 +161,13 @@ def match_objects_to_slots(
 ) -> Labels:
     """Which slot holds which object: the one-to-one assignment with the largest total intersection over union.
 
-    Objects with fewer than `min_pixels` visible pixels take no part, and pairs that overlap by less than `min_iou` are
+    Objects with fewer than `min_pixels` visible pixels are ignored, and pairs that overlap by less than `min_iou` are
     dropped after the assignment (the defaults of Emami et al. 2021, EfficientMORL).
 
     Args:
         true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside, or as `entity_labels` reads them; may overlap.
         predicted_masks: probabilities or uint8 [n,K,H,W,1].
-        min_pixels: visible pixels that an object needs; one that is absent is never matched.
+        min_pixels: visible pixels that an object needs. An absent object is never matched.
         min_iou: intersection over union in [0,1] that a pair needs.
         background_entities: entities that are not objects.
 
@@ -192,13 +192,13 @@ def match_objects_to_slots(
 
 
 def with_background(predicted_masks: npt.ArrayLike) -> npt.NDArray[np.generic]:
-    """Masks of objects alone, and what they leave of every pixel as one mask more, the last: max(0, 1 - their sum).
+    """Adds a last mask with what the given masks leave of every pixel: max(0, 1 - their sum).
 
     Args:
         predicted_masks: probabilities [n,K,H,W,1].
 
     Returns:
-        [n,K+1,H,W,1]; the masks as they are, [n,K,H,W,1], where they fill every pixel.
+        [n,K+1,H,W,1], or the unchanged masks [n,K,H,W,1] if they fill every pixel.
 
     Raises:
         ValueError: masks of another shape, or not finite.
@@ -209,12 +209,12 @@ def with_background(predicted_masks: npt.ArrayLike) -> npt.NDArray[np.generic]:
 
 
 def entity_labels(true_masks: npt.ArrayLike) -> Labels:
-    """True label of each pixel: the entity in front, which is the highest of those that the pixel belongs to.
+    """True label of each pixel: the entity in front, which is the highest one that the pixel belongs to.
 
-    A mask is hard where it has one value besides 0: any pixel with that value is inside. Where a mask has more, all of
-    them are soft: shares of a pixel, of 1 or (where there are values above 1) of 255. A pixel belongs to an entity with
-    at least half of it; where no entity has half, to the one with the largest share, unless what is left to none of
-    them is larger still.
+    A mask is hard if it has a single value besides 0: every pixel with that value is inside. If any mask has more
+    values, all masks are soft: they are shares of a pixel, relative to 1 or, if there are values above 1, to 255. A
+    pixel belongs to an entity that has at least half of it. If no entity has half, it belongs to the one with the
+    largest share, unless the share that no entity has is larger.
 
     Args:
         true_masks: numbers >= 0, [n,O,H,W,1].
@@ -236,7 +236,7 @@ def entity_labels(true_masks: npt.ArrayLike) -> Labels:
 
 
 def _soft_inside(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Which entities a pixel belongs to by its shares; [n,O,H,W]."""
+    """Which entities each pixel belongs to, by their shares, [n,O,H,W]."""
     half = shares >= 0.5
     largest = shares.max(axis=1, keepdims=True)
     left = 1 - shares.sum(axis=1, keepdims=True)
@@ -277,7 +277,7 @@ def _check_masks(masks: npt.ArrayLike, name: str) -> npt.NDArray[np.generic]:
 
 
 def check_true_masks(masks: npt.ArrayLike) -> None:
-    """Whether these can be true masks, and not what a model predicts, or an index map.
+    """Checks that these can be true masks, and are not predicted masks or an index map.
 
     Args:
         masks: [n,O,H,W,1]. Floats must be 0 and 1, or 0 and 255. Bytes may have soft edges; other integers must have
@@ -298,7 +298,7 @@ def check_true_masks(masks: npt.ArrayLike) -> None:
     if not fine:
         raise ValueError(
             f"true_masks hold values from {checked.min():g} to {checked.max():g}: they must be 0 outside and 1 or 255 "
-            "inside; are they probabilities or an index map, or are true and predicted masks in each other's place?"
+            "inside; are they probabilities or an index map, or are true and predicted masks swapped?"
         )
 
 
@@ -317,7 +317,7 @@ def _check_labels(true_labels: npt.ArrayLike, predicted_labels: npt.ArrayLike) -
 
 
 def _contingency(true_labels: Labels, predicted_labels: Labels) -> Counts:
-    """Pixels per pair of labels, [n,T,Q]; pixels with a negative true label are left out."""
+    """Pixels per pair of labels, [n,T,Q], without pixels that have a negative true label."""
     images = len(true_labels)
     known = true_labels >= 0
     true_count = int(true_labels.max(initial=-1)) + 1  # T

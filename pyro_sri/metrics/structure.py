@@ -6,50 +6,50 @@ are those of a 64 x 64 image. In larger and smaller images, every measure scales
 
 What is an object:
 
-1. A pixel belongs to the mask that is largest there, or to the first of them on ties. The pixels of a mask form pieces
-   (eight neighbours).
-2. Unless the caller says which masks are background, these are background: each mask with at least a twentieth of the
+1. A pixel belongs to the mask that is largest there, or to the first of them on ties. The pixels of a mask form
+   connected pieces (with eight neighbours).
+2. Unless the caller names the background masks, these are background: each mask with at least a twentieth of the
    pixels on the image's border, and each mask that reaches both the left and the right border.
 3. A piece of fewer than 4 pixels (in any image of fewer than 2) is a speck; so is a piece with fewer than a tenth of
    the pixels of its mask's largest piece, unless the mask is background. Pixels of specks go to the nearest piece.
    Each mask that has a piece left is background or an object.
-4. Objects touch where a pixel of one is directly above, below, left or right of a pixel of the other, or would be but
-   for one pixel (in any image at least one) of background between them. An object is over another in the columns in
-   which it has a pixel so above one of the other.
+4. Objects touch where a pixel of one is directly above, below, left or right of a pixel of the other, or is separated
+   from it by only one pixel of background (in any image at least one). An object is over another in the columns in
+   which it has a pixel above one of the other in this sense.
 
 In every rule:
 
 5. There is at least one object, and each is in one piece. Further pieces are allowed if the shortest line from the
-   largest piece runs over other objects, which hide the part in between, and over no more background than in 4.
+   largest piece crosses other objects, which hide the part in between, and no more background than in 4.
 
 The rule "tower":
 
 6. There are at least two blocks.
 7. All blocks are connected by touching.
-8. Ordered by the heights of their middles, each block rests on the one before it. It is over it in at least a third
-   of the columns of the narrower of the two. And the line along which they touch is no steeper than 60 degrees: it
-   runs along the columns in which the block is over the other less those in which it is under it, and rises by the
-   rows in which it is to the left less those in which it is to the right.
-9. The middle of all that rests on a block, weighted by pixels, is in line with the columns in which it rests there,
-   give or take a pixel. What is upright may lean outwards in the picture, by as much as it does for a camera with the
-   field of view of ShapeStacks that looks down by 45 degrees.
+8. Ordered by the heights of their middles, each block rests on the one before it: it is over that block in at least a
+   third of the columns of the narrower of the two, and the line along which they touch is at most 60 degrees steep.
+   The length of this line is the number of columns in which the block is over the other, minus those in which it is
+   under it. Its rise is the number of rows in which it is to the left, minus those in which it is to the right.
+9. The pixel-weighted middle of everything that rests on a block is above the columns in which it rests there, to within
+   one pixel. Upright things may lean outwards in the picture, as far as they do for a camera with the field of view of
+   ShapeStacks that looks down by 45 degrees.
 10. The lowest block does not touch the upper border of the image.
 
 The rules "room" and "whole_objects", in which objects stand on one floor seen from above:
 
-11. No object is enclosed by another: what stands in front also starts lower in the picture.
+11. No object is enclosed by another, because an object in front also starts lower in the picture.
 12. At least half of each object's foot is held. The foot is the lower outline in the lowest quarter of the object's
-    height. It is held by the floor, by the end of the picture, and by an object that does not reach as high, since that
-    object may stand in front.
-13. In a "room" the floor is each background mask with a twentieth of the image's lower border or more; other background
-    is walls and sky. For "whole_objects" all background is floor: where a floor fills the picture, as in CLEVR, masks
-    do not show which way is up. It passes scenes upside down and on their side too, and is named for what is left:
-    objects in one piece, none inside another. ("table" is its former name.)
+    height. It is held by the floor, by the lower border of the picture, and by an object that does not reach as high,
+    because that object may stand in front.
+13. In a "room", the floor is each background mask with at least a twentieth of the image's lower border. Other
+    background is walls and sky. For "whole_objects", all background is floor: if a floor fills the picture, as in
+    CLEVR, masks do not show which way is up. So this rule also accepts scenes that are upside down or on their side.
+    It is named after what it still requires: objects in one piece, none inside another. (Its former name is "table".)
 
 The rule cannot see what masks do not show: blocks that are off balance towards the camera or by a pixel or two, a ball
 that carries a block, blocks sunk into each other (masks never overlap), whether a tower touches the floor, objects that
 hover in front of the floor. If the background is not known, a part of it that has its own mask and hardly reaches the
-border is taken for an object, and an object that the border cuts off to a large part is taken for background.
+border is mistaken for an object, and an object that is largely cut off by the border is mistaken for background.
 """
 
 import itertools
@@ -72,11 +72,12 @@ SPECK = 4  # pixels
 FRAGMENT = 1 / 10  # of the largest piece
 BACKGROUND = 1 / 20  # of the border
 REACH = 1  # pixels between objects that touch
-SUPPORT = 1 / 3  # of the columns of the narrower block: a lone block on another needs half, a counterweight allows less
-STEEPEST = math.tan(math.radians(60))  # what is upright leans by up to 30 degrees, and blocks hide parts of others
+SUPPORT = 1 / 3  # of the columns of the narrower block: without a counterweight, a block needs half
+STEEPEST = math.tan(math.radians(60))  # upright things lean by up to 30 degrees, and blocks hide parts of others
 FOOT = 1 / 4  # of the height of an object
-# Upright lines meet at a point below the image: so many of its sides below its middle. For a camera that looks down by
-# 45 degrees that is one focal length, and a side of ShapeStacks' pictures is 2 tan(45 / 2 degrees) 196 / 224 of them.
+# Upright lines meet at a point below the image. This is its distance from the middle of the image, in image sides. For
+# a camera that looks down by 45 degrees, it is one focal length, and the side of a ShapeStacks picture is
+# 2 tan(45 / 2 degrees) 196 / 224 focal lengths.
 VANISHING = 1 / (2 * math.tan(math.radians(45 / 2)) * 196 / 224)
 
 EIGHT = np.ones((3, 3))  # the eight neighbours of a pixel
@@ -86,11 +87,11 @@ Flags = npt.NDArray[np.bool_]
 
 
 class Verdict(NamedTuple):
-    """What the rule says of a scene."""
+    """The verdict of the rule on a scene."""
 
     stands: bool
     reason: str
-    """The first thing wrong, with the numbers of masks: "block 2 is in pieces"; or what stands: "3 blocks stand"."""
+    """The first problem, with mask numbers ("block 2 is in pieces"), or what stands ("3 blocks stand")."""
 
 
 class _Scene(NamedTuple):
@@ -128,10 +129,10 @@ def check_structure(
     """Which scenes stand by the rule at the head of this module, and why the others do not.
 
     Args:
-        masks: probabilities or uint8 [n,K,H,W,1], true or generated; in any order, and any of them may be empty.
+        masks: probabilities or uint8 [n,K,H,W,1], true or generated, in any order. Any of them may be empty.
         rule: "tower": one stack of blocks; "room": objects on a floor between walls; "whole_objects": objects on a
-            floor that fills the picture, of which no rule sees whether they stand.
-        background: the masks that are background where that is known, for example a file's background entities.
+            floor that fills the picture. No rule can see whether these stand.
+        background: the background masks if they are known, for example a file's background entities.
 
     Returns:
         n verdicts.
@@ -261,7 +262,7 @@ def _over(labels: Labels, scene: _Scene) -> Flags:
 
 
 def _lean(row: float, column: float, shape: tuple[int, ...]) -> float:
-    """Sentence 9: columns to the right for each row upwards by which what is upright may lean at a place."""
+    """Sentence 9: how many columns to the right upright things may lean per row upwards, at a place."""
     height, width = shape
     return (column - (width - 1) / 2) / (VANISHING * height - (row - (height - 1) / 2))
 

@@ -1,4 +1,4 @@
-"""Runs of a study on a cluster: one job for each, by submitit, which a requeued job goes on with."""
+"""Runs of a study on a cluster: one submitit job per run. A requeued job continues its run."""
 
 import dataclasses
 import subprocess
@@ -14,18 +14,18 @@ from pyro_sri.study.plan import Job, Stage
 from pyro_sri.system.errors import UserError, one_line
 from pyro_sri.system.files import is_locked, write_atomically
 
-POLL = 10.0  # seconds between looks at a run that another process has
-CHILD_POLL = 1.0  # seconds between looks at the command
-SIGNAL_SECONDS = 120  # before a job's time is over: training ends with a checkpoint after its step
-MOST_TIMEOUTS = 100  # after which a job is no longer requeued
-DEFAULT_CORES = 4  # of a run that does not say how many threads it takes
+POLL = 10.0  # seconds between checks of a run that another process is working on
+CHILD_POLL = 1.0  # seconds between checks of the command
+SIGNAL_SECONDS = 120  # before a job's time limit: training saves a checkpoint after its current step
+MOST_TIMEOUTS = 100  # then a job is no longer requeued
+DEFAULT_CORES = 4  # of a run that does not set its number of threads
 WAITING = ("PENDING", "RUNNING", "REQUEUED", "CONFIGURING", "COMPLETING", "SUSPENDED", "UNKNOWN", "READY")
-# SLURM's own variables would have `train` take the job for one of its distributed runs.
+# With SLURM's own variables, `train` would mistake the job for a distributed run.
 HIDDEN = {"SLURM_NTASKS": None}
 
 
 class ClusterRun:
-    """What a job does: trains and evaluates one run. Requeued, it goes on from the last checkpoint.
+    """A job, which trains and evaluates one run. When requeued, it continues from the last checkpoint.
 
     Args:
         job: The run.
@@ -36,7 +36,7 @@ class ClusterRun:
         self.command: Command | None = None
 
     def __call__(self) -> str:
-        """Carries out what is left of the run; returns its state."""
+        """Does what is left of the run, and returns its state."""
         while is_locked(self.job.path / runs.LOCK):
             time.sleep(POLL)
         stages: tuple[Stage, ...] = ("train", "evaluate")
@@ -45,37 +45,37 @@ class ClusterRun:
             if state.finished or (stage == "train" and state.step >= self.job.config.steps):
                 continue
             self.command = carry_out(self.job, Place((), None), stage, HIDDEN)
-            while self.command.process.poll() is None:  # not wait(), which `checkpoint` would have to wait for
+            while self.command.process.poll() is None:  # not wait(), which would block `checkpoint`
                 time.sleep(CHILD_POLL)
             if self.command.failed():
                 break
         return self.job.state().name
 
     def checkpoint(self) -> Any:
-        """Ends the command with a checkpoint, when the job's time is over or others need its place."""
+        """Ends the command with a checkpoint when the job runs out of time or is preempted."""
         import submitit
 
         if self.command is not None and self.command.process.poll() is None:
             self.command.process.terminate()
             try:
                 self.command.process.wait(SIGNAL_SECONDS / 2)
-            except subprocess.TimeoutExpired:  # a very long step: the last checkpoint stands
+            except subprocess.TimeoutExpired:  # a very long step: the last checkpoint remains
                 self.command.process.kill()
         return submitit.helpers.DelayedSubmission(ClusterRun(self.job))
 
 
 def slurm_executor(folder: Path, partition: str | None, hours: float, gpus: int, jobs: Sequence[Job]) -> Any:
-    """What submits jobs to SLURM.
+    """The executor that submits jobs to SLURM.
 
     Args:
-        folder: Where the jobs' files go; every machine must see it.
+        folder: Folder for the jobs' files, which all machines must share.
         partition: The partition; None for the cluster's default.
-        hours: Hours that a job may take before it is requeued.
-        gpus: GPUs of each job.
-        jobs: The runs, which say how many cores they need.
+        hours: Hours after which a job is requeued.
+        gpus: GPUs per job.
+        jobs: The runs, which determine how many cores a job needs.
 
     Raises:
-        UserError: If submitit is not installed, or this is no machine of a SLURM cluster.
+        UserError: If submitit is not installed, or this machine does not belong to a SLURM cluster.
     """
     try:
         import submitit
@@ -84,7 +84,7 @@ def slurm_executor(folder: Path, partition: str | None, hours: float, gpus: int,
     try:
         executor = submitit.SlurmExecutor(folder.absolute(), max_num_timeout=MOST_TIMEOUTS)
     except RuntimeError as error:
-        raise UserError("there is no SLURM here (no srun): call it on a cluster's login machine") from error
+        raise UserError("there is no SLURM here (no srun): run this on a cluster's login machine") from error
     executor.update_parameters(
         job_name="pyro-sri-study",
         nodes=1,
@@ -99,14 +99,14 @@ def slurm_executor(folder: Path, partition: str | None, hours: float, gpus: int,
 
 
 def submit_jobs(jobs: Sequence[Job], executor: Any) -> dict[str, str]:
-    """Submits a job for each run that is not finished and has none yet.
+    """Submits a job for each run that is not finished and has no job in the queue.
 
     Args:
         jobs: The runs.
-        executor: One of submitit's.
+        executor: An executor of submitit.
 
     Returns:
-        The numbers of the new jobs, by the name of the run.
+        The numbers of the new jobs by the names of their runs.
 
     Raises:
         UserError: If the cluster refuses a job.
@@ -126,17 +126,17 @@ def submit_jobs(jobs: Sequence[Job], executor: Any) -> dict[str, str]:
 
 
 def ticket(job: Job) -> Path:
-    """Where the number of a run's job stands."""
+    """The file with the number of a run's job."""
     return job.log.with_suffix(".job")
 
 
 def job_number(job: Job) -> str:
-    """The number of a run's job, or of its last one; empty if it has had none."""
+    """The number of a run's latest job, or an empty text if it has had none."""
     return ticket(job).read_text(encoding="utf-8").strip() if ticket(job).exists() else ""
 
 
 def queue_state(job: Job, executor: Any) -> str:
-    """What the cluster says of a run's job, in its words; empty if it has none."""
+    """The state of a run's job in the cluster's words, or an empty text if it has none."""
     if not job_number(job):
         return ""
     submitted = executor.job_class(executor.folder, job_number(job))

@@ -1,4 +1,4 @@
-"""The data sets of a study: made once, shared by its runs."""
+"""The data sets of a study, which are made once and shared by its runs."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -12,14 +12,14 @@ from pyro_sri.study.specification import Data
 from pyro_sri.system.children import usable_cores
 from pyro_sri.system.errors import UserError
 
-WORTH_A_WORKER = 1_000  # images that take longer to make than a process to start
+WORTH_A_WORKER = 1_000  # images; making them takes longer than starting a process
 
 
 def missing_data(plan: Plan) -> dict[str, Path]:
-    """The data sets that have to be made for the plan's rows, and where.
+    """The data sets that have to be made for the plan's rows, with their paths.
 
     Raises:
-        UserError: If a file that the study names is not there, or one that it made holds other scenes.
+        UserError: If a file that the study names does not exist, or a file that it made holds other scenes.
     """
     missing = {}
     for name in dict.fromkeys(row.data for row in plan.study.rows.values()):
@@ -28,14 +28,14 @@ def missing_data(plan: Plan) -> dict[str, Path]:
             if data.file is None:
                 _check_made(data, path)
         elif data.file is not None:
-            raise UserError(f"{plan.study.source}: there is no file {path}: correct 'data', or make the file")
+            raise UserError(f"{plan.study.source}: there is no file {path}: correct 'data', or create the file")
         else:
             missing[name] = path
     return missing
 
 
 def make_data(data: Data, path: Path, progress: Report) -> None:
-    """Makes a data set; what an earlier start has made of it is kept."""
+    """Makes a data set, continuing an interrupted earlier start."""
     path.parent.mkdir(parents=True, exist_ok=True)
     counts = {"train": data.train, "val": data.val, "test": data.test}
     make_dataset(
@@ -62,6 +62,6 @@ def _check_made(data: Data, path: Path) -> None:
         value = list(value) if isinstance(value, tuple) else value
         if there[name] != value:
             raise UserError(
-                f"the data of the study has changed since {path} was made ({name} was {there[name]}, is {value}): put "
-                "it back, or choose another --out"
+                f"the data of the study has changed since {path} was made ({name} was {there[name]}, now {value}): "
+                "restore it, or choose another --out"
             )

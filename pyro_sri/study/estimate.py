@@ -1,4 +1,4 @@
-"""How long a run will train, from a few measured steps of each of its phases."""
+"""Estimates how long a run will train, from a few measured steps of each phase."""
 
 import time
 from collections.abc import Hashable, Iterator
@@ -19,14 +19,15 @@ WARM_UP, TIMED = 1, 2  # steps of a phase
 
 
 def training_hours(config: RunConfig, first: int = 0) -> float:
-    """Hours that the steps of a run take on this machine, by the fastest of a few; on random images and new weights.
+    """Estimated hours for the steps of a run on this machine, with random images and new weights.
 
-    Steps of different phases (SRI's segregation alone, all of it, the prior alone on encoded slots) have different
-    costs: each is measured. Loading, validation, checkpoints and the encoding of slots are not in it.
+    Steps of different phases (SRI's segregation alone, all of SRI, the prior alone on encoded slots) have different
+    costs, so each phase is measured. The fastest of a few steps counts. Loading, validation, checkpoints and the
+    encoding of slots are not included.
 
     Args:
         config: The run.
-        first: The step that it goes on from.
+        first: The step from which it continues.
     """
     threads = torch.get_num_threads()
     if config.threads:
@@ -55,14 +56,14 @@ def _hours(config: RunConfig, first: int) -> float:
 
 
 def phases(config: RunConfig) -> Iterator[tuple[int, int]]:
-    """First step and end of the parts of a run between whose steps something may change."""
+    """First step and end of each part of a run. The computation may change only between parts."""
     bounds = {getattr(config, name, 0) for name in STEP_NUMBERS} | {config.encoded_from or 0}
     inside = sorted({0, *(bound for bound in bounds if 0 < bound < config.steps)})
     yield from zip(inside, [*inside[1:], config.steps], strict=True)
 
 
 def _batch(config: RunConfig, stepper: Stepper, step: int, encoded: bool) -> Tensor:
-    """What a step takes: random images, or slots of some of them, repeated."""
+    """The input of a step: random images, or the repeated slots of one of them."""
     device, size = stepper.fabric.device, config.image_size
     shape = (config.batch_size, size, size, 3)
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
@@ -75,7 +76,7 @@ def _batch(config: RunConfig, stepper: Stepper, step: int, encoded: bool) -> Ten
 
 
 def _times(stepper: Stepper, batch: Tensor, step: int) -> list[float]:
-    """Seconds of some steps after the first."""
+    """Seconds of some steps, after a warm-up."""
     times = []
     for _ in range(WARM_UP + TIMED):
         begin = time.perf_counter()

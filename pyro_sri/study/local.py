@@ -23,19 +23,19 @@ from pyro_sri.system.children import start_child, usable_cores
 from pyro_sri.system.files import is_locked, sole_use, write_atomically
 from pyro_sri.system.signals import ENDING, handling
 
-LOCK = ".study.lock"  # in a study's folder, while a process carries it out
-POLL = 0.2  # seconds between looks at the processes
+LOCK = ".study.lock"  # in a study's folder, while a process runs it
+POLL = 0.2  # seconds between checks of the processes
 LONGEST_REASON = 1_000  # characters
-PREFIX = "pyro-sri: "  # how a command begins to say why it failed
-SAYS_WHY = re.compile(rf"{PREFIX}|[\w.]+(Error|Exception)\b")  # or, if it failed by a fault of ours, Python
+PREFIX = "pyro-sri: "  # how the error message of a command begins
+SAYS_WHY = re.compile(rf"{PREFIX}|[\w.]+(Error|Exception)\b")  # or Python's, if the failure is a bug
 
 
 class Place(NamedTuple):
-    """Where a run is carried out.
+    """The cores and GPU that a run may use.
 
     Attributes:
-        cores: The cores that it has.
-        gpu: The GPU that it has, as CUDA_VISIBLE_DEVICES calls it; None for none.
+        cores: The cores.
+        gpu: The GPU, as named in CUDA_VISIBLE_DEVICES, or None.
     """
 
     cores: tuple[int, ...]
@@ -43,28 +43,28 @@ class Place(NamedTuple):
 
 
 class Watcher(Protocol):
-    """Who is told how the runs get on."""
+    """An observer of the runs' progress."""
 
     def started(self, job: Job, stage: Stage) -> None:
         """A command begins."""
 
     def waiting(self, job: Job) -> None:
-        """Another process has the run; said once."""
+        """Another process is working on the run. Called once."""
 
     def advanced(self, job: Job, step: int) -> None:
-        """A run has logged a step; called again and again."""
+        """A run has logged a step. Called repeatedly."""
 
     def ended(self, job: Job, state: State) -> None:
-        """Nothing more is done about a run."""
+        """Nothing more will be done for a run."""
 
 
 def find_places(configs: Sequence[RunConfig], num_jobs: int | None) -> list[Place]:
-    """Places for so many runs at a time.
+    """Places for the runs that are carried out at the same time.
 
     Args:
-        configs: What is to be run.
-        num_jobs: How many at a time. None takes one for each GPU; without GPUs one for each core if every run is
-            content with one thread, else one for all cores.
+        configs: The runs.
+        num_jobs: How many at a time. None means one per GPU. Without GPUs, it means one per core if every run uses one
+            thread, and otherwise one for all cores.
     """
     cores = usable_cores()
     gpus = [] if all(config.device == "cpu" for config in configs) else _shared(visible_gpus(), configs)
@@ -76,41 +76,41 @@ def find_places(configs: Sequence[RunConfig], num_jobs: int | None) -> list[Plac
 
 
 def _shared(gpus: Sequence[str], configs: Sequence[RunConfig]) -> list[str]:
-    """The GPUs in groups, as many in each as the run with the most devices needs."""
+    """The GPUs in groups. Each group has as many as the run with the most devices needs."""
     each = max((config.devices for config in configs), default=1)
     return [",".join(gpus[i : i + each]) for i in range(0, len(gpus) - each + 1, each)]
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES calls them."""
+    """The GPUs that this process may use, as named in CUDA_VISIBLE_DEVICES."""
     names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     count = torch.cuda.device_count()
     return names if len(names) == count else [str(i) for i in range(count)]
 
 
 def alone(out: Path) -> AbstractContextManager[None]:
-    """Keeps other processes from carrying out the study in a folder meanwhile.
+    """Keeps other processes from running the study in a folder at the same time.
 
     Raises:
-        UserError: If one does.
+        UserError: If another process is running it already.
     """
-    taken = f"{out} is in use: another process carries out this study; wait for it or stop it"
+    taken = f"{out} is in use: another process is running this study; wait for it or stop it"
     return sole_use(out / LOCK, taken)
 
 
 def run_jobs(jobs: Sequence[Job], places: Sequence[Place], watcher: Watcher) -> bool:
     """Trains and evaluates what is left of some runs.
 
-    A run that fails is told and left; the others go on. On Ctrl-C or SIGTERM the trainings end with a checkpoint; on a
-    second one they end at once.
+    If a run fails, this is reported and the others continue. On Ctrl-C or SIGTERM, the trainings end with a checkpoint.
+    On a second signal, they end at once.
 
     Args:
-        jobs: The runs; those that are finished are skipped.
-        places: Where; as many at a time as there are places.
-        watcher: Who is told.
+        jobs: The runs. Finished ones are skipped.
+        places: The places to run them. As many runs are carried out at a time as there are places.
+        watcher: The observer of their progress.
 
     Returns:
-        Whether all were carried out, well or badly; False if a signal came before.
+        Whether all runs were attempted. False if a signal stopped them.
 
     Raises:
         KeyboardInterrupt: On a second signal.
@@ -121,13 +121,13 @@ def run_jobs(jobs: Sequence[Job], places: Sequence[Place], watcher: Watcher) -> 
 def carry_out(
     job: Job, place: Place, stage: Stage, environment: Mapping[str, str | None] = MappingProxyType({})
 ) -> "Command":
-    """Starts a command of a run; what it prints goes into the run's log.
+    """Starts a command of a run. Its output goes to the run's log.
 
     Args:
         job: The run.
-        place: Where; all cores of this process if it names none.
+        place: Where to run it. A place without cores means all cores of this process.
         stage: Which command.
-        environment: What else to change in this process's environment variables; None takes one away.
+        environment: Further changes to this process's environment variables. None removes a variable.
     """
     job.log.parent.mkdir(parents=True, exist_ok=True)
     job.failure.unlink(missing_ok=True)
@@ -152,7 +152,7 @@ class Command:
         stage: What it does.
         place: Where it runs.
         process: Its process.
-        begin: Where in the run's log its own lines begin.
+        begin: Position in the run's log where its own lines begin.
     """
 
     job: Job
@@ -162,7 +162,7 @@ class Command:
     begin: int
 
     def failed(self) -> bool:
-        """Notes why the command failed, if it did."""
+        """Whether the command failed. If so, stores the reason."""
         status = self.process.returncode
         if status == 0:
             return False
@@ -179,7 +179,7 @@ class Command:
 
 
 class _Launcher:
-    """The runs that wait, and those that are under way."""
+    """The runs that are waiting, and those that are running."""
 
     def __init__(self, jobs: Sequence[Job], places: Sequence[Place], watcher: Watcher) -> None:
         self.waiting, self.watcher = deque(jobs), watcher
@@ -196,7 +196,7 @@ class _Launcher:
                     time.sleep(POLL)
                     self._look()
             finally:
-                for command in self.commands:  # an error of ours, or a second signal
+                for command in self.commands:  # a bug, or a second signal
                     command.process.kill()
         return not self.signals
 
@@ -208,7 +208,7 @@ class _Launcher:
             raise KeyboardInterrupt
 
     def _start(self) -> None:
-        """Fills the free places; a run that another process has waits for it, and lets others go first."""
+        """Fills the free places. A run that another process is working on waits, and lets others go first."""
         for _ in range(len(self.waiting)):
             if not self.free or self.signals:
                 return
@@ -222,7 +222,7 @@ class _Launcher:
                 self._go_on(job, self.free.pop(0))
 
     def _go_on(self, job: Job, place: Place) -> None:
-        """Starts what is next of a run, or tells that nothing is."""
+        """Starts the next command of a run, or reports that nothing is left."""
         state = job.state()
         if state.finished:
             self.free.append(place)
@@ -231,7 +231,7 @@ class _Launcher:
         stage: Stage = "evaluate" if state.step >= job.config.steps else "train"
         self.watcher.started(job, stage)
         self.commands.append(carry_out(job, place, stage))
-        if self.signals:  # it came while the process was started
+        if self.signals:  # the signal came while the process was being started
             self.commands[-1].process.terminate()
 
     def _look(self) -> None:

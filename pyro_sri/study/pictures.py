@@ -1,4 +1,4 @@
-"""Pictures of a study: scenes of every row side by side, drawn with one seed, below scenes of the data."""
+"""Pictures of a study: samples of every row below scenes from the data, all drawn with the same seed."""
 
 from collections.abc import Sequence
 from itertools import takewhile
@@ -19,9 +19,9 @@ from pyro_sri.viz.sheets import TILE_SIDE, Layout, lay_out
 
 NUM_SCENES = 8
 SEED = 0  # of the draws
-LAST_EXHIBIT = "samples_order"  # the gallery goes on with what takes long
+LAST_EXHIBIT = "samples_order"  # everything after it in the gallery takes long
 LEFT_OUT = ("slots",)
-LONGEST_LABEL = 24  # letters in a line
+LONGEST_LABEL = 24  # letters per line
 
 
 def first_jobs(plan: Plan) -> dict[str, Job]:
@@ -35,10 +35,10 @@ def first_jobs(plan: Plan) -> dict[str, Job]:
 
 
 def sample_sheets(plan: Plan) -> dict[str, Layout]:
-    """For each data set its scenes, and those that its rows draw, each with the same seed.
+    """For each data set, its scenes, and samples from its rows, all with the same seed.
 
     Returns:
-        By the name of the data set.
+        Sheets by the name of the data set.
     """
     sheets = {}
     for name in dict.fromkeys(row.data for row in plan.study.rows.values()):
@@ -58,19 +58,19 @@ def sample_sheets(plan: Plan) -> dict[str, Layout]:
 
 
 def curves(plan: Plan) -> dict[str, Figure]:
-    """The study's logged values by step: a figure for each that some run has."""
+    """The study's logged values by step, with a figure for each value that some run has."""
     logs = {row.title: [job.run.log() for job in plan.of_row(row)] for row in plan.study.rows.values() if _own(row)}
     there = {name for of_row in logs.values() for log in of_row for line in log for name in line}
     return {name: compare_curves(logs, name) for name in plan.study.curves if name in there}
 
 
 def _own(row: Row) -> bool:
-    """Whether the runs of a row are its own."""
+    """Whether a row has runs of its own."""
     return row.runs_of == row.key
 
 
 def exhibits(job: Job) -> list[Exhibit]:
-    """What the report shows of a run."""
+    """The pictures of a run in the report."""
     images = load_images(job.run, None, ACTIVENESS_IMAGES)
     shown = takewhile(lambda exhibit: exhibit.name != LAST_EXHIBIT, gallery(job.run, images, num=6, seed=SEED))
     return [exhibit for exhibit in shown if exhibit.name not in LEFT_OUT]
@@ -88,7 +88,7 @@ def _label(plan: Plan, key: str, job: Job) -> str:
 
 
 def _wrapped(text: str) -> Sequence[str]:
-    """A text in lines; long words are left as they are."""
+    """A text broken into lines. Long words are not broken."""
     lines = [""]
     for word in text.split():
         if lines[-1] and len(lines[-1]) + 1 + len(word) > LONGEST_LABEL:

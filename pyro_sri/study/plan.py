@@ -1,4 +1,4 @@
-"""The runs of a study: where each is, what commands carry it out, and how far it has come."""
+"""The runs of a study: their folders, their commands, and their progress."""
 
 import dataclasses
 import json
@@ -18,11 +18,11 @@ from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import is_locked, write_numbered
 from pyro_sri.training.loop import DIVERGED, check_same
 
-COMMAND = (sys.executable, "-m", "pyro_sri")  # what runs `pyro-sri`, wherever it is installed
-MARK = "study.yaml"  # in a study's folder: what it was last
-LOG_TAIL = 65_536  # bytes at the end of a log in which its last line is looked for
+COMMAND = (sys.executable, "-m", "pyro_sri")  # runs `pyro-sri`, wherever it is installed
+MARK = "study.yaml"  # in a study's folder: a copy of the study file
+LOG_TAIL = 65_536  # bytes at the end of a log that are searched for its last line
 
-# A run has collapsed if its slots say nothing about the image, or all objects share a slot.
+# A run has collapsed if its slots hold no information about the image, or if all objects share a slot.
 LEAST_NATS, LEAST_ARI_FG = 1.0, 0.05
 
 Stage = Literal["train", "evaluate"]
@@ -31,13 +31,13 @@ FINISHED: tuple[StateName, ...] = ("done", "collapsed", "diverged")
 
 
 class State(NamedTuple):
-    """How far a run has come.
+    """The state of a run.
 
     Attributes:
-        name: missing, begun, running (by any process), trained but not evaluated, done; collapsed, which is done too;
-            diverged, which training cannot mend; failed in another way, which is tried again.
+        name: missing, begun, running (in any process), trained but not evaluated, done; collapsed, which is also done;
+            diverged, which more training cannot repair; failed for another reason, which is tried again.
         step: The step of its last checkpoint.
-        reason: Why it is what it is, in one line; may be empty.
+        reason: The reason for this state in one line; may be empty.
     """
 
     name: StateName
@@ -57,10 +57,10 @@ class Job:
     Attributes:
         row: The row that it belongs to.
         path: Its run directory.
-        log: What its commands print.
-        config: The run, with its seed and data.
+        log: The file for the output of its commands.
+        config: Its configuration, with seed and data.
         evaluation: How it is evaluated.
-        tiny: Whether it is a run of `--tiny`.
+        tiny: Whether it is a `--tiny` run.
     """
 
     row: Row
@@ -77,17 +77,17 @@ class Job:
 
     @property
     def name(self) -> str:
-        """How the run is called for people."""
+        """The name of the run in messages."""
         return f"{self.row.key} seed {self.seed}"
 
     @property
     def failure(self) -> Path:
-        """Where it stands why the run failed, if it did."""
+        """The file with the reason, if the run failed."""
         return self.log.with_suffix(".failure")
 
     @property
     def run(self) -> runs.Run:
-        """The run directory, to be read."""
+        """The run directory, for reading."""
         return runs.Run(self.path, self.config)
 
     def words(self, stage: Stage) -> list[str]:
@@ -99,11 +99,11 @@ class Job:
         return ["train", self.config.preset, *tiny, *options, "--out", str(self.path), "--resume"]
 
     def command(self, stage: Stage = "train") -> str:
-        """The same as one line for people."""
+        """The same command as one line for people."""
         return shlex.join(["pyro-sri", *self.words(stage)])
 
     def check(self) -> None:
-        """Raises UserError if the run directory holds another run than the row asks for."""
+        """Raises UserError if the run directory does not hold the run that the row asks for."""
         if not (self.path / runs.CONFIG).exists():
             runs.check_new(self.path)
             return
@@ -114,15 +114,15 @@ class Job:
             check_same(dataclasses.replace(self.config, data=stored.data), stored)
         except UserError as error:
             raise UserError(
-                f"row '{self.row.key}' has changed since {self.path} was trained ({error}): put it back, give the row "
+                f"row '{self.row.key}' has changed since {self.path} was trained ({error}): restore it, give the row "
                 "another key, or choose another --out"
             ) from error
 
     def state(self) -> State:
-        """How far the run has come, as its directory says."""
+        """The state of the run, from its directory."""
         try:
             return self._look()
-        except UserError as error:  # something in it is damaged: training will say so too
+        except UserError as error:  # something in it is damaged, which training will also report
             return State("failed", 0, str(error))
 
     def _look(self) -> State:
@@ -141,7 +141,7 @@ class Job:
         return State("begun" if step else "missing", step)
 
     def metrics(self) -> Metrics | None:
-        """What the evaluation found; None if there is none of this checkpoint with these options."""
+        """The results of the evaluation, or None if this checkpoint has not been evaluated with these options."""
         found = self.run.metrics()
         if found is None:
             return None
@@ -156,7 +156,7 @@ class Job:
         return int(checkpoints.load_checkpoint(self.run.checkpoint(self.evaluation.checkpoint))["step"])
 
     def minutes(self) -> float:
-        """Minutes of training, by the log: steps at the pace of each line; neither starts nor what a kill lost."""
+        """Minutes of training, from the speeds in the log, without start-up time and work that was lost by a kill."""
         seconds, before = 0.0, 0
         for line in self.run.log():
             if "images_per_second" in line:
@@ -176,12 +176,12 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A study, and its runs in a folder.
+    """A study and its runs in a folder.
 
     Attributes:
         study: The study.
         out: The folder.
-        jobs: Its runs, those of a row one after the other; rows that are the same as another have none of their own.
+        jobs: Its runs, ordered by seed. Rows that are the same as another row have no runs of their own.
     """
 
     study: Study
@@ -193,7 +193,7 @@ class Plan:
         return [job for job in self.jobs if job.row.key == row.runs_of]
 
     def only(self, keys: Sequence[str]) -> "Plan":
-        """The plan with some of the rows alone.
+        """The plan with only some of the rows.
 
         Raises:
             UserError: If there is no such row.
@@ -210,12 +210,12 @@ class Plan:
 
 
 def make_plan(study: Study, out: Path, tiny: bool = False) -> Plan:
-    """The runs of a study in a folder; nothing is written.
+    """The runs of a study in a folder. Nothing is written.
 
     Args:
         study: The study.
         out: The folder.
-        tiny: Whether runs are those of `train --tiny`.
+        tiny: Whether the runs are `train --tiny` runs.
 
     Raises:
         UserError: If a data file does not fit a row.
@@ -247,29 +247,31 @@ def _jobs(study: Study, row: Row, out: Path, tiny: bool) -> Iterator[Job]:
 
 
 def _fitting(row: Row, path: Path) -> RunConfig:
-    """The row's configuration with the size of the images in a file, if it is there."""
+    """The row's configuration with the image size of a data file, if the file exists."""
     if not path.exists():
         return row.config
     with DatasetFile(path) as file:
         size = file.image_size
     if size not in row.config.image_sizes:
-        raise UserError(f"row '{row.key}': {path} holds {size}x{size} images, which {row.config.preset} does not take")
+        raise UserError(
+            f"row '{row.key}': {path} holds {size}x{size} images, which {row.config.preset} does not support"
+        )
     return dataclasses.replace(row.config, image_size=size)
 
 
 def check_folder(out: Path) -> None:
-    """Raises UserError if a study's folder holds something else."""
+    """Raises UserError if a study's folder is already used for something else."""
     if (out / MARK).exists() or not out.exists():
         return
     if not out.is_dir() or any(not _ours(path) for path in out.iterdir()):
-        raise UserError(f"{out} holds other files, and no study: choose another folder with --out")
+        raise UserError(f"{out} holds other files and is not a study folder: choose another folder with --out")
 
 
 def claim(plan: Plan) -> None:
-    """Keeps a copy of the study file in the study's folder; a copy of an earlier one gets a number.
+    """Keeps a copy of the study file in the study's folder. Earlier copies are kept with a number.
 
     Raises:
-        UserError: If the folder holds other files, or a run of another configuration.
+        UserError: If the folder holds other files, or a run with another configuration.
     """
     check_folder(plan.out)
     for job in plan.jobs:
@@ -284,17 +286,17 @@ def _ours(path: Path) -> bool:
 
 
 def collapse(metrics: Metrics) -> str:
-    """Why a run counts as collapsed; empty if it does not."""
+    """Why a run counts as collapsed, or an empty text if it does not."""
     kl, ari = metrics.get("kl"), metrics.get("ari_fg")
     if isinstance(kl, float) and kl < LEAST_NATS:
         return f"the latents hold {kl:.2g} nats"
     if isinstance(ari, float) and ari < LEAST_ARI_FG:
-        return f"objects are not apart (ari_fg {ari:.2g})"
+        return f"objects are not separated (ari_fg {ari:.2g})"
     return ""
 
 
 def logged_step(path: Path) -> int:
-    """The step of the last whole line in the log of a run directory; 0 if there is none."""
+    """The step of the last complete line in the log of a run directory, or 0 if there is none."""
     try:
         with (path / runs.LOG).open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - LOG_TAIL))

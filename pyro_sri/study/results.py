@@ -1,4 +1,4 @@
-"""What came of a study: a record for each run, and mean and spread for each row."""
+"""The results of a study: a record for each run, and mean and spread for each row."""
 
 import json
 import math
@@ -19,12 +19,12 @@ Record = dict[str, Any]
 
 
 class RowResult(NamedTuple):
-    """What came of a row.
+    """The results of a row.
 
     Attributes:
         row: The row.
         records: A record for each seed.
-        spreads: Mean and standard deviation by measure, of the seeds that have it.
+        spreads: Mean and standard deviation by measure, over the seeds that have it.
         remark: What went wrong, or why there is no mean; may be empty.
     """
 
@@ -35,7 +35,7 @@ class RowResult(NamedTuple):
 
 
 def collect(plan: Plan) -> list[RowResult]:
-    """The results of every row, in the study's order; runs that are not done have no measures."""
+    """The results of every row, in the study's order. Unfinished runs have no measures."""
     found = {job.path: _record(plan, job) for job in plan.jobs}
     return [_summarise(plan, row, [found[job.path] for job in plan.of_row(row)]) for row in plan.study.rows.values()]
 
@@ -47,13 +47,13 @@ def to_json(results: Sequence[RowResult]) -> str:
 
 
 def describe_data(plan: Plan, name: str) -> str:
-    """What a data set is, with the word "generated" where it is."""
+    """A description of a data set, with the word "generated" if it is."""
     data = plan.study.data[name]
     if data.file is None:
         return f"generated {data.family}, {data.size}x{data.size}, {data.train} training images, seed {data.seed}"
     path = data_file(plan.study, name, plan.out)
     if not path.exists():
-        return f"{path.name} (not here)"
+        return f"{path.name} (missing)"
     with DatasetFile(path) as file:
         origin = "generated " if file.generated else ""
         return f"{origin}{path.name}, {file.image_size}x{file.image_size}, {file.num_images('train')} training images"
@@ -113,16 +113,16 @@ def _spread(values: tuple[float, ...]) -> Spread:
 
 
 def frechet_features(results: Sequence[RowResult]) -> list[str]:
-    """The features that Fréchet distances were computed with, of all runs."""
+    """The features with which the Fréchet distances of all runs were computed."""
     found = (record["metrics"] or {} for result in results for record in result.records)
     return list(dict.fromkeys(str(m["frechet_features"]) for m in found if m.get("frechet_features")))
 
 
 def failed(plan: Plan) -> list[tuple[Job, State]]:
-    """The runs that diverged or failed, and how."""
+    """The runs that diverged or failed, with their states."""
     return [(job, state) for job in plan.jobs if (state := job.state()).name in ("diverged", "failed")]
 
 
 def results_file(out: Path) -> Path:
-    """Where the records are."""
+    """The file with the records."""
     return out / RESULTS

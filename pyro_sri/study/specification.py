@@ -1,4 +1,4 @@
-"""Study files: what is compared, on which data, over which seeds, and what is measured."""
+"""Study files: which systems are compared, on which data and seeds, and with which measures."""
 
 import re
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ SHIPPED = Path(__file__).parent / "studies"
 SUFFIX = ".yaml"
 
 LARGEST_FILE = 1_000_000  # characters
-MOST_VALUES = 20_000  # of a file; aliases could make as many of a few lines as they please
+MOST_VALUES = 20_000  # of a file; a few lines with aliases could otherwise make any number of them
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")  # of rows and data sets, which name folders and files
 TINY_IMAGES: dict[str, Any] = {"train": 8, "val": 2, "test": 2}
 
@@ -32,15 +32,15 @@ class Data:
     """A data set that runs share: generated, or a file.
 
     Attributes:
-        name: What its file in the study's folder is called, without the ending.
-        file: The file, if it is there already; then the rest says nothing.
+        name: Name of its file in the study's folder, without the suffix.
+        file: The file, if the study names one. The other attributes are then unused.
         family: The family of generated scenes.
-        size: Side of the images in pixels; None for the family's published size.
+        size: Side of the images in pixels. None means the family's published size.
         train: Images to train on.
         val: Images to validate on.
         test: Images to evaluate on.
         seed: Seed of the scenes.
-        options: What only this family has.
+        options: Options that only this family has.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Options of `evaluate`; their meanings are there."""
+    """Options of `evaluate`, which explains them."""
 
     num_images: int | None = None
     split: str = "test"
@@ -78,16 +78,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Row:
-    """What one row of the tables is.
+    """One row of the tables.
 
     Attributes:
-        key: Its name, and that of its folder.
-        title: What stands in the tables.
+        key: Its name, which is also the name of its folder.
+        title: Its title in the tables.
         note: What a reader should know about it.
-        config: Its run, without data and seed.
+        config: The configuration of its runs, without data and seed.
         data: Name of its data set.
-        published: Values of others, by measure.
-        runs_of: The row whose runs it shows: itself, or another that is the same.
+        published: Published values, by measure.
+        runs_of: The row whose runs it shows: itself, or the row that it is the same as.
     """
 
     key: str
@@ -101,17 +101,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Study:
-    """What a study file says.
+    """The content of a study file.
 
     Attributes:
         source: The file.
-        title: What it is about.
-        note: What a reader should know about all of it.
+        title: Its title.
+        note: What a reader should know about the whole study.
         data: The data sets by name.
         seeds: Seeds of the runs of every row.
         evaluation: How runs are evaluated.
         measures: Keys of metrics.json that the tables show.
-        curves: Values of the log that figures show by step.
+        curves: Values of the log that are plotted against the step.
         rows: The rows by key.
     """
 
@@ -126,7 +126,7 @@ class Study:
     rows: Mapping[str, Row]
 
     def tiny(self) -> "Study":
-        """The same in seconds, to see that everything works: `train --tiny`, few images, little evaluation."""
+        """The same study at a size that runs in seconds: `train --tiny`, few images, little evaluation."""
         rows = {key: replace(row, config=row.config.tiny()) for key, row in self.rows.items()}
         sizes = {row.data: row.config.image_size for row in rows.values()}
         data = {
@@ -138,21 +138,21 @@ class Study:
 
 
 def shipped_studies() -> dict[str, Path]:
-    """The studies that ship, by name."""
+    """The bundled studies by name."""
     return {path.stem: path for path in sorted(SHIPPED.glob(f"*{SUFFIX}"))}
 
 
 def find_study(name: str) -> Study:
-    """A study by its file, or by its name if it ships.
+    """A study given by its file, or by its name if it is bundled.
 
     Raises:
-        UserError: If there is none, or something in it is wrong; names the file, the row and the nearest right word.
+        UserError: If there is none, or it has an error. The message names the file, the row and the closest valid word.
     """
     shipped, path = shipped_studies(), Path(name)
     if path.suffix in (SUFFIX, ".yml") or path.is_file():
         return read_study(path)
     if name not in shipped:
-        raise UserError(f"there is no study file {name}, and no study of that name ships: {nearest(name, shipped)}")
+        raise UserError(f"there is no study file {name} and no bundled study of that name: {nearest(name, shipped)}")
     return read_study(shipped[name])
 
 
@@ -160,7 +160,7 @@ def read_study(path: Path) -> Study:
     """Reads a study file.
 
     Raises:
-        UserError: If something in it is wrong; names the file, the row and the nearest right word.
+        UserError: If it has an error. The message names the file, the row and the closest valid word.
     """
     where = str(path)
     content = _mapping(_read_yaml(path), where)
@@ -190,7 +190,7 @@ def read_study(path: Path) -> Study:
 def _read_row(key: str, content: Any, common: Mapping[str, Any], data: Any, rows: Mapping[str, Row], file: str) -> Row:
     where = f"{file}: row '{key}'"
     if not NAME.fullmatch(key):
-        raise UserError(f"{where} names a folder: use letters, digits and . _ + - alone, 64 at most")
+        raise UserError(f"{where} is also a folder name: use only letters, digits and . _ + -, at most 64 characters")
     content = _mapping(content, where)
     _check_keys(content, ROW_KEYS, where)
     texts: dict[str, Any] = {
@@ -200,13 +200,15 @@ def _read_row(key: str, content: Any, common: Mapping[str, Any], data: Any, rows
     published = _read_published(content.get("published") or {}, where)
     if "same_as" in content:
         if {"preset", "fields", "data"} & content.keys():
-            raise UserError(f"{where} is the same as another: it cannot have a preset, fields or data of its own")
+            raise UserError(f"{where} has 'same_as': it cannot have a preset, fields or data of its own")
         other = content["same_as"]
         if other not in rows:
-            raise UserError(f"{where} is the same as '{other}', which is no row above it: {nearest(str(other), rows)}")
+            raise UserError(
+                f"{where} is the same as '{other}', which is not a row above it: {nearest(str(other), rows)}"
+            )
         return replace(rows[other], key=key, published=published, **texts)
     if "preset" not in content:
-        raise UserError(f"{where} has no preset: name one of 'pyro-sri presets'")
+        raise UserError(f"{where} has no preset: add one that 'pyro-sri presets' lists")
     try:
         preset = find_preset(str(content["preset"]))
     except UserError as error:
@@ -218,7 +220,7 @@ def _read_row(key: str, content: Any, common: Mapping[str, Any], data: Any, rows
 
 
 def configure(preset: Preset, changed: Mapping[str, Any], where: str) -> RunConfig:
-    """What `train` makes of a preset and changed fields: where the steps are others, its schedule follows them.
+    """The configuration that `train` gives for a preset and changed fields. If the steps change, the schedule follows.
 
     Raises:
         UserError: If a field is unknown or belongs to the study, or a value is wrong.
@@ -233,18 +235,18 @@ def configure(preset: Preset, changed: Mapping[str, Any], where: str) -> RunConf
 
 
 def _with_image_size(config: RunConfig, data: Data, where: str) -> RunConfig:
-    """With the size of the images that will be made; that of a file is known when it is there."""
+    """The configuration with the size of the images that will be made. The size of a file is known once it exists."""
     size = data.size
     if data.file is not None or size is None:
         return config
     if size not in config.image_sizes:
         sizes = ", ".join(map(str, config.image_sizes))
-        raise UserError(f"{where}: {config.preset} does not take images of size {size}; it takes {sizes}")
+        raise UserError(f"{where}: {config.preset} does not support images of size {size}; it supports {sizes}")
     return replace(config, image_size=size)
 
 
 def _read_data(content: Any, path: Path) -> dict[str, Data]:
-    """One data set, named after its family or file, or several by name."""
+    """One data set, named after its family or file, or several data sets by name."""
     where = f"{path}: data"
     content = _mapping(content, where)
     if not {"family", "file"} & content.keys():
@@ -257,10 +259,10 @@ def _read_data(content: Any, path: Path) -> dict[str, Data]:
 
 def _read_one(content: Mapping[str, Any], name: str, path: Path, where: str) -> Data:
     if not NAME.fullmatch(name):
-        raise UserError(f"{where}: '{name}' names a file: use letters, digits and . _ + - alone, 64 at most")
+        raise UserError(f"{where}: '{name}' is also a file name: use only letters, digits and . _ + -, at most 64")
     if "file" in content:
         if len(content) > 1:
-            raise UserError(f"{where} names a file: leave out {', '.join(sorted(content.keys() - {'file'}))}")
+            raise UserError(f"{where} has 'file': leave out {', '.join(sorted(content.keys() - {'file'}))}")
         return Data(name, file=path.parent / _text(content["file"], f"{where}: file"))
     if "family" not in content:
         raise UserError(f"{where} names neither a family nor a file: add one of them")
@@ -289,7 +291,7 @@ def _read_choice(content: Any, data: Mapping[str, Data], where: str) -> str:
     if content is None and len(data) == 1:
         return next(iter(data))
     if content is None:
-        raise UserError(f"{where} does not say which data: add 'data', one of {', '.join(data)}")
+        raise UserError(f"{where} does not name its data: add 'data', one of {', '.join(data)}")
     if content not in data:
         raise UserError(f"{where} asks for the data '{content}': {nearest(str(content), data)}")
     return str(content)
@@ -317,7 +319,7 @@ def _read_measures(content: Any, where: str) -> tuple[str, ...]:
 
 
 def _read_curves(content: Any, where: str) -> tuple[str, ...]:
-    """Names in logs, which differ from system to system: those that no run has give no figure."""
+    """Names of logged values, which differ between systems. Names that no run has give no figure."""
     if not isinstance(content, list) or not all(isinstance(name, str) and NAME.fullmatch(name) for name in content):
         raise UserError(f"{where}: curves must be a list of names in metrics.jsonl, such as [val_nll, beta]")
     return tuple(dict.fromkeys(content))
@@ -328,7 +330,7 @@ def _read_published(content: Any, where: str) -> dict[str, float]:
     for name, value in values.items():
         _check_measure(name, f"{where}: published")
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"{where}: the published {name} is no number")
+            raise UserError(f"{where}: the published {name} is not a number")
     return {name: float(value) for name, value in values.items()}
 
 
@@ -345,13 +347,13 @@ def _check_keys(content: Mapping[str, Any], known: tuple[str, ...], where: str) 
 
 def _mapping(content: Any, where: str) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise UserError(f"{where} must be names with values, as in 'name: value'")
+        raise UserError(f"{where} must have names with values, as in 'name: value'")
     return content
 
 
 def _text(content: Any, where: str) -> str:
     if not isinstance(content, str | int | float) or isinstance(content, bool):
-        raise UserError(f"{where} must be a text")
+        raise UserError(f"{where} must be text")
     return " ".join(str(content).split())
 
 
@@ -360,12 +362,12 @@ def _option(name: str, value: Any) -> list[str]:
 
 
 def _read_yaml(path: Path) -> Any:
-    """A YAML file as plain mappings with text keys, lists and values; a key given twice is an error."""
+    """A YAML file as plain mappings with text keys, lists and values. A duplicate key is an error."""
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(LARGEST_FILE + 1)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a readable study file; 'pyro-sri study --help' says what is in one") from error
+        raise UserError(f"{path} is not a readable study file; 'pyro-sri study --help' explains the format") from error
     if len(text) > LARGEST_FILE:
         raise UserError(f"{path} is too long to be a study file")
     try:
@@ -373,7 +375,7 @@ def _read_yaml(path: Path) -> Any:
         return _plain(loader, loader.get_single_node(), str(path), [MOST_VALUES])
     except UserError:
         raise
-    except Exception as error:  # the library fails in many ways on what is no date, no number, or nested too deep
+    except Exception as error:  # the library fails in many ways on bad dates, bad numbers and deep nesting
         raise UserError(f"{path} is not YAML: {one_line(error)}") from error
 
 
@@ -386,7 +388,7 @@ def _plain(loader: Any, node: Any, where: str, left: list[int]) -> Any:
         for key, value in node.value:
             name = str(getattr(key, "value", ""))
             if not isinstance(key, yaml.ScalarNode) or name in content:
-                raise UserError(f"{where} has the key '{name}' twice, or one that is not text: mend it")
+                raise UserError(f"{where} has the key '{name}' twice, or a key that is not text: correct it")
             content[name] = _plain(loader, value, where, left)
         return content
     if isinstance(node, yaml.SequenceNode):

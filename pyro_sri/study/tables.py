@@ -18,9 +18,9 @@ class Table(NamedTuple):
 
     Attributes:
         title: What it shows.
-        header: A text for each column.
-        rows: As many texts in each.
-        words: How many columns at the left hold words; the others hold numbers.
+        header: One text per column.
+        rows: One text per column in each row.
+        words: Number of columns on the left that hold words. The others hold numbers.
     """
 
     title: str
@@ -30,7 +30,7 @@ class Table(NamedTuple):
 
 
 def summary_table(plan: Plan, results: Sequence[RowResult]) -> Table:
-    """A line for each row: mean and standard deviation of every measure, and what others published."""
+    """A line for each row: mean and standard deviation of every measure, and published values."""
     names, published = (*plan.study.measures, *EXTRA), any(result.row.published for result in results)
     remarks = any(result.remark for result in results)
     header = ["", *names, *([PUBLISHED] if published else []), *(["remarks"] if remarks else [])]
@@ -54,18 +54,18 @@ def seeds_table(plan: Plan, results: Sequence[RowResult]) -> Table:
 
 
 def notes(plan: Plan, results: Sequence[RowResult]) -> list[str]:
-    """What a reader has to know beside the tables."""
+    """Notes that a reader of the tables needs."""
     study = plan.study
     lines = [study.note] if study.note else []
     for name in dict.fromkeys(result.row.data for result in results):
         lines.append(f"Data: {describe_data(plan, name)}.")
-    lines.append("Standard deviation with n - 1. Minutes are those of training alone, by its log.")
+    lines.append("Standard deviations use n - 1. Minutes are training time only, computed from the log.")
     if features := frechet_features(results):
-        lines.append(f"Fréchet distances by these features: {', '.join(features)}.")
+        lines.append(f"Features of the Fréchet distances: {', '.join(features)}.")
     if any(result.row.published for result in results):
         lines.append(
-            f'"{PUBLISHED}": by others, on the published data sets; Fréchet distances are FIDs. Not measured here, and '
-            "not to be compared with values on generated data."
+            f'"{PUBLISHED}": published by others, on the published data sets, and not measured here. The Fréchet '
+            "distances among them are FIDs. Do not compare these values with those on generated data."
         )
     lines += [f"{result.row.title}: {result.row.note}" for result in results if result.row.note]
     return lines
@@ -83,7 +83,7 @@ def to_markdown(plan: Plan, results: Sequence[RowResult]) -> str:
 
 
 def to_csv(plan: Plan, results: Sequence[RowResult]) -> str:
-    """tables.csv: a line for each row and measure, numbers in full."""
+    """tables.csv: a line for each row and measure, with numbers at full precision."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     seeds = [f"seed {seed}" for seed in plan.study.seeds]
@@ -101,8 +101,8 @@ def to_csv(plan: Plan, results: Sequence[RowResult]) -> str:
 
 
 def to_latex(plan: Plan, results: Sequence[RowResult]) -> str:
-    """tables.tex: two tables, to be read by \\input; they need the package booktabs."""
-    parts = ["% \\usepackage{booktabs} in the preamble; \\input{tables.tex} where the tables shall stand."]
+    """tables.tex: two tables, for use with \\input. They need the package booktabs."""
+    parts = ["% \\usepackage{booktabs} in the preamble; \\input{tables.tex} where you want the tables."]
     for table in (summary_table(plan, results), seeds_table(plan, results)):
         columns = "l" * table.words + "r" * (len(table.header) - table.words)
         lines = [" & ".join(map(latex, row)) + r" \\" for row in table.rows]
@@ -133,7 +133,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': "''",
-    "[": "{[}",  # after the end of a line it would begin an option, and a star too
+    "[": "{[}",  # after the end of a line, it would begin an option; so would a star
     "]": "{]}",
     "*": "{*}",
     "±": r"$\pm$",
@@ -141,14 +141,14 @@ _LATEX = {
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
 }
-# Accents over plain letters, and the letters, that every engine has in its first font encoding.
+# Accents over plain letters, and letters, that every engine has in its default font encoding.
 _ACCENTS = "\u0300\u0301\u0302\u0303\u0308\u030a\u030c\u0327"
 _LETTERS = "ßæøåœłÆØÅŒŁ"
 _MINUS = re.compile(r"(?<!\w)-(?=\d)")
 
 
 def latex(text: str) -> str:
-    """A text for any LaTeX engine: what is special is escaped; letters that not all engines have become plain, or ?."""
+    """A text for any LaTeX engine: special characters are escaped, and letters that it may lack become plain or ?."""
     pieces = _MINUS.split(text)
     return "$-$".join("".join(map(_latex_letter, piece)) for piece in pieces)
 
@@ -166,7 +166,7 @@ def _latex_letter(letter: str) -> str:
 
 
 def _origin(plan: Plan, results: Sequence[RowResult]) -> str:
-    """On which data, in one line; every table says what is generated."""
+    """The data sets in one line. Every table says which of them are generated."""
     names = dict.fromkeys(result.row.data for result in results)
     return f"Data: {'; '.join(describe_data(plan, name) for name in names)}."
 
@@ -188,7 +188,7 @@ def _value(record: Record, name: str) -> str:
 
 
 def _markdown(text: str) -> str:
-    """Escapes what Markdown or HTML would take for orders."""
+    """Escapes characters that Markdown or HTML would interpret."""
     return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", " ".join(text.split()))
 
 

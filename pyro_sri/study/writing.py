@@ -1,4 +1,4 @@
-"""The files that a study leaves: results, tables, pictures and the page, written anew each time."""
+"""The output of a study: results, tables, pictures and the page. All are written again each time."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +16,11 @@ PAGE = "report.html"
 
 
 def write_results(plan: Plan, command: str) -> Iterator[Path]:
-    """Writes results.json, the tables, samples and report.html into the study's folder; yields each when it is there.
+    """Writes results.json, the tables, samples and report.html into the study's folder. Yields each path when written.
 
     Args:
         plan: The study.
-        command: What carries it out, for the page.
+        command: The command that runs the study, for the page.
     """
     results = collect(plan)
     yield _write(plan.out / RESULTS, to_json(results).encode())

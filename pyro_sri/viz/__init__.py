@@ -1,6 +1,6 @@
-"""Pictures of scenes, slots and training; every picture is a uint8 array [h, w, 3].
+"""Pictures of scenes, slots and training. Every picture is a uint8 array [h, w, 3].
 
-Slots have the same colours everywhere (`PALETTE`), and stand in the order of the sequence.
+Slots have the same colours everywhere (`PALETTE`), and are shown in the order of the sequence.
 """
 
 from pyro_sri.viz.boxes import box_corners, boxes

@@ -20,7 +20,7 @@ def box_corners(where: Tensor, size: int) -> Tensor:
         size: Side of the image in pixels.
 
     Returns:
-        Left, top, right, bottom [.., 4]; outside 0..size where a window reaches over the border.
+        Left, top, right, bottom [.., 4]. They are outside 0..size if a window extends beyond the border.
     """
     scale, middle = where[..., :1].abs(), -where[..., 1:] / where[..., :1]  # [.., 1], [.., 2]
     return (1 + torch.cat([middle - 1 / scale, middle + 1 / scale], -1)) * size / 2
@@ -33,7 +33,7 @@ def boxes(images: Tensor, where: Tensor, presence: Tensor, *, side: int = TILE_S
         images: [B, 3, H, W] in [0, 1], square.
         where: Places (s, x, y) of the objects [B, T, 3], as AIR infers them.
         presence: Which objects there are [B, T].
-        side: Pixels that a picture has at least; smaller images are enlarged by a whole number.
+        side: Smallest side of a picture in pixels. Smaller images are enlarged by a whole number.
 
     Returns:
         uint8 [B, h, w, 3].

@@ -13,17 +13,17 @@ from PIL import Image
 from pyro_sri.viz.sheets import PAPER, Picture
 
 FRAME_MILLISECONDS = 80
-EXACT = (PAPER, (0, 0, 0))  # colours that must not be off
-LOOKUP_STEP = 8  # the nearest colour is looked up this roughly: neighbours of exact ones would be taken for them
-FFMPEG_SECONDS = 120  # until it is given up
+EXACT = (PAPER, (0, 0, 0))  # colours that must be exact
+LOOKUP_STEP = 8  # precision of the lookup of the nearest colour, which would confuse exact colours with neighbours
+FFMPEG_SECONDS = 120  # after which it is stopped
 
 
 class FilmError(RuntimeError):
-    """ffmpeg could not make a film; its message is one line."""
+    """ffmpeg could not make a film. The message is one line."""
 
 
 def gif(frames: Sequence[Picture], milliseconds: int = FRAME_MILLISECONDS) -> bytes:
-    """The bytes of an endless GIF: one palette for all frames and no dithering, so that still parts stay still."""
+    """The bytes of an endless GIF, with one palette for all frames and no dithering, so that still parts stay still."""
     palette = _common_palette(frames[:: max(1, len(frames) // 8)])
     pictures = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     file = io.BytesIO()
@@ -32,7 +32,7 @@ def gif(frames: Sequence[Picture], milliseconds: int = FRAME_MILLISECONDS) -> by
 
 
 def _common_palette(frames: Sequence[Picture]) -> Image.Image:
-    """256 colours. Rare ones count as much as common ones: a small object must not take the colour of the ground."""
+    """256 colours. Rare colours count as much as common ones, so that a small object keeps its own colour."""
     some = Image.fromarray(np.concatenate(frames))
     found = some.quantize(256 - len(EXACT), method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).getpalette()
     colours = np.array([*EXACT, *np.reshape(found or [], (-1, 3))])
@@ -52,7 +52,7 @@ def mp4(frames: Sequence[Picture], milliseconds: int, ffmpeg: str) -> bytes:
     """The bytes of an MP4 file (H.264), which plays once.
 
     Args:
-        frames: uint8 [h, w, 3] each; odd sides get a line of paper, since H.264 halves the resolution of colours.
+        frames: uint8 [h, w, 3] each. Odd sides get an extra line, because H.264 halves the resolution of colours.
         milliseconds: How long each frame is shown.
         ffmpeg: The program.
 

@@ -1,4 +1,4 @@
-"""The generative story as a graph, made from the model's own sites."""
+"""The generative story as a graph, made from the model's sites."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -21,22 +21,22 @@ from pyro_sri.viz.sheets import Drawing, Picture
 NUMBERED = re.compile(r"(.+)_(\d+)")
 
 # In inches.
-HEIGHT, GAP, LETTER = 0.62, 0.6, 0.085  # of nodes; LETTER: how much a letter widens them
-PLATE, MARGIN = 0.22, 0.12  # from a node to its plate, and from there to the next
-LOOP, ARC = 0.42, 0.3  # how high arrows rise, and fall for each node that they pass
+HEIGHT, GAP, LETTER = 0.62, 0.6, 0.085  # of nodes; LETTER is the width per letter
+PLATE, MARGIN = 0.22, 0.12  # from a node to its plate, and from there to the next plate
+LOOP, ARC = 0.42, 0.3  # height of loops, and depth of arrows per node that they pass
 DPI = 110
 INK, SOFT, OBSERVED = "#202024", "#707078", "#d4d4da"
 
 
 class Node(NamedTuple):
-    """One site, or all that differ in their number alone.
+    """One site, or all sites that differ only in their number.
 
     Attributes:
         name: Without the number.
         kind: Its distribution's name.
-        sites: How many numbered sites it stands for; 0 for one that bears no number.
+        sites: How many numbered sites it represents; 0 for a site without a number.
         observed: Whether it is observed.
-        loop: Which of its own sites one depends on: "" for none, "k - 1", or "< k".
+        loop: Which of these sites site k depends on: "" for none, "k - 1", or "< k".
     """
 
     name: str
@@ -51,8 +51,8 @@ class Story(NamedTuple):
 
     Attributes:
         nodes: In the order in which they are drawn.
-        edges: Pairs of places in `nodes`: the second depends on the first.
-        plates: The plates that everything stands in.
+        edges: Pairs of indices of `nodes`. The second node depends on the first.
+        plates: The plates around everything.
     """
 
     nodes: list[Node]
@@ -61,7 +61,7 @@ class Story(NamedTuple):
 
 
 def without_followers(model: Model) -> Any:
-    """The model without the sites that follow from others: what hangs on them hangs on those others."""
+    """The model without deterministic sites. What depends on them depends on their inputs instead."""
     return poutine.block(
         model, hide_fn=lambda site: site["infer"].get("_deterministic", False) or isinstance(site["fn"], Delta)
     )
@@ -73,7 +73,7 @@ def graphviz(model: Model, image_size: int) -> Any:
 
 
 def read_story(model: Model, image_size: int) -> Story:
-    """The story with sites that differ in their number alone taken together."""
+    """The story, with sites that differ only in their number combined."""
     relations = get_model_relations(without_followers(model), (torch.zeros(1, 3, image_size, image_size),))
     parents: Mapping[str, Collection[str]] = relations["sample_sample"]
     families: dict[str, list[str]] = {}
@@ -131,7 +131,7 @@ def _family(site: str) -> str:
 
 
 def _loop(sites: list[str], parents: Mapping[str, Collection[str]]) -> str:
-    """Which of its own kind a numbered site depends on."""
+    """Which sites of the same family a numbered site depends on."""
     distances = {
         sites.index(site) - sites.index(parent) for site in sites for parent in parents[site] if parent in sites
     }
@@ -161,7 +161,7 @@ def _draw_node(axes: Axes, node: Node, middle: float, width: float) -> Ellipse:
 
 
 def _draw_edge(axes: Axes, start: Ellipse, end: Ellipse, passed: int) -> None:
-    """An arrow, straight to the neighbour, below the nodes that it passes."""
+    """An arrow, straight to a neighbour, or below the nodes that it passes."""
     length = end.center[0] - start.center[0]
     bend = 2 * (HEIGHT / 2 + passed * ARC) / length if passed else 0.0
     _draw_arrow(axes, start.center, end.center, bend, patchA=start, patchB=end)

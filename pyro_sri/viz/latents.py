@@ -1,4 +1,4 @@
-"""The latents of slots, whatever the system calls them: what walks and traversals move."""
+"""The latents of slots of any system, which walks and traversals change."""
 
 from typing import Any, NamedTuple
 
@@ -15,8 +15,8 @@ class SlotBeliefs(NamedTuple):
     """The posterior of the slots of B images.
 
     Attributes:
-        record: What the system says of its latents.
-        parts: What a slot is made of.
+        record: The system's record of its latents.
+        parts: The latents that make up a slot.
         sizes: The size of each part; they add up to D.
         means: [B, K, D].
         scales: Standard deviations [B, K, D].
@@ -31,7 +31,7 @@ class SlotBeliefs(NamedTuple):
     present: Tensor
 
     def name(self, dimension: int) -> str:
-        """What one of the D dimensions is called."""
+        """The name of one of the D dimensions."""
         for part, size in zip(self.parts, self.sizes, strict=True):
             if dimension < size:
                 return part.dimensions[dimension] if part.dimensions else f"{part.label} {dimension}"
@@ -39,7 +39,7 @@ class SlotBeliefs(NamedTuple):
         raise IndexError("a slot has no such dimension")
 
     def values(self, slots: Tensor, image: int) -> dict[str, Tensor]:
-        """Slots [N, K, D] as values of the model's sites; the same of them are there as in the image."""
+        """Slots [N, K, D] as values of the model's sites. The same slots are present as in the image."""
         values: dict[str, Tensor] = {}
         for part, latents in zip(self.parts, slots.split(self.sizes, -1), strict=True):
             if part.of_each_slot:
@@ -64,12 +64,12 @@ def has_scene(model: Model) -> bool:
 
 
 def has_slots(model: Model) -> bool:
-    """Whether the model has slots with a posterior, to move them."""
+    """Whether the model has slots with a posterior, which can be changed."""
     return any(part.names(prior_trace(model).nodes) for part in slot_parts(model))
 
 
 def slot_parts(program: Model | Guide) -> tuple[Latents, ...]:
-    """What the slots of a model or guide are made of; empty if they are not random variables."""
+    """The latents that make up a slot of a model or guide. Empty if slots are not random variables."""
     return tuple(latents for latents in record_of(program).of("slot") if latents.term is not None)
 
 

@@ -16,9 +16,9 @@ Log = Sequence[Mapping[str, Any]]
 
 WIDTH, HEIGHT, DPI = 12.0, 3.6, 100
 COMPARED_WIDTH = 7.5  # of a figure with several rows
-LATE = 0.05  # the share of the first steps that does not stretch the axes: losses fall from very high
-MOST_MARKERS = 60  # validation points that are still told apart
-LINEAR_BELOW = 1.0  # a logarithmic axis with terms that vanish or are negative is linear around 0
+LATE = 0.05  # share of the first steps that the axes may cut off, because losses start very high
+MOST_MARKERS = 60  # validation points that can still be distinguished
+LINEAR_BELOW = 1.0  # a logarithmic axis is linear around 0 if terms vanish or are negative
 
 
 class Panel(NamedTuple):
@@ -45,11 +45,11 @@ LABEL_COLOUR, RULE_COLOUR, GOAL_COLOUR = "#303036", "#e4e4e8", "#707078"
 
 
 def curves(log: Log, goal: float | None = None) -> Picture:
-    """Likelihoods, KL terms and GECO's multipliers over the steps, as far as the log has them; validation as points.
+    """Likelihoods, KL terms and GECO's multipliers over the steps, if the log has them. Validation is drawn as points.
 
     Args:
-        log: Lines with `step` and, where known, the terms of the objective; `val_nll` and so on for validation.
-        goal: The negative log-likelihood that GECO wants, in nats per image; None for none.
+        log: Lines with `step` and, if known, the terms of the objective; `val_nll` and so on for validation.
+        goal: GECO's goal for the negative log-likelihood, in nats per image, or None.
 
     Returns:
         uint8 [360, 1200, 3].
@@ -70,11 +70,11 @@ def compare_curves(logs: Mapping[str, Sequence[Log]], name: str) -> Figure:
     """One value of the log by step, for several rows: each seed as a thin line, their mean as a thick one.
 
     Args:
-        logs: The logs of every row's seeds, by what the row is called; rows without the value are left out.
-        name: The value, as the log calls it.
+        logs: The logs of every row's seeds, by the name of the row. Rows without the value are left out.
+        name: The name of the value in the log.
 
     Returns:
-        A figure; the mean is drawn at the steps that all seeds of a row have.
+        A figure. The mean is drawn at the steps that all seeds of a row have.
     """
     figure = Figure(figsize=(COMPARED_WIDTH, HEIGHT), dpi=DPI)
     FigureCanvasAgg(figure)
@@ -100,12 +100,12 @@ def compare_curves(logs: Mapping[str, Sequence[Log]], name: str) -> Figure:
 
 
 def _plain(text: str) -> str:
-    """A text in which Matplotlib finds no formula, and no leading underscore, which would hide it."""
+    """A text without what Matplotlib reads as a formula, and without a leading underscore, which would hide it."""
     return text.replace("$", r"\$").lstrip("_")
 
 
 def drawn_names(log: Log, panel: Panel) -> list[str]:
-    """The terms of the log that a panel shows, in the order in which the log has them."""
+    """The terms of the log that a panel shows, in the order of the log."""
     found = dict.fromkeys(name.removeprefix(VALIDATION) for line in log for name in line if _finite(line[name]))
     return [name for name in found if re.fullmatch(panel.names, name)]
 

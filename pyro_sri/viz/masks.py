@@ -1,4 +1,4 @@
-"""Pictures of masks: slots as colours, outlined and numbered, so that they can be read in grey as well."""
+"""Pictures of masks: slots as colours, outlined and numbered, so that they can also be read in grey."""
 
 import numpy as np
 import torch
@@ -26,13 +26,13 @@ def to_uint8(pictures: Tensor) -> NDArray[np.uint8]:
 
 
 def mask_pictures(masks: Tensor) -> NDArray[np.uint8]:
-    """Masks as colours: the colour of the slot with the largest mask, paler the less sure it is.
+    """Masks as colours: the colour of the slot with the largest mask, which is paler if the mask is less certain.
 
     Args:
         masks: Probabilities [..., K, 1, H, W].
 
     Returns:
-        uint8 [..., H, W, 3]: the pure colour where one slot has everything, UNSURE where all slots share alike.
+        uint8 [..., H, W, 3]: the pure colour where one slot has everything, UNSURE where all slots have equal shares.
     """
     num_slots = masks.shape[-4]
     largest, winner = masks.squeeze(-3).max(-3)  # [..., H, W]
@@ -44,11 +44,11 @@ def mask_pictures(masks: Tensor) -> NDArray[np.uint8]:
 
 
 def mask_tiles(masks: Tensor, side: int = TILE_SIDE) -> NDArray[np.uint8]:
-    """Masks as colours, enlarged; regions are outlined and bear their slot's number, so that no colour is needed.
+    """Masks as colours, enlarged. Regions are outlined and numbered with their slot, so that no colour is needed.
 
     Args:
         masks: Probabilities [N, K, 1, H, W].
-        side: Pixels that a picture has at least; smaller ones are enlarged by a whole number.
+        side: Smallest side of a picture in pixels. Smaller ones are enlarged by a whole number.
 
     Returns:
         uint8 [N, h, w, 3].
@@ -58,7 +58,7 @@ def mask_tiles(masks: Tensor, side: int = TILE_SIDE) -> NDArray[np.uint8]:
 
 
 def owner_maps(masks: Tensor) -> NDArray[np.int64]:
-    """The slot that has more of a pixel than all others together, [N, H, W]; NO_REGION where none has, and in specks.
+    """The slot with more than half of each pixel, [N, H, W]. NO_REGION if there is none, and in specks.
 
     Args:
         masks: Probabilities [N, K, 1, H, W].
@@ -89,7 +89,7 @@ def slot_pictures(rgb: Tensor, masks: Tensor) -> NDArray[np.uint8]:
 
 
 def canvases(rgb: Tensor, masks: Tensor) -> NDArray[np.uint8]:
-    """What the slots paint together as they come, one after the other, over a checkerboard.
+    """What the slots paint together as they are added one after another, over a checkerboard.
 
     Args:
         rgb: Colours [..., K, 3, H, W] in [0, 1].
@@ -111,7 +111,7 @@ def checkerboard(height: int, width: int) -> Tensor:
 
 
 def _label(picture: Picture, owner: NDArray[np.int64]) -> Picture:
-    """Outlines the regions of a map [H, W] in its enlarged picture, and numbers those that have room for it."""
+    """Outlines the regions of a map [H, W] in its enlarged picture, and numbers those with enough room."""
     factor = len(picture) // len(owner)
     enlarged = owner.repeat(factor, 0).repeat(factor, 1)
     border = np.zeros(enlarged.shape, dtype=bool)

@@ -104,7 +104,7 @@ def samples_by_slot(scenes: Scenes, *, labels: Sequence[str] = (), caption: str 
 
 
 def samples_in_order(scenes: Scenes, *, labels: Sequence[str] = ()) -> Picture:
-    """A row per sampled scene: the scene, then its canvas as the slots are added to it, one after the other.
+    """A row per sampled scene: the scene, then its canvas as the slots are added one after another.
 
     Args:
         scenes: N sampled scenes.
@@ -131,12 +131,12 @@ def temperatures(
     seed: int = 0,
     caption: str = "",
 ) -> Picture:
-    """The same draws at several temperatures, with a slot less, as many as in training, and one more.
+    """The same draws at several temperatures, with one slot less than in training, the same number, and one more.
 
     Args:
         model: A scene model.
         num_slots: K in training.
-        num: Scenes in a row; down a column all draws share their random numbers.
+        num: Scenes per row. The draws of a column share their random numbers.
         values: Factors on every prior standard deviation.
         seed: Seed of the draws.
         caption: A line below.

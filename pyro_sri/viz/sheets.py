@@ -45,7 +45,7 @@ FONT_SIZE, CHIP = 12, 9
 
 
 class Drawing(np.ndarray):
-    """A picture that knows what it was drawn from, so that it can be drawn as PDF or SVG; its copies and parts do not.
+    """A picture that knows its source, so that it can be drawn as PDF or SVG. Its copies and parts do not know it.
 
     Attributes:
         source: A `Layout`, or a figure of Matplotlib.
@@ -61,20 +61,20 @@ class Drawing(np.ndarray):
 
 
 class Header(NamedTuple):
-    """What stands above a column: a label, and the colour of the slot it is about."""
+    """The header of a column: a label, and the colour of its slot."""
 
     text: str
     slot: int | None = None
 
 
 def slot_colour(slot: int) -> tuple[int, int, int]:
-    """The colour of a slot, 0 to 255 each; the palette starts again after sixteen slots."""
+    """The colour of a slot, 0 to 255 each. The palette repeats after sixteen slots."""
     red, green, blue = PALETTE[slot % len(PALETTE)].tolist()
     return red, green, blue
 
 
 def enlarge(picture: Picture, side: int = TILE_SIDE) -> Picture:
-    """Repeats the pixels of [h, w, 3] so often that the shorter side has at least `side`."""
+    """Enlarges [h, w, 3] by repeating pixels, until the shorter side has at least `side` pixels."""
     factor = math.ceil(side / min(picture.shape[:2]))
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
@@ -85,7 +85,7 @@ def grid(pictures: Picture, columns: int | None = None, side: int = TILE_SIDE) -
     Args:
         pictures: uint8 [N, H, W, 3].
         columns: Pictures in a row; None makes the grid as square as it can be.
-        side: Pixels that a picture has at least; smaller ones are enlarged.
+        side: Smallest side of a picture in pixels. Smaller ones are enlarged.
 
     Returns:
         uint8 [h, w, 3].
@@ -111,10 +111,10 @@ def sheet(
         rows: Tiles uint8 [H, W, 3]; rows may differ in length.
         columns: A header for each column, or none at all.
         labels: A label for each row, of one line or more, or none at all.
-        column_breaks: Columns before which a wider gap stands.
-        row_breaks: Rows before which a wider gap stands.
-        caption: One line below everything; cut short if the sheet is too narrow for it.
-        margin: Paper around everything.
+        column_breaks: Columns with a wider gap before them.
+        row_breaks: Rows with a wider gap before them.
+        caption: One line below everything, cut off if the sheet is too narrow.
+        margin: Width of the border in pixels.
 
     Returns:
         uint8 [h, w, 3].
@@ -124,7 +124,7 @@ def sheet(
 
 
 class Word(NamedTuple):
-    """A text on a sheet: its place, the corner of it that stands there (as Pillow calls it), and its colour."""
+    """A text on a sheet: its place, the corner that is anchored there (as named by Pillow), and its colour."""
 
     text: str
     x: int
@@ -134,7 +134,7 @@ class Word(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What stands where on a sheet, in pixels from the top left.
+    """The layout of a sheet, in pixels from the top left.
 
     Attributes:
         size: Width and height.
@@ -158,7 +158,7 @@ def lay_out(
     caption: str = "",
     margin: int = MARGIN,
 ) -> Layout:
-    """Where everything of a sheet stands; arguments as those of `sheet`."""
+    """The layout of a sheet. Takes the arguments of `sheet`."""
     font = ImageFont.load_default(FONT_SIZE)
     height, width = rows[0][0].shape[:2]
     text_height = FONT_SIZE + LABEL_GAP

@@ -1,4 +1,4 @@
-"""Traversals: what single dimensions of slots do to an image."""
+"""Traversals: the effect of single dimensions of slots on an image."""
 
 from typing import NamedTuple
 
@@ -19,13 +19,13 @@ SMALL_SIDE = 64  # pixels of a tile where all slots are moved
 
 
 class Traversals(NamedTuple):
-    """The slots of one image with one dimension of one slot at a time moved.
+    """The slots of one image, with one dimension of one slot changed at a time.
 
     Attributes:
-        slots: The M slots that were moved: those that are there.
-        names: What the N dimensions that were moved are called, most active first. All slots share them: one decoder
-            paints all slots, so that a dimension means the same in each.
-        activeness: How active each is in each slot [M, N].
+        slots: The M slots that were changed: those that are present.
+        names: Names of the N dimensions that were changed, most active first. They are the same for all slots, because
+            one decoder paints all slots, so a dimension has the same meaning in each.
+        activeness: The activeness of each dimension in each slot [M, N].
         offsets: T offsets from the posterior mean, in spreads of the slot's posterior mean over images; the middle one
             is 0.
         pictures: The scenes, uint8 [M, N, T, H, W, 3].
@@ -43,13 +43,13 @@ class Traversals(NamedTuple):
 def traverse(model: Model, posterior: SlotBeliefs, *, num: int = 10, steps: int = 3) -> Traversals:
     """Moves the most active dimensions of every slot of an image, one at a time.
 
-    The image is the first of those with most slots; dimensions are ranked by their mean activeness over its slots.
+    The image is the first one with the most slots. Dimensions are ranked by their mean activeness over its slots.
 
     Args:
         model: A model.
-        posterior: What its guide infers of several images, at least one of which has a slot.
+        posterior: The posterior of several images, at least one of which has a slot.
         num: Dimensions to move, at most D.
-        steps: Values of each to either side of the posterior mean.
+        steps: Number of values on either side of the posterior mean.
     """
     image = int(posterior.present.sum(1).argmax())
     slots = posterior.present[image].nonzero()[:, 0].tolist()
@@ -81,7 +81,7 @@ def traverse(model: Model, posterior: SlotBeliefs, *, num: int = 10, steps: int 
 
 
 def _activeness(means: Tensor, scales: Tensor) -> NDArray[np.float64]:
-    """That of one slot [D]; 0 where it is there in less than two images."""
+    """The activeness of one slot [D]. 0 if it is present in fewer than two images."""
     return activeness(means.cpu(), scales.cpu()) if len(means) > 1 else np.zeros(means.shape[1])
 
 
@@ -98,7 +98,7 @@ def traversal_sheet(traversals: Traversals, *, caption: str = "") -> Picture:
 
 
 def traversal_frames(traversals: Traversals) -> list[Picture]:
-    """An animation to and fro: a row per slot, which stands alone at its start; a column per dimension that moves."""
+    """An animation back and forth: a row per slot, which starts with the slot alone, and a column per dimension."""
     headers = [Header("slot alone"), *map(Header, traversals.names)]
     labels = [f"slot {slot}" for slot in traversals.slots]
     frames = []

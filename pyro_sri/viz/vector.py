@@ -1,4 +1,4 @@
-"""Sheets as PDF or SVG: texts stay texts, and pixels of the tiles stay square at any size."""
+"""Sheets as PDF or SVG. Texts stay texts, and the tiles' pixels stay square at any size."""
 
 import io
 from typing import Any, Literal, get_args
@@ -43,7 +43,7 @@ def draw_layout(layout: Layout, kind: Vector) -> bytes:
     for tile, x, y in layout.tiles:
         box = (x, x + tile.shape[1], y + tile.shape[0], y)
         axes.imshow(tile, extent=box, interpolation="none", aspect="auto")
-    axes.set_xlim(0, width)  # which pictures move
+    axes.set_xlim(0, width)  # imshow changes the limits
     axes.set_ylim(height, 0)
     for colour, x, y in layout.chips:
         axes.add_patch(Rectangle((x, y), CHIP, CHIP, facecolor=_share(colour)))
@@ -57,7 +57,7 @@ def draw_vector(picture: Picture, kind: Vector) -> bytes:
     """The bytes of a picture's PDF or SVG file.
 
     Raises:
-        ValueError: If it does not know what it was drawn from.
+        ValueError: If the picture does not know its source.
     """
     source = getattr(picture, "source", None)
     if isinstance(source, Layout):

@@ -33,7 +33,7 @@ class _Noise(Messenger):
 
 @torch.no_grad()
 def scene_walk(model: Model, *, num: int = 6, frames: int = 48, seed: int = 0) -> list[Picture]:
-    """Random walks of the scene variable that end where they began; every slot keeps its noise.
+    """Random walks of the scene variable that end where they begin. Every slot keeps its noise.
 
     Args:
         model: A model with a site `scene`.
@@ -72,14 +72,14 @@ def scene_walk(model: Model, *, num: int = 6, frames: int = 48, seed: int = 0) -
 
 
 def closed_walks(num: int, frames: int, like: Tensor) -> Tensor:
-    r"""Smooth closed random walks whose every point is a draw from N(0, I).
+    r"""Smooth closed random walks. Every point is a draw from N(0, I).
 
     .. math:: s(t) = \sum_{j=1}^{J} (a_j \cos 2 \pi j t + b_j \sin 2 \pi j t) / \sqrt{J}, \quad a_j, b_j \sim N(0, I)
 
     Args:
         num: Number of walks.
         frames: Points on each, evenly spaced in t.
-        like: A tensor [..., S] whose last dimension, type and device the walks take.
+        like: A tensor [..., S] that determines the last dimension, type and device of the walks.
 
     Returns:
         [num, frames, S].

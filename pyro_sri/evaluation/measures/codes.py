@@ -1,4 +1,4 @@
-"""What the slots' codes say of the objects that they hold."""
+"""How much the slots' codes tell about the objects that they hold."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Self
@@ -12,15 +12,15 @@ from pyro_sri.metrics import active_dimensions, activeness, dci, matched_codes, 
 
 MOST_IMAGES = 1000  # estimators are fitted to their codes
 
-NO_CODES = "the system has no slots with codes of their own"
+NO_CODES = "the system has no slots with their own codes"
 
 
 class CodeQuality(Measure):
-    """Disentanglement of the slots' codes, and how many of their dimensions are in use; from the first 1,000 images.
+    """Disentanglement of the slots' codes, and how many of their dimensions are used, from the first 1,000 images.
 
     Args:
-        names: What the columns of the factors are.
-        no_factors: Why the data's factors are of no use, where it has some.
+        names: The names of the factors' columns.
+        no_factors: Why the data's factors cannot be used, if it has factors that cannot.
     """
 
     meanings: ClassVar[Meanings] = {
@@ -80,10 +80,10 @@ class CodeQuality(Measure):
             return missing(NO_CODES, "active_dimensions", "activeness")
         means, scales = np.concatenate(self.means), np.concatenate(self.scales)
         if len(means) < 2:
-            return missing("one slot of one image is too little", "active_dimensions", "activeness")
+            return missing("a single slot of a single image is not enough", "active_dimensions", "activeness")
         result: Metrics = {"active_dimensions": int(active_dimensions(means))}
         if not scales.all():
-            return result | missing("slots are computed, not drawn", "activeness")
+            return result | missing("the slots are deterministic", "activeness")
         return result | {"activeness": float(activeness(means, scales).mean())}
 
     def _dci(self) -> Metrics:

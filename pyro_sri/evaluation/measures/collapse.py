@@ -1,4 +1,4 @@
-"""Ways in which a slot model fails that its numbers do not name: said in one plain sentence."""
+"""Failures of a slot model that its metrics do not name, reported in one plain sentence."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,14 +7,14 @@ from pyro_sri.evaluation.measures.base import Measure, Metrics, Truth, as_arrays
 from pyro_sri.inference import Explanation
 from pyro_sri.metrics import active_dimensions, entity_labels, slot_labels
 
-FEWEST_IMAGES = 16  # fewer say nothing
-MOST_IMAGES = 1000  # whose codes are kept
+FEWEST_IMAGES = 16  # fewer are not enough to judge
+MOST_IMAGES = 1000  # of which codes are kept
 ONE_SLOT = 0.99  # of an image's pixels in its largest slot, in the median image
-SOMETHING = 0.02  # of an image's pixels outside of its largest true entity: there is something to find
-AS_GOOD = 0.9  # masks explain an image as well as another image's masks do, from this ratio on
+SOMETHING = 0.02  # of an image's pixels outside its largest true entity: there is something to find
+AS_GOOD = 0.9  # from this ratio on, another image's masks explain an image as well as its own
 
 NOTHING = "the slots hold nothing: no dimension of any slot varies from image to image (posterior collapse)"
-ALL_IN_ONE = "one slot takes the whole image: nothing is taken apart"
+ALL_IN_ONE = "one slot takes the whole image: no objects are separated"
 REGIONS = "the masks are regions of the image, not objects: they fit another image as well as their own"
 TRY = {
     NOTHING: "try a smaller --pixel-std, or a --geco-target that is harder to meet",
@@ -27,12 +27,12 @@ class Collapse(Measure):
     """Looks for collapse in batches of inferred images.
 
     - Nothing in the slots: the variance over images of every dimension of every slot's posterior mean is at most 0.01.
-    - One slot for all: in the median image 0.99 of the pixels are in one slot, though there is something else to see
-      (where masks say so, at least 0.02 of the pixels).
-    - Regions: masks of one image leave as much of the variance of another's colours unexplained as its own masks do.
+    - One slot for everything: in the median image, 0.99 of the pixels are in one slot, although there is something else
+      to see (at least 0.02 of the pixels, if there are true masks).
+    - Regions: the masks of another image explain the variance of an image's colours about as well as its own.
 
-    Systems that find a number of objects themselves are only looked at for the first: what is in no object of theirs
-    is in no slot.
+    Systems that infer the number of objects are only checked for the first, because pixels outside their objects are
+    not in any slot.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Collapse(Measure):
         return {} if sentence is None else {"collapse": sentence}
 
     def sentence(self) -> str | None:
-        """What went wrong and what to try, in one sentence; None if nothing did, or if there are too few images."""
+        """What went wrong and what to try, in one sentence. None if nothing went wrong or there are too few images."""
         found = None if self.num_images < FEWEST_IMAGES else self._find()
         return None if found is None else f"{found}; {TRY[found]}"
 
