@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 
-from pyro_sri.scripts.cli import note, parse, progress_bar
+from pyro_sri.scripts.cli import bar_columns, name_column, note, parse, progress_bar
 from pyro_sri.scripts.tables import print_table
 from pyro_sri.study.cluster import job_number, queue_state, slurm_executor, submit_jobs
 from pyro_sri.study.data import make_data, missing_data
@@ -203,8 +203,8 @@ def _watching(plan: Plan) -> Iterator["Lines | Bars"]:
     if not console.is_terminal:
         yield Lines(len(plan.jobs))
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    columns = (name_column(), *bar_columns())
+    with Progress(*columns, console=console, expand=True) as progress:
         yield Bars(plan, progress)
 
 

@@ -5,9 +5,6 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from pyro_sri import checkpoints, runs
 from pyro_sri.config import RunConfig, SRIConfig, flag
 from pyro_sri.config.own import reasons
@@ -19,6 +16,7 @@ from pyro_sri.presets import PRESETS, Preset
 from pyro_sri.scripts.cli import note
 from pyro_sri.scripts.own_data import own_data
 from pyro_sri.scripts.preset_options import parse_fields, preset_named
+from pyro_sri.scripts.progress import training_progress
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.processes import is_first
 from pyro_sri.training.goals import goal_warnings
@@ -180,12 +178,8 @@ def _announce(config: RunConfig, out: Path) -> None:
 
 
 def _train_with_progress(config: RunConfig, out: Path, resume: bool) -> runs.Run:
-    """A progress bar on a terminal, plain lines elsewhere."""
-    console = Console(stderr=True)
-    terms = TextColumn("{task.fields[terms]}")
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), terms)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("train", total=config.steps, terms="", visible=False)
+    """A progress bar on a terminal, plain lines elsewhere; what is trained is said before the first step."""
+    with training_progress(config.steps, summary) as show:
         announced = False
 
         def advance(step: int, line: dict[str, float] | None) -> None:
@@ -193,11 +187,7 @@ def _train_with_progress(config: RunConfig, out: Path, resume: bool) -> runs.Run
             if not announced:
                 _announce(config, out)
                 announced = True
-            bar.update(task, completed=step, visible=True)
-            if line is not None:
-                bar.update(task, terms=summary(line))
-            if line is not None and not console.is_terminal:
-                note(f"step {step}/{config.steps}  {summary(line)}")
+            show(step, line)
 
         return train(config, out, resume=resume, progress=advance)
 
