@@ -17,7 +17,6 @@ from pyro_sri.config import flag
 from pyro_sri.presets import PRESETS
 from pyro_sri.runs import open_run
 from pyro_sri.scripts.main import COMMANDS, main
-from support.golden import Golden
 
 TINY = (
     "--num-slots 3 --slot-size 8 --scene-size 8 --batch-size 4 --steps 4 --log-every 2 "
@@ -223,19 +222,6 @@ def test_evaluate_refuses(pyro_sri: Any, trained: Path, tmp_path: Path) -> None:
     assert_refused(pyro_sri("evaluate", trained, "--split nowhere"), "nowhere")
     pyro_sri("data make multi_dsprites --size 64 --train 0 --val 0 --test 2 --out", tmp_path / "big.h5")
     assert_refused(pyro_sri("evaluate", trained, "--data", tmp_path / "big.h5"), "64x64", "32x32")
-
-
-def test_import_weights(pyro_sri: Any, tmp_path: Path) -> None:
-    golden = Golden("sri_genv2_mog")
-    torch.save({"model": {n: t.float() for n, t in golden.state().items()}, "step": 3}, tmp_path / "sri.pth")
-    outcome = pyro_sri("import-weights", tmp_path / "sri.pth", "--image-size 32 --num-slots 5 --out", tmp_path / "run")
-    assert outcome.status == 0, outcome.err
-    model, _ = load(tmp_path / "run")
-    assert torch.equal(model.decoder.layers[13].bias, golden["state/decoder.13.bias"].float())
-    assert pyro_sri("sample", tmp_path / "run", "--num 2 --out", tmp_path / "s.png").status == 0
-    assert_refused(
-        pyro_sri("import-weights", tmp_path / "sri.pth", "--image-size 32 --num-slots 5 --out", tmp_path / "run"), "run"
-    )
 
 
 def test_the_own_preset_follows_its_data(pyro_sri: Any, tetrominoes: Path, tmp_path: Path) -> None:
