@@ -60,6 +60,14 @@ class Preset:
         values = {name: getattr(self.config, name) for name in defaults}
         return {name: (values[name], default) for name, default in defaults.items() if values[name] != default}
 
+    def sized(self, image_size: int) -> "Preset":
+        """The same, with data of another image size if it makes its own."""
+        usual = self.config.image_size
+        if self.makes_data is None or image_size == usual:
+            return self
+        name = (self.data_name or self.config.preset).removesuffix(f"-{usual}")
+        return replace(self, makes_data={**self.makes_data, "size": image_size}, data_name=f"{name}-{image_size}")
+
     def tiny(self) -> "Preset":
         """The same at a size that runs in seconds, on a few images that it makes."""
         config = replace(self.config.tiny(), dataset="towers") if self.suits_data else self.config.tiny()

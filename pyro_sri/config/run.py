@@ -23,10 +23,10 @@ Precision = Literal["float32", "tf32", "bf16"]
 OptimizerKind = Literal["adam", "muon"]
 
 # How a run is carried out, not what it is: these may change from one resumption to the next.
-# (Data may move, but not change: its content is compared.)
+# (Data may move and be called otherwise, but not change: its content is compared.)
 RESUMABLE = frozenset(
     {"steps", "device", "devices", "nodes", "capture", "compile", "recompute_decoder", "num_workers"}
-    | {"threads", "log_every", "picture_every", "data", "data_hash"}
+    | {"threads", "log_every", "picture_every", "data", "data_hash", "dataset"}
 )
 
 # How --help groups what every run has; the rest is the system's own.
@@ -86,7 +86,8 @@ class RunConfig(ABC):
     """Name of the preset that this run started from."""
 
     dataset: NotAnOption
-    """The data that the preset is meant for: a family of `data make`."""
+    """What the data is: a family of `data make`, a published data set, or own. In a preset, the data that it is meant
+    for; in a run, what its data file says."""
     data: Path | None = None
     """The dataset file (HDF5)."""
     data_hash: Annotated[str | None, tyro.conf.Suppress, tyro.conf.Fixed] = None
