@@ -1,6 +1,6 @@
 """The presets: published hyper-parameters under the names of their data, and some for a laptop."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
 from pyro_sri.config import (
@@ -53,6 +53,20 @@ class Preset:
         if not self.suits_data or not isinstance(self.config, SRIConfig):
             return self
         return replace(self, config=suited(self.config, look, gpu))
+
+    def differences(self) -> dict[str, tuple[Any, Any]]:
+        """The fields in which the preset differs from its system's defaults: its value and the default."""
+        defaults = {field.name: field.default for field in fields(self.config) if field.default is not MISSING}
+        values = {name: getattr(self.config, name) for name in defaults}
+        return {name: (values[name], default) for name, default in defaults.items() if values[name] != default}
+
+    def sized(self, image_size: int) -> "Preset":
+        """The same, with data of another image size if it makes its own."""
+        usual = self.config.image_size
+        if self.makes_data is None or image_size == usual:
+            return self
+        name = (self.data_name or self.config.preset).removesuffix(f"-{usual}")
+        return replace(self, makes_data={**self.makes_data, "size": image_size}, data_name=f"{name}-{image_size}")
 
     def tiny(self) -> "Preset":
         """The same at a size that runs in seconds, on a few images that it makes."""

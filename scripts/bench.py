@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from pyro_sri.config import RunConfig, flag
@@ -29,6 +27,7 @@ from pyro_sri.guides.segregation import SegregationPair
 from pyro_sri.inference import explain, sample_scenes
 from pyro_sri.programs import Program, record_of
 from pyro_sri.scripts.preset_options import parse_fields, preset_named
+from pyro_sri.scripts.tables import print_table
 from pyro_sri.system.errors import UserError
 from pyro_sri.training import capture
 from pyro_sri.training.loop import pick_device
@@ -321,29 +320,26 @@ def _peak_memory(device: torch.device) -> float:
 
 def _print_table(result: Result) -> None:
     title = "{preset}, batch {batch}, {precision}, {device}".format_map(result)
-    table = Table("what", "ms", "share", title=title)
-    table.add_row("step, best", f"{result['best_step_ms']:.1f}", "")
-    table.add_row("step, median", f"{result['median_step_ms']:.1f}", "")
+    rows = [
+        ["step, best", f"{result['best_step_ms']:.1f}", ""],
+        ["step, median", f"{result['median_step_ms']:.1f}", ""],
+    ]
     whole = sum(result["stages"][name] for name in WHOLE_STEP)
-    for name, ms in result["stages"].items():
-        table.add_row(name, f"{ms:.1f}", f"{100 * ms / whole:.0f}%")
-    table.add_section()
+    rows += [[name, f"{ms:.1f}", f"{100 * ms / whole:.0f}%"] for name, ms in result["stages"].items()]
     for source in ("memory", "disk"):
         ms = 1000 * result["batch"] / result[f"loader_{source}_images_per_second"]
-        table.add_row(f"loading, from {source}", f"{ms:.2f}", f"{100 * ms / result['median_step_ms']:.2f}%")
-    table.add_section()
-    table.add_row("inferring one image", f"{result['infer_one_ms']:.1f}", "")
+        rows.append([f"loading, from {source}", f"{ms:.2f}", f"{100 * ms / result['median_step_ms']:.2f}%"])
+    rows.append(["inferring one image", f"{result['infer_one_ms']:.1f}", ""])
     if result["sample_one_ms"] is not None:
-        table.add_row("sampling one scene", f"{result['sample_one_ms']:.1f}", "")
-    console = Console()
-    console.print(table)
-    console.print(f"{result['images_per_second']:.1f} images/s, peak memory {result['peak_memory_mb']:.0f} MiB")
-    console.print(f"inference: {result['inference_images_per_second']:.1f} images/s in batches of {result['batch']}")
+        rows.append(["sampling one scene", f"{result['sample_one_ms']:.1f}", ""])
+    print_table(["what", "ms", "share"], rows, title=title)
+    print(f"{result['images_per_second']:.1f} images/s, peak memory {result['peak_memory_mb']:.0f} MiB")
+    print(f"inference: {result['inference_images_per_second']:.1f} images/s in batches of {result['batch']}")
     if result["sampling_images_per_second"] is None:
-        console.print(f"no samples: {result['sampling_images_per_second_reason']}")
+        print(f"no samples: {result['sampling_images_per_second_reason']}")
     else:
-        console.print(f"samples: {result['sampling_images_per_second']:.1f} images/s in batches of {result['batch']}")
-    console.print(
+        print(f"samples: {result['sampling_images_per_second']:.1f} images/s in batches of {result['batch']}")
+    print(
         f"loading: {result['loader_memory_images_per_second']:.0f} images/s from memory, "
         f"{result['loader_disk_images_per_second']:.0f} from disk"
     )

@@ -13,7 +13,16 @@ from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
 
 from pyro_sri.data.format import Report
 from pyro_sri.system.errors import UserError, printable
@@ -22,6 +31,7 @@ _BOX = re.compile(r"^[│|+╭╰]|[│|+╮╯]$")  # drawn with plain characte
 _RULE = re.compile(r"[─-]{3,}")
 _LEAK = re.compile(r" (could be instantiated from|Got errors:).*")  # how the library tried, no help to the user
 _SUGGESTION = "Perhaps you meant:"
+SHORTEST_BAR = 8  # characters
 _OPTION = re.compile(r"--[\w-]+")
 
 MARKERS = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
@@ -121,12 +131,29 @@ def check_new_file(path: Path, suffixes: tuple[str, ...]) -> None:
         raise UserError(f"{path} already exists; choose another --out")
 
 
+def name_column() -> ProgressColumn:
+    """What a bar is about, wrapped where there is little room."""
+    return TextColumn("{task.description}", table_column=Column(ratio=1, overflow="fold"))
+
+
+def bar_columns(*more: ProgressColumn) -> tuple[ProgressColumn, ...]:
+    """A bar, the count and the time left, of which the bar alone gives way where there is little room."""
+    whole = [Column(no_wrap=True) for _ in range(2)]
+    return (
+        BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=SHORTEST_BAR)),
+        MofNCompleteColumn(table_column=whole[0]),
+        *more,
+        TimeRemainingColumn(table_column=whole[1]),
+        TextColumn("left"),
+    )
+
+
 @contextmanager
 def progress_bar() -> Iterator[Report]:
     """A bar per task on standard error, gone at the end; nothing if that is not a terminal."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    columns = (name_column(), *bar_columns())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal, expand=True) as bar:
         rows: dict[str, TaskID] = {}
 
         def report(what: str, done: int, total: int) -> None:

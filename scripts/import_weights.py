@@ -1,5 +1,6 @@
 """`pyro-sri import-weights`: the authors' published weights as a run."""
 
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,10 @@ import tyro
 from pyro.infer.elbo import ELBOModule
 
 from pyro_sri import checkpoints, runs
-from pyro_sri.config import SRIConfig
-from pyro_sri.nn import Kernel
-from pyro_sri.official import load_sri
+from pyro_sri.models.emorl import HierarchicalPriorKind
+from pyro_sri.nn import Kernel, PositionDecoderKind
 from pyro_sri.scripts.cli import note, parse
+from pyro_sri.scripts.official_runs import load_official
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.torch_files import is_finite, load_torch_file
 
@@ -24,13 +25,18 @@ def import_weights(
     out: Path,
     image_size: int,
     num_slots: int,
-    kernel: Kernel = "gaussian",
+    system: Literal["sri", "genesis_v2", "genesis", "emorl", "slot_attention"] = "sri",
+    kernel: Kernel | None = None,
     semiconv: bool = True,
-    pixel_std: float = 0.7,
-    likelihood: Literal["mog", "gaussian"] = "mog",
+    pixel_std: float | None = None,
+    first_pixel_std: float | None = None,
+    likelihood: Literal["mog", "gaussian"] | None = None,
+    num_layers: int | None = None,
+    prior: HierarchicalPriorKind | None = None,
+    decoder: PositionDecoderKind | None = None,
     dataset: str = "unknown",
 ) -> None:
-    """Turn the authors' published SRI weights into a run.
+    """Turn the authors' published weights into a run: of SRI, GENESIS-v2, GENESIS, EMORL or Slot Attention.
 
     No code in the file is run. Network sizes are read from the weights where possible; give the others as options.
     The run can be sampled, evaluated and reported like one trained here.
@@ -39,45 +45,48 @@ def import_weights(
 
     pyro-sri import-weights sri.pth --out runs/official --image-size 64 --num-slots 9
 
+    pyro-sri import-weights emorl.pth --system emorl --out runs/emorl --image-size 96 --num-slots 7 --pixel-std 0.1
+
     Args:
         file: The state dict, or a checkpoint that holds one, as saved by torch.save.
         out: Run directory, new or empty.
         image_size: Side of the images that the networks were trained on, in pixels.
         num_slots: K, the number of slots.
-        kernel: Kernel of the instance colouring.
-        semiconv: Whether the instance colours are semi-convolutional.
-        pixel_std: sigma, the pixel standard deviation.
-        likelihood: The image likelihood that the networks were trained with.
+        system: Whose weights they are.
+        kernel: Kernel of the instance colouring (sri, genesis_v2; if not given: gaussian).
+        semiconv: Whether the instance colours are semi-convolutional (sri, genesis_v2).
+        pixel_std: sigma, the pixel standard deviation (if not given: 0.7 for sri and genesis_v2, 0.3 for emorl, and for
+            genesis what the weights say).
+        first_pixel_std: sigma of the first slot (genesis; if not given: what the weights say).
+        likelihood: The image likelihood that the networks were trained with (if not given: mog for sri and genesis_v2,
+            gaussian for emorl).
+        num_layers: L, the layers of bottom-up inference (emorl; if not given: 3).
+        prior: The hierarchical prior (emorl; if not given: rpp).
+        decoder: Which published decoder they have (if not given: iodine for emorl, small for slot_attention).
         dataset: Name of the data that they were trained on, for the record.
     """
     state_dict = read_state_dict(file)
-    model, guide = load_sri(
-        state_dict,
-        image_size=image_size,
-        num_slots=num_slots,
-        kernel=kernel,
-        semiconv=semiconv,
-        pixel_std=pixel_std,
-        likelihood=likelihood,
-    )
-    config = SRIConfig(
-        preset="imported",
-        dataset=dataset,
-        image_size=image_size,
-        steps=0,
-        num_slots=num_slots,
-        slot_size=model.slot_prior.loc.out_features,
-        scene_size=model.scene_prior.size,
-        attention_layers=guide.num_layers,
-        kernel=kernel,
-        colour_start="position" if semiconv else "none",
-        pixel_std=pixel_std,
-        likelihood=likelihood,
-        normalised=likelihood == "mog",
-        geco="none",
-    )
-    _, _, objective = config.build()
+    given = {
+        "kernel": kernel,
+        "semiconv": None if semiconv else False,
+        "pixel_std": pixel_std,
+        "first_pixel_std": first_pixel_std,
+        "likelihood": likelihood,
+        "num_layers": num_layers,
+        "prior": prior,
+        "decoder": decoder,
+    }
+    shared = {
+        "preset": "imported",
+        "dataset": dataset,
+        "image_size": image_size,
+        "num_slots": num_slots,
+        "steps": 0,
+    }
+    config, model, guide = load_official(system, state_dict, shared, given)
+    ours_model, ours_guide, objective = config.build()
     module = ELBOModule(model.float(), guide.float(), objective)
+    checkpoints.check_fits(ELBOModule(ours_model, ours_guide, objective), module.state_dict(), file)
     if not all(map(is_finite, module.state_dict().values())):
         raise UserError(f"{file} holds values that are not finite in single precision: use other weights")
     runs.check_new(out)
@@ -89,7 +98,7 @@ def import_weights(
     except UserError:  # a full disk: nothing half-done stays
         shutil.rmtree(out / runs.CHECKPOINTS, ignore_errors=True)
         raise
-    note(f"imported {len(state_dict)} tensors; next: pyro-sri sample {out}")
+    note(f"imported {len(state_dict)} tensors; next: {shlex.join(['pyro-sri', 'sample', str(out)])}")
 
 
 def read_state_dict(file: Path) -> Mapping[str, torch.Tensor]:

@@ -22,4 +22,6 @@ def own_data(preset: Preset) -> Path:
 def own_data_of(run: Run) -> Path | None:
     """The same for a run that names no data (bundled ones do not); None if it names some or its preset makes none."""
     preset = PRESETS.get(run.config.preset)
-    return own_data(preset) if run.config.data is None and preset is not None and preset.makes_data else None
+    if run.config.data is not None or preset is None or preset.makes_data is None:
+        return None
+    return own_data(preset.sized(run.config.image_size))

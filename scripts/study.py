@@ -9,11 +9,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import Progress, TaskID
 
-from pyro_sri.scripts.cli import note, parse, progress_bar
+from pyro_sri.scripts.cli import bar_columns, name_column, note, parse, progress_bar
+from pyro_sri.scripts.tables import print_table
 from pyro_sri.study.cluster import job_number, queue_state, slurm_executor, submit_jobs
 from pyro_sri.study.data import make_data, missing_data
 from pyro_sri.study.estimate import training_hours
@@ -151,38 +150,35 @@ def _report_failures(plan: Plan) -> None:
 
 def print_states(plan: Plan) -> None:
     """The table of states."""
-    table = Table("run", "state", "step", "of", "remark", title=_shown(plan.study.title), title_justify="left")
+    rows = []
     for job in plan.jobs:
         state = job.state()
         number = "" if state.finished else job_number(job)
-        remark = _shown(state.reason or (f"job {number}" if number else ""))
-        table.add_row(job.name, state.name, str(state.step), str(job.config.steps), remark)
-    Console(emoji=False).print(table)
+        remark = state.reason or (f"job {number}" if number else "")
+        rows.append([job.name, state.name, str(state.step), str(job.config.steps), remark])
+    print_table(["run", "state", "step", "of", "remark"], rows, title=plan.study.title, text_last=True)
 
 
 def print_plan(plan: Plan, num_places: int) -> None:
     """Every run with its state and command, then hours by row."""
-    console = Console(emoji=False, highlight=False, soft_wrap=True)
-    console.print(f"[bold]{_shown(plan.study.title)}[/bold] ({_shown(str(plan.study.source))})")
+    print(printable(f"{plan.study.title} ({plan.study.source})"))
     for name, path in missing_data(plan).items():
-        console.print(f"to be made: {_shown(str(path))}, generated {plan.study.data[name].family}")
+        print(printable(f"to be made: {path}, generated {plan.study.data[name].family}"))
     for job in plan.jobs:
-        console.print(f"{job.name}: {_in_words(job.state(), job.config.steps)}")
+        print(printable(f"{job.name}: {_in_words(job.state(), job.config.steps)}"))
         print(f"  {job.command()}\n  {job.command('evaluate')}")
-    table = Table("row", "runs left", "hours", title="Training, estimated from a few steps of each phase here")
-    total = 0.0
+    rows, total = [], 0.0
     for row in plan.study.rows.values():
         if row.runs_of != row.key:
-            table.add_row(row.key, "", f"those of {row.runs_of}")
+            rows.append([row.key, "", f"those of {row.runs_of}"])
             continue
         left = [job for job in plan.of_row(row) if not job.state().finished]
         hours = sum(_hours(left))
         total += hours
-        table.add_row(row.key, str(len(left)), f"{hours:.2f}")
-    table.add_section()
-    table.add_row("all", "", f"{total:.2f}")
-    console.print(table)
-    console.print(f"{num_places} at a time: about {total / num_places:.2f} hours; data and evaluation come on top.")
+        rows.append([row.key, str(len(left)), f"{hours:.2f}"])
+    rows.append(["all", "", f"{total:.2f}"])
+    print_table(["row", "runs left", "hours"], rows, title="Training, estimated from a few steps of each phase here")
+    print(f"{num_places} at a time: about {total / num_places:.2f} hours; data and evaluation come on top.")
 
 
 def _hours(jobs: Sequence[Job]) -> Iterator[float]:
@@ -197,11 +193,7 @@ def _hours(jobs: Sequence[Job]) -> Iterator[float]:
 
 def _in_words(state: State, steps: int) -> str:
     at = f", step {state.step} of {steps}" if state.step else ""
-    return f"{state.name}{at}" + (f" ({_shown(state.reason)})" if state.reason else "")
-
-
-def _shown(text: str) -> str:
-    return escape(printable(text))
+    return f"{state.name}{at}" + (f" ({state.reason})" if state.reason else "")
 
 
 @contextmanager
@@ -211,8 +203,8 @@ def _watching(plan: Plan) -> Iterator["Lines | Bars"]:
     if not console.is_terminal:
         yield Lines(len(plan.jobs))
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    columns = (name_column(), *bar_columns())
+    with Progress(*columns, console=console, expand=True) as progress:
         yield Bars(plan, progress)
 
 

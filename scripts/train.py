@@ -1,30 +1,31 @@
 """`pyro-sri train`: train a preset, or continue a run."""
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pyro_sri import checkpoints, runs
 from pyro_sri.config import RunConfig, SRIConfig, flag
 from pyro_sri.config.own import reasons
 from pyro_sri.data.format import DatasetFile, convert_advice, dark_images
 from pyro_sri.data.generators import GENERATORS
-from pyro_sri.data.look import look_at
+from pyro_sri.data.look import look_at, most_entities
 from pyro_sri.evaluation.controllers import ABOUT_1
 from pyro_sri.presets import PRESETS, Preset
 from pyro_sri.scripts.cli import note
 from pyro_sri.scripts.own_data import own_data
 from pyro_sri.scripts.preset_options import parse_fields, preset_named
+from pyro_sri.scripts.progress import training_progress
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.processes import is_first
 from pyro_sri.training.goals import goal_warnings
 from pyro_sri.training.loop import check_same, pick_device, train
 
 PROG = "pyro-sri train"
+OWN = "own"  # the name of data that has none
+PLAIN_NAME = re.compile(r"[\w.-]{1,64}")
 LOOKED_AT = 64  # training images that are looked at before a run starts
 
 _HELP = """Train a preset, or continue a run.
@@ -64,6 +65,7 @@ def main(args: Sequence[str]) -> None:
     tiny = "--tiny" in args
     preset = preset.tiny() if tiny else preset
     config, out, resume = _read(preset.config, args[1:])
+    preset, said_size = preset.sized(config.image_size), _gives(args, "image_size")
     if resume and (out / runs.CONFIG).exists():
         stored = runs.open_run(out).config
         if stored.preset != preset.config.preset:
@@ -73,13 +75,13 @@ def main(args: Sequence[str]) -> None:
     else:
         runs.check_new(out)
         if preset.suits_data:
-            preset = _suited(preset, config)
+            preset = _suited(preset, config, said_size)
             config, out, resume = _read(preset.config, args[1:])
         if not tiny and config.steps != preset.config.steps:
             config, out, resume = _read(preset.config.stretched(config.steps), args[1:])
-    config = with_data(config, preset)
+    config = with_data(config, preset, said_size)
     try:
-        run = _train_with_progress(config, out, resume)
+        run = _train_with_progress(config, out, resume, tiny)
     except KeyboardInterrupt as stop:
         if not (out / runs.CONFIG).exists():
             raise
@@ -99,9 +101,14 @@ def _read(default: RunConfig, args: Sequence[str]) -> tuple[RunConfig, Path, boo
     return parse_fields(read, default, _HELP, f"{PROG} {default.preset}", args)
 
 
-def _suited(preset: Preset, config: RunConfig) -> Preset:
+def _gives(args: Sequence[str], field: str) -> bool:
+    """Whether a field is among the options that the user gave."""
+    return any(word.partition("=")[0].replace("_", "-") == flag(field) for word in args)
+
+
+def _suited(preset: Preset, config: RunConfig, said_size: bool) -> Preset:
     """The preset with the fields that its data suggests, which is said."""
-    path = with_data(config, preset).data_file  # which must fit
+    path = with_data(config, preset, said_size).data_file  # which must fit
     gpu = pick_device(config.device).type == "cuda"
     look = look_at(path)
     preset = preset.suited_to(look, gpu)
@@ -115,9 +122,14 @@ def _with_absolute_data(config: RunConfig) -> RunConfig:
     return config if config.data is None else dataclasses.replace(config, data=config.data.resolve())
 
 
-def with_data(config: RunConfig, preset: Preset) -> RunConfig:
+def with_data(config: RunConfig, preset: Preset, said_size: bool = False) -> RunConfig:
     """The configuration with its data file, which is made first if the preset makes its own, and with the file's image
-    size.
+    size and the name of what is in it.
+
+    Args:
+        config: The configuration.
+        preset: The preset that it comes from.
+        said_size: Whether the user gave --image-size, which the file must then have.
 
     Raises:
         UserError: If there is no file, or its images do not fit; the message has the command that makes one.
@@ -131,18 +143,25 @@ def with_data(config: RunConfig, preset: Preset) -> RunConfig:
         )
     config = _with_absolute_data(config)
     with DatasetFile(config.data_file) as data:
-        size = data.image_size
+        size, dataset = data.image_size, _name_of(data)
+    config = dataclasses.replace(config, dataset=dataset)
     if size != config.image_size:
         if size not in config.image_sizes:
             sizes = _in_words(config.image_sizes)
             advice = convert_advice(config.data_file, min(config.image_sizes, key=lambda other: abs(other - size)))
             raise UserError(f"{config.data} holds {size}x{size} images, but {config.preset} takes {sizes}: {advice}")
-        if config.image_size != preset.config.image_size:
+        if said_size or config.image_size != preset.config.image_size:
             raise UserError(
                 f"{config.data} holds {size}x{size} images, not {config.image_size}: leave out --image-size"
             )
         config = dataclasses.replace(config, image_size=size)
     return config
+
+
+def _name_of(data: DatasetFile) -> str:
+    """What a file says that its scenes are: the family that generated them or the published data set, else own."""
+    name = str(data.attributes.get("generator", data.attributes.get("dataset", OWN)))
+    return name if PLAIN_NAME.fullmatch(name) else OWN
 
 
 def _in_words(sizes: Sequence[int]) -> str:
@@ -155,12 +174,12 @@ def _make_command(dataset: str, size: int) -> str:
     return "make one of your pictures, or of a published set, with 'pyro-sri data convert'"
 
 
-def _announce(config: RunConfig, out: Path) -> None:
+def _announce(config: RunConfig, out: Path, tiny: bool) -> None:
     """What is about to be trained; called when nothing can be wrong with it any more."""
     with DatasetFile(config.data_file) as data:
         generated = "generated " if data.generated else ""
         note(f"{config.preset} on {generated}{config.data} ({data.num_images('train')} images), run directory {out}")
-        entities = data.num_entities("train")
+        entities = None if tiny else most_entities(data)  # a quick check has few slots, whatever the data
         dark = dark_images(int(data.read(data.images("train"), slice(LOOKED_AT)).max()))
     schedule = " ".join(f"{flag(name)} {value:.6g}" for name, value in config.schedule().items())
     if config.steps != PRESETS[config.preset].config.steps and schedule:
@@ -179,25 +198,17 @@ def _announce(config: RunConfig, out: Path) -> None:
         )
 
 
-def _train_with_progress(config: RunConfig, out: Path, resume: bool) -> runs.Run:
-    """A progress bar on a terminal, plain lines elsewhere."""
-    console = Console(stderr=True)
-    terms = TextColumn("{task.fields[terms]}")
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), terms)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("train", total=config.steps, terms="", visible=False)
+def _train_with_progress(config: RunConfig, out: Path, resume: bool, tiny: bool) -> runs.Run:
+    """A progress bar on a terminal, plain lines elsewhere; what is trained is said before the first step."""
+    with training_progress(config.steps, summary) as show:
         announced = False
 
         def advance(step: int, line: dict[str, float] | None) -> None:
             nonlocal announced
             if not announced:
-                _announce(config, out)
+                _announce(config, out, tiny)
                 announced = True
-            bar.update(task, completed=step, visible=True)
-            if line is not None:
-                bar.update(task, terms=summary(line))
-            if line is not None and not console.is_terminal:
-                note(f"step {step}/{config.steps}  {summary(line)}")
+            show(step, line)
 
         return train(config, out, resume=resume, progress=advance)
 

@@ -24,6 +24,7 @@ class GenesisConfig(GECOFields, GoalFields, LikelihoodFields, RunConfig):
         "mask_slot_size": 8,
         "component_slot_size": 8,
         "channels": 8,
+        "decoder_channels": 8,
         "component_layers": 2,
     }
 
@@ -35,6 +36,8 @@ class GenesisConfig(GECOFields, GoalFields, LikelihoodFields, RunConfig):
     """C, the size of the component latents, which determine what things look like."""
     channels: int = 32
     """Channels of the component networks."""
+    decoder_channels: int = 0
+    """Channels of the component decoder; 0: as --channels."""
     component_layers: int = 4
     """Number of convolutions in the component decoder."""
     first_pixel_std: float = 0.7
@@ -52,7 +55,7 @@ class GenesisConfig(GECOFields, GoalFields, LikelihoodFields, RunConfig):
         sizes = ["num_slots", "mask_slot_size", "component_slot_size", "channels", "component_layers"]
         self.require([*sizes, "first_pixel_std"], lambda value: value > 0, "positive")
         self.require(["image_size"], lambda value: value in GENESIS_IMAGE_SIZES, "32 or 64")
-        self.require(["scene_size"], lambda value: value >= 0, "0 or more")
+        self.require(["scene_size", "decoder_channels"], lambda value: value >= 0, "0 or more")
         if self.scene_size:
             self.require(["analytic"], lambda value: not value, "left out if there is a scene variable")
         self.require(["likelihood"], lambda value: value == "mog", "mog, the only one that GENESIS has")
@@ -74,7 +77,7 @@ class GenesisConfig(GECOFields, GoalFields, LikelihoodFields, RunConfig):
             num_slots=self.num_slots,
             mask_slot_size=self.mask_slot_size,
             component_slot_size=self.component_slot_size,
-            decoder_channels=self.channels,
+            decoder_channels=self.decoder_channels or self.channels,
             decoder_layers=self.component_layers,
             likelihood=self.image_likelihood(),
             scene_size=self.scene_size,

@@ -23,10 +23,10 @@ Precision = Literal["float32", "tf32", "bf16"]
 OptimizerKind = Literal["adam", "muon"]
 
 # Fields that say how a run is carried out, not what it is. They may change when a run is resumed.
-# (The data may move but not change: its content is compared.)
+# (The data may move and be called otherwise, but not change: its content is compared.)
 RESUMABLE = frozenset(
     {"steps", "device", "devices", "nodes", "capture", "compile", "recompute_decoder", "num_workers"}
-    | {"threads", "log_every", "picture_every", "data", "data_hash"}
+    | {"threads", "log_every", "picture_every", "data", "data_hash", "dataset"}
 )
 
 # How --help groups the common fields. All others belong to the system.
@@ -63,7 +63,7 @@ STEP_SIZES = ("geco_step",)
 # The largest values that a configuration may have, far above what any of these systems is known to use. A typing error
 # or a damaged file must not ask for more memory or processes than there are.
 LARGEST: dict[str, int] = {
-    **dict.fromkeys(("devices", "nodes", "threads", "num_workers", "channels"), 1024),
+    **dict.fromkeys(("devices", "nodes", "threads", "num_workers", "channels", "decoder_channels"), 1024),
     **dict.fromkeys(("slot_size", "scene_size", "mask_slot_size", "component_slot_size", "window_size"), 4096),
     **dict.fromkeys(
         ("code_size", "hidden_size", "layer_size", "features", "hidden", "lstm_units", "scene_width"), 4096
@@ -86,7 +86,8 @@ class RunConfig(ABC):
     """Name of the preset that this run started from."""
 
     dataset: NotAnOption
-    """The data that the preset is meant for: a family of `data make`."""
+    """What the data is: a family of `data make`, a published data set, or own. In a preset, the data that it is meant
+    for; in a run, what its data file says."""
     data: Path | None = None
     """The dataset file (HDF5)."""
     data_hash: Annotated[str | None, tyro.conf.Suppress, tyro.conf.Fixed] = None

@@ -11,6 +11,7 @@ from pyro_sri.data.format import DatasetFile, dark_images
 from pyro_sri.system.errors import UserError
 
 LOOKED_AT = 256  # training images, at random
+COUNTED = 1_024  # training images whose entities are counted
 COVERED = 0.95  # of an image by the colours that are counted
 SHADES = 16  # per channel, that colours are told apart by
 SMALLEST_REGION = 0.01  # of an image
@@ -73,6 +74,13 @@ def look_at(path: Path | str) -> Look:
             dark=dark_images(int(images.max())),
         )
         return plain if masks is None else _with_masks(plain, images, masks, file.background_entities)
+
+
+def most_entities(file: DatasetFile) -> int | None:
+    """The most entities of a training image, background included, among up to 1,024 at random; None without masks."""
+    items = np.sort(np.random.default_rng(0).permutation(file.num_images("train"))[:COUNTED]).tolist()
+    masks = file.visible_masks("train", items)
+    return None if masks is None else int(masks.any((2, 3, 4)).sum(1).max(initial=0))
 
 
 def _with_masks(look: Look, images: NDArray[np.uint8], masks: NDArray[np.uint8], background: tuple[int, ...]) -> Look:

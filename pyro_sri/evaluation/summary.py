@@ -13,6 +13,7 @@ from pyro_sri.system.errors import UserError
 
 # Runs that differ in nothing else are repetitions; the content of the data must be the same (`data_hash`).
 REPETITION_FIELDS = frozenset({"seed", "data"})
+NAMES_OF_DATA = frozenset({"dataset"})  # which say nothing that the hash does not
 HASH_DIGITS = 8  # of a data hash in a name
 
 # How an evaluation was made, as opposed to what it found.
@@ -85,6 +86,24 @@ class Spread(NamedTuple):
         return f"{self.mean:.4g}" if self.std is None else f"{self.mean:.4g} ± {self.std:.2g}"
 
 
+class Summary(NamedTuple):
+    """What several seeds of a configuration have in common, or a run that stands alone.
+
+    Attributes:
+        name: The configuration's name, or the run's.
+        runs: How the runs are called.
+        metrics: What `evaluate` found for each of them.
+        spreads: Their mean and standard deviation by metric.
+        problem: Why there is no mean over this run and others of its configuration; None if there is nothing to say.
+    """
+
+    name: str
+    runs: tuple[str, ...]
+    metrics: tuple[Mapping[str, Any], ...]
+    spreads: dict[str, Spread]
+    problem: str | None = None
+
+
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Puts the seeds of a configuration together.
 
@@ -100,8 +119,10 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     for run in runs:
         fields = {"system": run.config.system, **dataclasses.asdict(run.config)}
         fields = {name: value for name, value in fields.items() if name not in REPETITION_FIELDS}
-        members.setdefault(repr(fields), []).append(run)
-        configurations[repr(fields)] = fields
+        names = frozenset[str]() if run.config.data_hash is None else NAMES_OF_DATA
+        key = repr({name: value for name, value in fields.items() if name not in names})
+        members.setdefault(key, []).append(run)
+        configurations.setdefault(key, fields)
     differing = _differing(list(configurations.values()))
     groups = []
     for key, fields in configurations.items():
@@ -136,6 +157,26 @@ def summarise(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
         std = statistics.stdev(values) if len(values) > 1 else None
         spreads[name] = Spread(statistics.fmean(values), std, values, seeds, len(metrics) - len(values))
     return spreads
+
+
+def summaries(runs: Sequence[Run], names: Sequence[str], metrics: Sequence[Mapping[str, Any]]) -> list[Summary]:
+    """Puts the seeds of each configuration together; runs over which a mean would mislead stand alone, and say why.
+
+    Args:
+        runs: Evaluated runs.
+        names: How each is called.
+        metrics: What `evaluate` found for each.
+    """
+    result = []
+    for group in group_runs(runs):
+        members = [i for i, run in enumerate(runs) if any(run is member for member in group.runs)]
+        found = tuple(metrics[i] for i in members)
+        problem = why_not_summarised(found)
+        if problem or len(members) == 1:
+            result += [Summary(names[i], (names[i],), (metrics[i],), summarise([metrics[i]]), problem) for i in members]
+        else:
+            result.append(Summary(group.name, tuple(names[i] for i in members), found, summarise(found)))
+    return result
 
 
 def why_not_summarised(metrics: Sequence[Mapping[str, Any]]) -> str | None:

@@ -11,9 +11,7 @@ from pyro_sri.evaluation.summary import (
     Spread,
     differing_conditions,
     flagged,
-    group_runs,
-    summarise,
-    why_not_summarised,
+    summaries,
 )
 from pyro_sri.report.html import Cell, Html, element, facts, hint, join, matrix, table
 from pyro_sri.report.subjects import Subject
@@ -84,18 +82,22 @@ def _not_evaluated(subject: Subject) -> Html:
 
 def _columns(subjects: Sequence[Subject]) -> tuple[list[Column], list[str]]:
     """Columns of the table of metrics, and why seeds were not put together where they could have been."""
-    columns, notes = [], []
-    for group in group_runs([subject.run for subject in subjects]):
-        members = [subject for subject in subjects if any(subject.run is run for run in group.runs)]
-        metrics = [subject.metrics or {} for subject in members]
-        if reason := why_not_summarised(metrics):
-            notes.append(f"No mean over {', '.join(subject.name for subject in members)}: {reason}.")
-        if reason or len(members) == 1:
-            columns += [Column(subject.name, "", [subject.metrics or {}], {}) for subject in members]
+    runs, names = [subject.run for subject in subjects], [subject.name for subject in subjects]
+    columns: list[Column] = []
+    problems: dict[str, list[str]] = {}
+    for summary in summaries(runs, names, [subject.metrics or {} for subject in subjects]):
+        metrics = [dict(found) for found in summary.metrics]
+        if summary.problem:
+            problems.setdefault(summary.problem, []).append(summary.name)
+        if len(metrics) == 1:
+            columns.append(Column(summary.name, "", metrics, {}))
         else:
-            seeds = ", ".join(str(subject.run.config.seed) for subject in members)
-            names = ", ".join(subject.name for subject in members)
-            columns.append(Column(group.name, f"{len(members)} seeds: {seeds} ({names})", metrics, summarise(metrics)))
+            seeds = ", ".join(
+                str(run.config.seed) for run, name in zip(runs, names, strict=True) if name in summary.runs
+            )
+            note = f"{len(metrics)} seeds: {seeds} ({', '.join(summary.runs)})"
+            columns.append(Column(summary.name, note, metrics, summary.spreads))
+    notes = [f"No mean over {', '.join(names)}: {problem}." for problem, names in problems.items()]
     return columns, notes
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pyro_sri.config import GenesisV2Config, SRIConfig
-from pyro_sri.evaluation.summary import differing_conditions, group_runs, summarise
+from pyro_sri.evaluation.summary import differing_conditions, group_runs, summaries, summarise
 from pyro_sri.runs import Run
 from pyro_sri.system.errors import UserError
 
@@ -28,6 +28,24 @@ def test_runs_that_differ_in_seed_and_paths_only_are_a_group() -> None:
     assert group.name == "sri-rooms"
     assert group.runs == tuple(runs)
     assert group.differences == {}
+
+
+def test_data_of_one_content_may_have_two_names() -> None:
+    fields = {"data_hash": "0123456789abcdef", "seed": 1, "dataset": "own"}
+    assert len(group_runs([sri_run("a", data_hash=fields["data_hash"]), sri_run("b", **fields)])) == 1
+    assert len(group_runs([sri_run("a"), sri_run("b", seed=1, dataset="own")])) == 2
+
+
+def test_summaries_are_of_configurations_or_say_why_not() -> None:
+    runs = [sri_run("a"), sri_run("b", seed=1), sri_run("c", num_slots=5)]
+    metrics = [evaluation(0), evaluation(1, ari_fg=0.7), evaluation(0)]
+    together, alone = summaries(runs, ["a", "b", "c"], metrics)
+    assert (together.name, together.runs, together.problem) == ("sri-rooms, num_slots 9", ("a", "b"), None)
+    assert together.spreads["ari_fg"].mean == pytest.approx(0.6)
+    assert (alone.name, alone.runs, alone.spreads["ari_fg"].std) == ("c", ("c",), None)
+    apart = summaries(runs[:2], ["a", "b"], [evaluation(0), evaluation(1, num_images=3)])
+    assert [summary.name for summary in apart] == ["a", "b"]
+    assert all("num_images is 10 and 3" in str(summary.problem) for summary in apart)
 
 
 def test_runs_that_differ_elsewhere_stand_apart() -> None:

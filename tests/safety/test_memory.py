@@ -46,7 +46,7 @@ COMMANDS = {
         ("--batch",),
     ),
     "data make": (MAKE, "pyro_sri.data.making:draw", ("--workers",)),
-    "import-weights": (IMPORT, "pyro_sri.scripts.import_weights:load_sri", ()),
+    "import-weights": (IMPORT, "pyro_sri.scripts.official_runs:load_sri", ()),
 }
 ERRORS = {
     "Python": ("error", "builtins:MemoryError", ""),

@@ -17,7 +17,6 @@ from pyro_sri.config import flag
 from pyro_sri.presets import PRESETS
 from pyro_sri.runs import open_run
 from pyro_sri.scripts.main import COMMANDS, main
-from support.golden import Golden
 
 TINY = (
     "--num-slots 3 --slot-size 8 --scene-size 8 --batch-size 4 --steps 4 --log-every 2 "
@@ -225,19 +224,6 @@ def test_evaluate_refuses(pyro_sri: Any, trained: Path, tmp_path: Path) -> None:
     assert_refused(pyro_sri("evaluate", trained, "--data", tmp_path / "big.h5"), "64x64", "32x32")
 
 
-def test_import_weights(pyro_sri: Any, tmp_path: Path) -> None:
-    golden = Golden("sri_genv2_mog")
-    torch.save({"model": {n: t.float() for n, t in golden.state().items()}, "step": 3}, tmp_path / "sri.pth")
-    outcome = pyro_sri("import-weights", tmp_path / "sri.pth", "--image-size 32 --num-slots 5 --out", tmp_path / "run")
-    assert outcome.status == 0, outcome.err
-    model, _ = load(tmp_path / "run")
-    assert torch.equal(model.decoder.layers[13].bias, golden["state/decoder.13.bias"].float())
-    assert pyro_sri("sample", tmp_path / "run", "--num 2 --out", tmp_path / "s.png").status == 0
-    assert_refused(
-        pyro_sri("import-weights", tmp_path / "sri.pth", "--image-size 32 --num-slots 5 --out", tmp_path / "run"), "run"
-    )
-
-
 def test_the_own_preset_follows_its_data(pyro_sri: Any, tetrominoes: Path, tmp_path: Path) -> None:
     out, small = tmp_path / "run", "--slot-size 8 --scene-size 8 --steps 4 --batch-size 4 --device cpu"
     outcome = pyro_sri("train sri-own --pixel-std 0.2", small, "--data", tetrominoes, "--out", out)
@@ -328,6 +314,59 @@ def test_fewer_slots_than_entities_is_a_warning(pyro_sri: Any, tetrominoes: Path
     outcome = pyro_sri("train sri-g-shapestacks", TINY, "--out", tmp_path / "run", "--data", tetrominoes)
     assert outcome.status == 0
     assert "warning: 3 slots are fewer than the 4 entities" in outcome.err
+
+
+def test_empty_columns_of_masks_are_no_entities(pyro_sri: Any, tetrominoes: Path, tmp_path: Path) -> None:
+    shutil.copy(tetrominoes, tmp_path / "wide.h5")
+    with h5py.File(tmp_path / "wide.h5", "r+") as file:
+        for split in file.values():
+            masks = split["masks"][:]
+            del split["masks"]
+            split["masks"] = np.concatenate([masks, np.zeros_like(masks[:, :2])], axis=1)
+    tiny = TINY.replace("--num-slots 3", "--num-slots 4")
+    outcome = pyro_sri("train sri-g-shapestacks", tiny, "--out", tmp_path / "run", "--data", tmp_path / "wide.h5")
+    assert outcome.status == 0, outcome.err
+    assert "entities" not in outcome.err
+
+
+def test_a_quick_check_takes_a_size_and_does_not_warn_of_its_few_slots(
+    pyro_sri: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = pyro_sri("train sri-mog-shapestacks --tiny --image-size 64 --steps 1")
+    assert outcome.status == 0, outcome.err
+    assert open_run(Path("runs/sri-mog-shapestacks-tiny")).config.image_size == 64
+    assert "entities" not in outcome.err
+
+
+def test_an_image_size_that_is_said_must_be_that_of_the_data(pyro_sri: Any, tetrominoes: Path, tmp_path: Path) -> None:
+    words = ("--data", tetrominoes, "--out", tmp_path / "run")
+    for preset in ("sri-g-shapestacks", "sri-own"):  # 64 is what they would be without it
+        for option in ("--image-size 64", "--image-size=64", "--image-size 96"):
+            outcome = pyro_sri(f"train {preset} {option}", *words)
+            assert_refused(outcome, "holds 32x32 images", "leave out --image-size")
+
+
+def test_presets_make_their_data_at_the_size_that_is_said() -> None:
+    quick, digits = PRESETS["sri-quick-tetrominoes"], PRESETS["air-multi_digits"]
+    assert quick.sized(32) is quick
+    assert (quick.sized(64).makes_data["size"], quick.sized(64).data_name) == (64, "tetrominoes-64")
+    assert (digits.sized(64).makes_data["size"], digits.sized(64).data_name) == (64, "multi_digits-64")
+    assert PRESETS["sri-mog-clevr6"].sized(64) is PRESETS["sri-mog-clevr6"]
+
+
+def test_a_run_records_what_its_data_is(pyro_sri: Any, tetrominoes: Path, tmp_path: Path) -> None:
+    shutil.copy(tetrominoes, tmp_path / "mine.h5")
+    with h5py.File(tmp_path / "mine.h5", "r+") as file:
+        file.attrs.clear()
+    small = TINY.replace("--steps 4", "--steps 1")
+    for name, data, dataset in (("a", tetrominoes, "tetrominoes"), ("b", tmp_path / "mine.h5", "own")):
+        assert pyro_sri("train sri-g-shapestacks", small, "--out", tmp_path / name, "--data", data).status == 0
+        assert open_run(tmp_path / name).config.dataset == dataset
+    path = tmp_path / "b" / "config.yaml"
+    path.write_text(path.read_text().replace("dataset: own", "dataset: stacks"))  # as earlier versions recorded it
+    assert pyro_sri("train sri-g-shapestacks --resume --steps 2 --out", tmp_path / "b").status == 0
+    assert open_run(tmp_path / "b").config.dataset == "own"
 
 
 def test_image_size_that_the_networks_cannot_take(pyro_sri: Any, tmp_path: Path) -> None:
