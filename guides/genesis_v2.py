@@ -141,5 +141,5 @@ class GenesisV2SlotGuide(GenesisV2Guide):
         """The inference story. It takes the model's arguments, but uses only `images` and `num_slots`."""
         with pyro.plate("scenes", len(images)):
             means, scales = self.infer_moments(images, num_slots)
-            for k in range(means.shape[1]):
-                pyro.sample(f"slot_{k}", diagonal_normal(means[:, k], scales[:, k]))
+            for k, (mean, scale) in enumerate(zip(means.unbind(1), scales.unbind(1), strict=True)):
+                pyro.sample(f"slot_{k}", diagonal_normal(mean, scale))

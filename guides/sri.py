@@ -151,8 +151,8 @@ class SRIGuide(Program):
             scene = pyro.sample("scene", self.scene_dist(segregated.slots))
 
         means, scales = self.align_slots(segregated, scene) if self.align else segregated[:2]  # [B, K, D]
-        for k in range(means.shape[1]):
-            pyro.sample(f"slot_{k}", diagonal_normal(means[:, k], scales[:, k]))
+        for k, (mean, scale) in enumerate(zip(means.unbind(1), scales.unbind(1), strict=True)):
+            pyro.sample(f"slot_{k}", diagonal_normal(mean, scale))
 
     def forward(
         self,

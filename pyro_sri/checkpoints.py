@@ -1,5 +1,6 @@
 """Checkpoints: what a run keeps of its weights and its optimiser, read without trust."""
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,24 @@ LARGEST_NUMBER = 1e38  # about the largest of float32: neither training nor eval
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint atomically; it can be read with `torch.load(weights_only=True)`."""
-    write_atomically(path, lambda file: torch.save(checkpoint, file))
+    """Writes a checkpoint atomically; it can be read with `torch.load(weights_only=True)`, on any machine.
+
+    Tensors are saved as those of the CPU, wherever they are.
+    """
+    on_host = _on_host(checkpoint)
+    write_atomically(path, lambda file: torch.save(on_host, file))
+
+
+def _on_host(value: Any) -> Any:
+    """The same with its tensors on the CPU; containers keep their types and attributes."""
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if not isinstance(value, dict | list):
+        return value
+    moved = copy.copy(value)
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        moved[key] = _on_host(item)
+    return moved
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

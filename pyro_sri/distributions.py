@@ -26,7 +26,8 @@ GENESIS_PRIOR_SHIFT, GENESIS_PRIOR_FLOOR = 4.0, 1e-4
 
 def sri_scale(raw: Tensor) -> Tensor:
     """Standard deviation sqrt(ln(1 + exp(min(raw, 80))) + 1e-5): the softplus is the variance (SRI, EMORL)."""
-    return (F.softplus(raw.clamp(max=SOFTPLUS_CEILING)) + VARIANCE_FLOOR).sqrt()
+    raw = F.hardtanh(raw, -torch.inf, SOFTPLUS_CEILING)  # a clamp whose gradient is one kernel, not three
+    return (F.softplus(raw) + VARIANCE_FLOOR).sqrt()
 
 
 def genesis_posterior_scale(raw: Tensor) -> Tensor:

@@ -139,6 +139,15 @@ def test_recorded_scales() -> None:
     assert_relative(golden.config("temperature") * sri_scale(raw), golden["out/std_sri_tempered"])
 
 
+def test_sri_scale_is_a_clamped_softplus_with_its_gradient() -> None:
+    raw = torch.tensor([-1e30, -200.0, -3.0, 0.0, 19.0, 21.0, 79.0, 81.0, 1e30], dtype=torch.float64).requires_grad_()
+    plain = (torch.nn.functional.softplus(raw.clamp(max=80)) + 1e-5).sqrt()
+    ours = sri_scale(raw)
+    assert torch.equal(ours, plain)
+    assert torch.equal(*(torch.autograd.grad(scale.sum(), raw)[0] for scale in (ours, plain)))
+    assert sri_scale(torch.tensor(torch.nan)).isnan()
+
+
 def test_recorded_likelihoods() -> None:
     golden = Golden("elementary")
     x, rgb = golden["in/image"], golden["in/rgb"].transpose(0, 1)

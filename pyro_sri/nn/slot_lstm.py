@@ -1,12 +1,30 @@
 """The two LSTMs over the ordered slots (Emami et al. 2023, equations 2 and 7)."""
 
 import math
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 HIDDEN_FACTOR = 4  # LSTM units per slot dimension
 UNIT_RAW_SCALE = math.log(math.expm1(1 - 1e-5))  # what `sri_scale` maps to 1
+
+
+class PriorState(NamedTuple):
+    """What the slot prior carries from slot to slot.
+
+    Attributes:
+        hidden: Of the LSTM [B, units].
+        cell: Of the LSTM [B, units].
+        weight: The two heads as one product [2D, units].
+        bias: Its bias [2D].
+    """
+
+    hidden: Tensor
+    cell: Tensor
+    weight: Tensor
+    bias: Tensor
 
 
 class SlotPrior(nn.Module):
@@ -33,18 +51,21 @@ class SlotPrior(nn.Module):
         self.loc = nn.Linear(hidden, slot_size)
         self.raw_scale = nn.Linear(hidden, slot_size)
 
-    def first(self, scene: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    def first(self, scene: Tensor) -> tuple[Tensor, Tensor, PriorState]:
         """Scene [B, S], S = 0 without one -> mean [B, D], raw scale [B, D] of the first slot, and the state."""
         zeros = scene.new_zeros(len(scene), self.lstm.hidden_size)
+        weight = torch.cat([self.loc.weight, self.raw_scale.weight])
+        state = PriorState(zeros, zeros, weight, torch.cat([self.loc.bias, self.raw_scale.bias]))
         if self.first_input is not None:
-            return self.step(self.first_input(scene), (zeros, zeros))
+            return self.step(self.first_input(scene), state)
         loc = scene.new_zeros(len(scene), self.lstm.input_size)
-        return loc, loc + UNIT_RAW_SCALE, (zeros, zeros)
+        return loc, loc + UNIT_RAW_SCALE, state
 
-    def step(self, inputs: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    def step(self, inputs: Tensor, state: PriorState) -> tuple[Tensor, Tensor, PriorState]:
         """Input [B, D] and state -> mean [B, D], raw scale [B, D] of the next slot, and the next state."""
-        state = self.lstm(inputs, state)
-        return self.loc(state[0]), self.raw_scale(state[0]), state
+        hidden, cell = self.lstm(inputs, state[:2])
+        loc, raw_scale = F.linear(hidden, state.weight, state.bias).chunk(2, dim=-1)
+        return loc, raw_scale, state._replace(hidden=hidden, cell=cell)
 
 
 class SlotScales(nn.Module):

@@ -157,7 +157,15 @@ class StickBreaking(nn.Module):
         self.log_sigma = nn.Parameter(torch.tensor(width).log())
 
     def alpha(self, colours: Tensor, seed: Tensor) -> Tensor:
-        """Kernel of the distance between colours [B, 8, P] and seed colour [B, 8, 1], before clamping: [B, P]."""
+        """Kernel of the distance between colours and seed colour, before clamping.
+
+        Args:
+            colours: [B, 8, .., P].
+            seed: [B, 8, .., 1].
+
+        Returns:
+            [B, .., P].
+        """
         squared_distance = (colours - seed).square().sum(1)
         sigma = self.log_sigma.exp()
         if self.kernel == "gaussian":
@@ -176,26 +184,33 @@ class StickBreaking(nn.Module):
             num_slots: K, at least 1.
         """
         colours = self.colour_head(features, images).flatten(2)  # [B, 8, P]
-        scores = uniforms.flatten(1)  # [B, P]
-        log_scope = torch.zeros_like(colours[:, 0])  # [B, P]
-        log_masks, log_scopes, seeds, seed_index = [], [log_scope], [], []
-        for _ in range(num_slots - 1):
-            index = (scores * log_scope.detach().exp()).argmax(1)  # [B]
-            seed = colours.gather(2, index[:, None, None].expand(-1, COLOUR_DIM, 1))  # [B, 8, 1]
-            alpha = straight_through_clamp(self.alpha(colours, seed), *ALPHA_RANGE)
-            log_masks.append(log_scope + alpha.log())
-            log_scope = log_scope + torch.log1p(-alpha)
-            log_scopes.append(log_scope)
-            seeds.append(seed.squeeze(2))
-            seed_index.append(index)
-        log_masks.append(log_scope)
+        index = self._pick_seeds(colours, uniforms.flatten(1), num_slots)  # [B, K - 1]
+        seeds = colours.gather(2, index[:, None].expand(-1, COLOUR_DIM, -1))  # [B, 8, K - 1]
+        alpha = self._shares(colours[:, :, None], seeds[..., None])  # [B, K - 1, P]
+        whole = torch.zeros_like(colours[:, :1])  # [B, 1, P]
+        log_scopes = torch.cat([whole, torch.log1p(-alpha).cumsum(1)], dim=1)  # [B, K, P]
+        log_masks = torch.cat([log_scopes[:, :-1] + alpha.log(), log_scopes[:, -1:]], dim=1)
         shape = (-1, num_slots, 1, *features.shape[2:])
-        return Clustering(
-            torch.stack(log_masks, 1).view(shape),
-            torch.stack(log_scopes, 1).view(shape),
-            torch.stack(seeds, 1) if seeds else colours.new_empty(len(colours), 0, COLOUR_DIM),
-            torch.stack(seed_index, 1) if seed_index else scores.new_empty(len(colours), 0, dtype=torch.long),
-        )
+        return Clustering(log_masks.view(shape), log_scopes.view(shape), seeds.mT, index)
+
+    @torch.no_grad()
+    def _pick_seeds(self, colours: Tensor, scores: Tensor, num_slots: int) -> Tensor:
+        """The seeds' pixels, one after the other: colours [B, 8, P] and scores [B, P] -> [B, K - 1].
+
+        Without gradients, so that a step of the stick is a few kernels; the masks are then made all at once.
+        """
+        log_scope = torch.zeros_like(scores)
+        picked: list[Tensor] = []
+        for k in range(num_slots - 1):
+            if k:
+                seed = colours.gather(2, picked[-1][:, None, None].expand(-1, COLOUR_DIM, 1))  # [B, 8, 1]
+                log_scope = log_scope + torch.log1p(-self._shares(colours, seed))
+            picked.append((scores * log_scope.exp()).argmax(1))  # [B]
+        return torch.stack(picked, 1) if picked else scores.new_empty(len(scores), 0, dtype=torch.long)
+
+    def _shares(self, colours: Tensor, seeds: Tensor) -> Tensor:
+        """What seeds take of the scope: the kernel, away from 0 and 1."""
+        return straight_through_clamp(self.alpha(colours, seeds), *ALPHA_RANGE)
 
 
 def stop_early(clusters: Clustering, min_mass: float) -> tuple[Tensor, Tensor]:

@@ -125,6 +125,30 @@ def test_stick_breaking_equals_a_loop_over_images(kernel: str, start: str) -> No
     assert_relative(together.log_masks.exp().sum(1), torch.ones(3, 1, 32, 32), 1e-12)
 
 
+@pytest.mark.parametrize("kernel", ["gaussian", "laplacian", "epanechnikov"])
+def test_masks_made_at_once_have_the_gradients_of_masks_made_in_turn(kernel: str) -> None:
+    torch.manual_seed(1)
+    clustering = StickBreaking(6, 8, 5, InstanceColours(kernel=kernel, gate=0.7)).double()
+    features = torch.randn(3, 6, 8, 8, dtype=torch.float64, requires_grad=True)
+    images, uniforms = torch.rand(3, 3, 8, 8, dtype=torch.float64), torch.rand(3, 8, 8, dtype=torch.float64)
+    weights = torch.randn(3, 5, 64, dtype=torch.float64)
+    inputs = [features, *clustering.parameters()]
+    together = clustering(features, images, uniforms, 5)
+    log_masks = []
+    colours = clustering.colour_head(features, images).flatten(2)
+    log_scope = torch.zeros(3, 64, dtype=torch.float64)
+    for k in range(4):
+        seed = colours.gather(2, together.seed_index[:, k, None, None].expand(-1, 8, 1))
+        alpha = straight_through_clamp(clustering.alpha(colours, seed), 0.01, 0.99)
+        log_masks.append(log_scope + alpha.log())
+        log_scope = log_scope + torch.log1p(-alpha)
+    in_turn = torch.stack([*log_masks, log_scope], 1)
+    assert_relative(together.log_masks.flatten(2), in_turn, 1e-12)
+    losses = [(masks.flatten(2) * weights).sum() for masks in (together.log_masks, in_turn)]
+    for ours, plain in zip(*(torch.autograd.grad(loss, inputs) for loss in losses), strict=True):
+        assert_relative(ours, plain, 1e-12)
+
+
 def test_one_slot_takes_everything() -> None:
     clusters = StickBreaking(4, 32, 1)(torch.randn(2, 4, 32, 32), torch.rand(2, 3, 32, 32), torch.rand(2, 32, 32), 1)
     assert torch.equal(clusters.log_masks, torch.zeros(2, 1, 1, 32, 32))
@@ -193,6 +217,26 @@ def test_slot_prior_depends_on_scene_and_past() -> None:
     other, _, _ = prior.step(torch.ones(2, 8), state)
     assert (one != other).all()
     assert (loc[0] != loc[1]).any()
+
+
+def test_the_slot_priors_heads_are_those_of_the_state_dict() -> None:
+    """One product gives what the two layers give, with their gradients."""
+    prior = SlotPrior(8, 12).double()
+    scene, slot = torch.randn(2, 12, dtype=torch.float64), torch.randn(2, 8, dtype=torch.float64)
+    weights = torch.randn(4, 2, 8, dtype=torch.float64)
+    state = (torch.zeros(2, 32, dtype=torch.float64),) * 2
+    plain = []
+    for inputs in (prior.first_input(scene), slot):
+        state = prior.lstm(inputs, state)
+        plain += [prior.loc(state[0]), prior.raw_scale(state[0])]
+    *first, carried = prior.first(scene)
+    ours = [*first, *prior.step(slot, carried)[:2]]
+    for one, other in zip(ours, plain, strict=True):
+        assert_relative(one, other, 1e-12)
+    losses = [(torch.stack(values) * weights).sum() for values in (ours, plain)]
+    gradients = [torch.autograd.grad(loss, list(prior.parameters())) for loss in losses]
+    for one, other in zip(*gradients, strict=True):
+        assert_relative(one, other, 1e-12)
 
 
 def test_picture_start_is_colour_and_position() -> None:

@@ -57,6 +57,7 @@ def run_command(*words: object, **options: Any) -> Outcome:
         env: Variables of its environment besides ours; None unsets one.
         stdout: The file that standard output goes to.
         without_privileges: Whether the permissions of files hold for the superuser too.
+        on_fake_gpu: Whether it has the GPU of `support.fake_gpu`.
         file_bytes: The largest file that it can write, as on a full disk.
         memory_bytes: How much more memory it can have than it has at its start.
         instead: By "module:function" what happens when that is called: ("signal", number), or
@@ -179,6 +180,10 @@ def _prepare(words: list[str], options: dict[str, Any]) -> None:
             os.environ[name] = value
     for place, (kind, *given) in options.get("instead", {}).items():
         _replace(place, {"signal": _signalling, "error": _raising}[kind](*given))
+    if options.get("on_fake_gpu", False):
+        from support.fake_gpu import install
+
+        install()
     if options.get("without_privileges", False):
         _drop_privileges()
     if (size := options.get("file_bytes")) is not None:

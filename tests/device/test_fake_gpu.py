@@ -1,0 +1,59 @@
+"""The GPU that is none refuses what a GPU would, and takes what it would take."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from support.fake_gpu import AVAILABLE
+
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason="this PyTorch has no devices that are made in Python")
+
+# By expression: what comes of it on the device, where nothing may wait.
+OUTCOMES = {
+    "x + torch.ones(3)": "OtherDevice",
+    "torch.cat([x, torch.ones(3)])": "OtherDevice",
+    "x @ torch.ones(3, 3)": "OtherDevice",
+    "x.numpy()": "OtherDevice",
+    "x.cpu()": "CannotRecord",
+    "x.copy_(torch.ones(3))": "CannotRecord",
+    "x.sum().item()": "CannotRecord",
+    "x.tolist()": "CannotRecord",
+    "bool(x.any())": "CannotRecord",
+    "x[x > 0]": "CannotRecord",
+    "x.nonzero()": "CannotRecord",
+    "x[torch.tensor([0, 1])]": "CannotRecord",
+    "x * torch.ones(())": "[1.0, 1.0, 1.0]",
+    "x.add_(1)": "[2.0, 2.0, 2.0]",
+    "torch.full((3,), 2.0, device=x.device) * x": "[2.0, 2.0, 2.0]",
+    "torch.where(x > 0, x, 0.0)": "[1.0, 1.0, 1.0]",
+    "x[:2]": "[1.0, 1.0]",
+    "nn.Linear(3, 1).to(x.device).requires_grad_(False).weight.fill_(1) @ x": "[3.0]",
+    "torch.autograd.grad((y := x.clone().requires_grad_()).square().sum(), y)[0]": "[2.0, 2.0, 2.0]",
+}
+
+SCRIPT = """
+import json, sys, torch
+from torch import nn
+from support import fake_gpu
+fake_gpu.install()
+outcomes = {}
+for expression in json.load(sys.stdin):
+    x = torch.ones(3, device=fake_gpu.fake_gpu())
+    try:
+        with fake_gpu.unawaited():
+            value = eval(expression)
+        outcomes[expression] = str(value.tolist() if isinstance(value, torch.Tensor) else value)
+    except Exception as error:
+        outcomes[expression] = type(error).__name__
+print(json.dumps(outcomes))
+"""
+
+
+def test_what_a_gpu_refuses_is_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], input=json.dumps(list(OUTCOMES)), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == OUTCOMES
