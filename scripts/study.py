@@ -42,16 +42,17 @@ def study(
 ) -> None:
     """Carry out a study: these systems, these seeds, this data.
 
-    STUDY is a YAML file, or the name of a study that ships: {shipped}.
+    STUDY is a YAML file or the name of a bundled study: {shipped}.
 
-    It makes the data, trains and evaluates every run that is missing, several at a time, and writes results.json,
-    tables (Markdown, CSV, LaTeX), samples of all rows side by side and report.html into DIR. Each run is an ordinary
-    run directory, DIR/runs/ROW/SEED. A run that fails is told and left, the others go on, and the exit status is 2.
+    It makes the data, trains and evaluates every missing run, several at a time, and writes results.json, tables
+    (Markdown, CSV, LaTeX), samples of all rows side by side and report.html into DIR. Each run is an ordinary run
+    directory, DIR/runs/ROW/SEED. If a run fails, the study reports it and continues with the others; the exit status
+    is then 2.
 
-    Stop it at any time, even by kill -9: the same command goes on. Ctrl-C and SIGTERM end every training with a
-    checkpoint, and the command with status 0; a second one ends them at once. A run that is trained already with the
-    same fields is not trained again, and a row whose fields have changed since is refused: nothing is overwritten but
-    the results.
+    You can stop it at any time, even with kill -9, and continue with the same command. On Ctrl-C or SIGTERM every
+    training saves a checkpoint and the command exits with status 0; a second signal stops everything at once. Finished
+    runs are not trained again. A row whose fields have changed since it was trained is refused. Only the results are
+    overwritten.
 
     For example:
 
@@ -64,18 +65,18 @@ def study(
     pyro-sri study table2 --out table2 --launcher slurm --partition gpu --hours 24
 
     Args:
-        name: A study file, or the name of a study that ships.
-        out: The study's folder; new, empty, or that of this study.
-        jobs: Runs at a time. If not given, one for each GPU; without GPUs one for each core if its runs take one thread
-            each, else one.
-        only: This row alone; may be given several times.
-        dry_run: Print every run with its command and what it lacks, and estimated hours; write nothing.
-        status: Print how far every run is; write nothing.
-        tiny: Small images, few slots and features, 3 steps: whether everything works, in seconds for each run.
-        launcher: local carries runs out here; slurm submits a job for each (extra cluster), and writes the results when
-            all are done and it is called again.
-        partition: The cluster's partition for the jobs; its default if not given.
-        hours: Hours that a job may take; then it is requeued, and goes on.
+        name: A study file or the name of a bundled study.
+        out: The study's folder: a new one, an empty one, or that of the same study.
+        jobs: Number of runs at a time. If not given: one per GPU; without GPUs, one per core if every run uses one
+            thread, otherwise one.
+        only: Carry out only this row; may be given several times.
+        dry_run: Print every run with its command, its state and the estimated hours; write nothing.
+        status: Print the progress of every run; write nothing.
+        tiny: Small images, few slots and features, 3 steps: checks in seconds per run that everything works.
+        launcher: local runs everything on this machine; slurm submits one job per run (needs the extra cluster). Call it
+            again when all jobs are done, and it writes the results.
+        partition: The cluster partition for the jobs (if not given: the cluster's default).
+        hours: Time limit of a job in hours. A job that reaches it is requeued and continues.
         gpus: GPUs of each job.
     """
     if jobs is not None and jobs < 1:
@@ -100,12 +101,12 @@ def study(
         whole = make_plan(find_study(name), out, tiny)  # again: the images are there, and have a size
         plan = whole.only(only)
         if launcher == "slurm" and _submit(plan, slurm_executor(out / "cluster", partition, hours, gpus, plan.jobs)):
-            note(f"when they are done, the same command writes the results; {PROG} .. --status shows how far they are")
+            note("run the same command again when all jobs are done, to write the results; --status shows the progress")
             return
         with _watching(plan) as watcher:
             complete = run_jobs(plan.jobs, find_places([job.config for job in plan.jobs], jobs), watcher)
         if not complete:
-            note(f"stopped; to go on: {command}")
+            note(f"stopped; to continue: {command}")
             return
         for path in write_results(whole, command):
             print(f"wrote {path}", flush=True)
@@ -144,8 +145,8 @@ def _report_failures(plan: Plan) -> None:
         note(f"{job.name} {state.name}: {state.reason}")
     if found:
         again = [str(job.failure) for job, state in found if state.name == "diverged"]
-        hint = f"; a diverged run is tried again without {again[0]}" if again else ""
-        raise UserError(f"{len(found)} of {len(plan.jobs)} runs failed; results are those of the others{hint}")
+        hint = f"; to try a diverged run again, delete {again[0]}" if again else ""
+        raise UserError(f"{len(found)} of {len(plan.jobs)} runs failed; the results are those of the others{hint}")
 
 
 def print_states(plan: Plan) -> None:
@@ -178,7 +179,7 @@ def print_plan(plan: Plan, num_places: int) -> None:
         rows.append([row.key, str(len(left)), f"{hours:.2f}"])
     rows.append(["all", "", f"{total:.2f}"])
     print_table(["row", "runs left", "hours"], rows, title="Training, estimated from a few steps of each phase here")
-    print(f"{num_places} at a time: about {total / num_places:.2f} hours; data and evaluation come on top.")
+    print(f"{num_places} at a time: about {total / num_places:.2f} hours; data and evaluation take additional time.")
 
 
 def _hours(jobs: Sequence[Job]) -> Iterator[float]:
@@ -223,7 +224,7 @@ class Lines:
 
     def waiting(self, job: Job) -> None:
         """Another process has the run."""
-        self.say(f"{job.name}: another process trains it; waiting for it")
+        self.say(f"{job.name}: another process is training it; waiting for it")
 
     def advanced(self, job: Job, step: int) -> None:
         """Nothing is said of steps."""

@@ -67,14 +67,14 @@ def reasons(config: SRIConfig, look: Look, gpu: bool) -> list[tuple[str, str, st
         "contrast": "objects often look alike: masks start from contrast and position",
     }[config.colour_start]
     flat = "flat colours" if _is_flat(look) else "no flat colours"
-    where = "for the GPU here" if gpu else f"about {minutes(config):.0f} minutes on a fast core, by proportion"
+    where = "for the GPU here" if gpu else f"about {minutes(config):.0f} minutes on a fast core, estimated"
     return [
         ("images", f"{look.image_size}", f"{look.num_images} to train on"),
         ("slots", f"{config.num_slots}", slots),
         ("likelihood", config.likelihood, "as sri-quick"),
         ("sigma", f"{config.pixel_std:g}", f"{_share(look):g} of the data's standard deviation: {flat}"),
         ("target", f"{config.geco_target:g}", f"an MSE of {mse:.2g}, a seventh of the variance {look.variance:.3g}"),
-        ("masks", "learn" if config.learn_masks else "stay as they start", start),
+        ("masks", "learned" if config.learn_masks else "fixed", start),
         ("steps", f"{config.steps}", where),
     ]
 

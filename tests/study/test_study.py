@@ -155,6 +155,6 @@ def test_ctrl_c_ends_with_checkpoints(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGINT)
     ended: Ended = finish(process, since)
     assert ended.status == 0, ended.err
-    assert "to go on: pyro-sri study" in ended.err
+    assert "to continue: pyro-sri study" in ended.err
     assert all(last_step(log.parent) > 0 for log in logs)
     assert not living(tmp_path / "out")

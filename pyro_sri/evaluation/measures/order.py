@@ -21,7 +21,7 @@ from pyro_sri.metrics import commonest_position, object_roles, order_consistency
 
 
 class Order(Measure):
-    """Whether objects have a consistent order in the slot sequence; and the background a place of its own, apart."""
+    """Whether objects have a consistent order in the slot sequence, and, separately, whether the background has."""
 
     meanings: ClassVar[Meanings] = {
         "order and codes": {
@@ -70,7 +70,7 @@ class Order(Measure):
         return result | {"order_consistency": order.score, **error, "order_information": order.information}
 
     def _of_background(self, positions: NDArray[np.integer]) -> Metrics:
-        """That of the background entity with the fewest images in one place, if there are several."""
+        """`order_background`; of several background entities, that of the one whose place varies most."""
         places = [commonest_position(positions[:, entity]) for entity in self.background]
         found = [place[~np.isnan(place)] for place in places]
         found = [place for place in found if len(place)]
