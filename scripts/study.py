@@ -73,8 +73,8 @@ def study(
         dry_run: Print every run with its command, its state and the estimated hours; write nothing.
         status: Print the progress of every run; write nothing.
         tiny: Small images, few slots and features, 3 steps: checks in seconds per run that everything works.
-        launcher: local runs everything on this machine; slurm submits one job per run (needs the extra cluster). Call it
-            again when all jobs are done, and it writes the results.
+        launcher: local runs everything on this machine; slurm submits one job per run (needs the extra cluster). Call
+            it again when all jobs are done, and it writes the results.
         partition: The cluster partition for the jobs (if not given: the cluster's default).
         hours: Time limit of a job in hours. A job that reaches it is requeued and continues.
         gpus: GPUs of each job.
