@@ -104,30 +104,40 @@ def test_a_study_killed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         run_command(command)
 
 
+LONGER = STUDY.replace(
+    "seeds: [0, 1]",
+    """seeds: [0, 1]
+fields: {steps: 60, batch_size: 2, num_slots: 2, slot_size: 8, checkpoint_every: 7, log_every: 2, validate_every: 20}
+evaluate: {num_images: 2, iwae_images: 2}""",
+)
+KILLS, RUNS, STEPS = 5, 4, 60
+
+
 @pytest.mark.slow
 def test_a_study_killed_five_times_equals_an_undisturbed_one(tmp_path: Path) -> None:
-    """Killed at random moments, ever later."""
+    """Killed after each sixth of all training steps, at random moments within it."""
     rng = random.Random(0)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for folder in (whole, parts):
         folder.mkdir()
-        write(folder)
-    command = ["study", "study.yaml", "--out", "out", "--tiny", "--jobs", "2"]
-    seconds = complete(command, whole).seconds
-    kills: list[tuple[float, list[int]]] = []
-    while len(kills) < 5:
+        write(folder, LONGER)
+    command = ["study", "study.yaml", "--out", "out", "--jobs", "2"]
+    complete(command, whole)
+
+    def steps() -> list[int]:
+        return [last_step(path) for path in sorted((parts / "out" / "runs").glob("*/*"))]
+
+    kills: list[list[int]] = []
+    for number in range(KILLS):
         since = time.monotonic()
         process = start(command, parts)
-        delay = rng.uniform(0.1, 0.5) * seconds
-        time.sleep(delay)
+        least = int((number + rng.random()) / (KILLS + 1) * RUNS * STEPS)
+        wait_for(lambda least=least: sum(steps()) > least)
         os.kill(process.pid, signal.SIGKILL)
-        ended = finish(process, since)
-        if not ended.killed:
-            break
-        steps = [last_step(path) for path in sorted((parts / "out" / "runs").glob("*/*"))]
-        kills.append((delay, steps))
-    print(f"killed after (seconds, steps of the runs): {kills}")
-    assert len(kills) == 5
+        assert finish(process, since).killed
+        kills.append(steps())
+    print(f"killed when the runs had logged these steps: {kills}")
+    assert sum(kills[-1]) < RUNS * STEPS
     complete(command, parts)
     assert records(parts / "out") == records(whole / "out")
     tables = [without_minutes(folder / "out" / "tables.csv") for folder in (whole, parts)]
