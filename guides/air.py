@@ -118,7 +118,7 @@ class AIRGuide(Program):
         The first is 0 if the object `before` [B] was already absent.
         """
         presence, loc, raw_scale = outputs.split([1, WHERE_SIZE, WHERE_SIZE], -1)
-        probability = torch.sigmoid(presence[:, 0]) * before
+        probability = torch.sigmoid(presence[:, 0]).nan_to_num() * before  # a GPU that draws from NaN stops for good
         return probability, self.where_loc + loc, self.where_scale * F.softplus(raw_scale).clamp(min=SCALE_FLOOR)
 
     def start(self, num_scenes: int) -> Latents:

@@ -15,8 +15,9 @@ from pyro_sri.matching import permute_slots
 from pyro_sri.objectives import Terms, TermsELBO, objective_of
 from pyro_sri.objectives.base import Traces
 from pyro_sri.objectives.traces import run_against
-from pyro_sri.programs import Guide, Model, Record, check_range, evaluating, record_of
+from pyro_sri.programs import Guide, Model, Record, check_range, device_of, evaluating, record_of
 from pyro_sri.system.errors import UserError
+from pyro_sri.system.seeds import keeping_random_state
 
 SCENES_AT_ONCE = 16  # scenes decoded together: bounds the memory, 9 slots of 64x64 need about half a GB
 
@@ -196,7 +197,7 @@ def sample_scenes(
         raise UserError(f"{num_scenes} scenes cannot be drawn: ask for 0 or more")
     options: dict[str, Any] = {"num_slots": num_slots, "temperature": temperature}
     if num_scenes == 0:  # their shapes are those of any
-        with torch.random.fork_rng():
+        with keeping_random_state(device_of(model)):
             return Scenes(*(tensor[:0] for tensor in join_scenes(draw_scenes(model, 1, **options))))
     return join_scenes(draw_scenes(model, num_scenes, chunk=chunk, **options))
 

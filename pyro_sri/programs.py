@@ -1,11 +1,13 @@
 """The base class of models and guides, and the record in which a system describes its latent variables."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 import pyro
+import torch
 from pyro.distributions import Independent, MaskedDistribution, Normal
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger, unwrap
@@ -303,6 +305,15 @@ def record_of(program: Any) -> Record:
     """The record of a model or guide, also inside handlers; the standard one if it has none."""
     record = getattr(unwrap(program), "record", None)
     return record if isinstance(record, Record) else STANDARD
+
+
+def device_of(program: Any) -> torch.device:
+    """Where a model or guide is, also inside handlers: where its first parameter or buffer is; else the CPU."""
+    module = unwrap(program)
+    if not isinstance(module, nn.Module):
+        return torch.device("cpu")
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 def adopt(program: nn.Module) -> None:

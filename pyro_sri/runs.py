@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import torch
 from pyro.infer.elbo import ELBOModule
 from pyro.nn import PyroModule
 
@@ -19,6 +18,7 @@ from pyro_sri.objectives import TermsELBO, objective_of
 from pyro_sri.presets import PRESETS, train_options
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import open_in_place, sole_use, unfinished, write_atomically
+from pyro_sri.system.seeds import keeping_random_state
 
 CONFIG = "config.yaml"
 LOG = "metrics.jsonl"
@@ -79,7 +79,7 @@ class Run:
         """The same with their objective: a module with `model`, `guide` and `elbo`."""
         path = self.checkpoint(name)
         weights = evaluated_weights(load_checkpoint(path))
-        with torch.random.fork_rng():  # the initial weights are not used: the caller's random state stays
+        with keeping_random_state():  # the initial weights are not used: the caller's random state stays
             model, guide, elbo = self.config.build()
         module = elbo(model, guide)
         fill(module, weights, path)

@@ -24,6 +24,7 @@ from pyro_sri.scripts.own_data import own_data_of
 from pyro_sri.system.errors import UserError, printable
 from pyro_sri.system.files import write_numbered
 from pyro_sri.system.seeds import check_seed
+from pyro_sri.training.devices import device_name
 from pyro_sri.training.execution import set_precision
 from pyro_sri.training.loop import pick_device
 
@@ -126,7 +127,7 @@ def evaluate_runs(
             "preset": run.config.preset,
             "checkpoint": checkpoint,
             "training_seed": run.config.seed,
-            "device": str(place),
+            "device": device_name(place),
         }
         if untrained := run.config.untrained(step):
             metrics["untrained"] = untrained

@@ -5,6 +5,9 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+if "PYRO_SRI_TEST_GPU" not in os.environ:  # before anything looks for one
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 import pyro
 import pytest
 import torch

@@ -12,6 +12,7 @@ from pyro_sri.config import RunConfig
 from pyro_sri.config.run import STEP_NUMBERS
 from pyro_sri.data.loading import to_images
 from pyro_sri.objectives.sri import encode_slots
+from pyro_sri.system.seeds import keeping_random_state
 from pyro_sri.training.loop import pick_device
 from pyro_sri.training.step import Stepper, new_stepper
 
@@ -33,7 +34,8 @@ def training_hours(config: RunConfig, first: int = 0) -> float:
     if config.threads:
         torch.set_num_threads(config.threads)
     try:
-        with pyro.settings.context(module_local_params=True), pyro.validation_enabled(False), torch.random.fork_rng():
+        kept = keeping_random_state(pick_device(config.device))
+        with pyro.settings.context(module_local_params=True), pyro.validation_enabled(False), kept:
             return _hours(config, first)
     finally:
         torch.set_num_threads(threads)

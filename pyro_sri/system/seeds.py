@@ -1,5 +1,8 @@
 """Seeds: which ones there are, and how a training step is seeded."""
 
+from contextlib import AbstractContextManager
+from typing import Any
+
 import numpy as np
 
 from pyro_sri.system.errors import UserError
@@ -11,6 +14,17 @@ def check_seed(seed: int) -> None:
     """Raises UserError unless every random generator takes the seed."""
     if not 0 <= seed <= LARGEST_SEED:
         raise UserError(f"--seed {seed} is out of range: use a whole number from 0 to {LARGEST_SEED}")
+
+
+def keeping_random_state(device: Any = "cpu") -> AbstractContextManager[None]:
+    """Whatever is drawn within, the random state of the CPU stays, and that of the device, if it is a GPU.
+
+    No other GPU is looked at: in commands that run on the CPU, none is started.
+    """
+    import torch
+
+    device = torch.device(device)
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def seed_step(seed: int, rank: int, step: int) -> None:

@@ -13,7 +13,9 @@ def records(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def record(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
+def record(
+    work: Callable[[], None], device: torch.device, stream: torch.cuda.Stream | None = None
+) -> Callable[[], None]:
     """What repeats the work: its CUDA graph on a GPU, the work itself on the CPU.
 
     Recording runs nothing. What is repeated reads and writes the same memory as the recorded kernels, and draws from
@@ -22,11 +24,12 @@ def record(work: Callable[[], None], device: torch.device) -> Callable[[], None]
     Args:
         work: Kernels on tensors that stay where they are; it must not wait for the device.
         device: Where it runs.
+        stream: The one on which it ran before, whose workspaces libraries keep; None for another.
     """
     if not records(device):
         return work
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.device(device), torch.cuda.graph(graph, stream=stream):
         work()
     return graph.replay
 
@@ -56,15 +59,16 @@ class Captured:
             phase: Calls of another phase do other work: what was recorded is forgotten, with its memory.
         """
         if self.inputs is None or phase != self.phase:
+            self.inputs = self.repeat = None  # their memory goes before there is new
             self.inputs = torch.empty_like(inputs, device=self.device)
-            self.phase, self.calls, self.repeat = phase, 0, None
+            self.phase, self.calls = phase, 0
         self.inputs.copy_(inputs, non_blocking=True)
         self.calls += 1
         if self.calls <= WARM_UP:
             self._run_aside()
             return
         if self.repeat is None:
-            self.repeat = record(self._run, self.device)
+            self.repeat = record(self._run, self.device, self.stream)
         self.repeat()
 
     def _run(self) -> None:

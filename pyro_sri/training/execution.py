@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pyro_sri.config import Precision
 from pyro_sri.system.choices import check_choice
+from pyro_sri.training.devices import without_advice
 
 
 def set_precision(module: nn.Module, precision: Precision) -> None:
@@ -31,8 +32,9 @@ def set_precision(module: nn.Module, precision: Precision) -> None:
         ValueError: On another precision.
     """
     check_choice(precision, Precision, "precision")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    with without_advice():
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     for convolution in module.modules():
         if isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d) and max(convolution.kernel_size) > 1:
             convolution.__dict__.pop("forward", None)

@@ -33,6 +33,7 @@ from pyro_sri.system.processes import mean_over_processes, plain_connection_erro
 from pyro_sri.system.seeds import seed_step
 from pyro_sri.system.signals import ENDING, handling
 from pyro_sri.training.capture import WARM_UP
+from pyro_sri.training.devices import new_fabric
 from pyro_sri.training.optimizers import fill_optimizer
 from pyro_sri.training.schedule import learning_rate
 from pyro_sri.training.step import Stepper, TrainingStep, new_optimizer
@@ -131,11 +132,9 @@ def _fabric(config: RunConfig) -> Fabric:
     alone = config.num_processes == 1
     strategy = "auto" if alone else DDPStrategy(find_unused_parameters=config.idle_parameters)
     try:
-        fabric = Fabric(accelerator=accelerator, devices=config.devices, num_nodes=config.nodes, strategy=strategy)
-        fabric.launch()
+        return new_fabric(accelerator=accelerator, devices=config.devices, num_nodes=config.nodes, strategy=strategy)
     except (ValueError, RuntimeError) as error:  # a launcher's settings, an address, a port
         raise UserError(f"cannot start or join the {config.num_processes} processes: {error}") from error
-    return fabric
 
 
 def _check_launcher(config: RunConfig) -> None:

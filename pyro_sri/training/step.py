@@ -19,6 +19,7 @@ from pyro_sri.system.processes import total_over_processes
 from pyro_sri.system.seeds import seed_step
 from pyro_sri.training.averaging import WeightAverage
 from pyro_sri.training.capture import Captured, records
+from pyro_sri.training.devices import new_fabric
 from pyro_sri.training.execution import compile_decoders, recompute_decoders, set_precision
 from pyro_sri.training.optimizers import Muon
 from pyro_sri.training.schedule import learning_rate
@@ -47,7 +48,7 @@ def new_optimizer(module: torch.nn.Module, config: RunConfig) -> torch.optim.Opt
 
 def new_stepper(config: RunConfig, device: torch.device) -> "Stepper":
     """What the training of a run would step with, on new weights, in this process alone: to measure its steps."""
-    fabric = Fabric(accelerator=device.type, devices=1)
+    fabric = new_fabric(accelerator=device.type, devices=1)
     torch.manual_seed(config.seed)
     module = TrainingStep(*config.build())
     return Stepper(config, fabric, module, new_optimizer(module, config))

@@ -15,7 +15,7 @@ from pyro import poutine
 from pyro.distributions import Delta
 from pyro.infer.inspect import get_model_relations
 
-from pyro_sri.programs import Model
+from pyro_sri.programs import Model, device_of
 from pyro_sri.viz.sheets import Drawing, Picture
 
 NUMBERED = re.compile(r"(.+)_(\d+)")
@@ -67,14 +67,19 @@ def without_followers(model: Model) -> Any:
     )
 
 
+def _black(model: Model, image_size: int) -> torch.Tensor:
+    """An image [1, 3, H, W] for the model to observe, where it is."""
+    return torch.zeros(1, 3, image_size, image_size, device=device_of(model))
+
+
 def graphviz(model: Model, image_size: int) -> Any:
     """The graph of all sites, as an object of the package graphviz."""
-    return pyro.render_model(without_followers(model), model_args=(torch.zeros(1, 3, image_size, image_size),))
+    return pyro.render_model(without_followers(model), model_args=(_black(model, image_size),))
 
 
 def read_story(model: Model, image_size: int) -> Story:
     """The story, with sites that differ only in their number combined."""
-    relations = get_model_relations(without_followers(model), (torch.zeros(1, 3, image_size, image_size),))
+    relations = get_model_relations(without_followers(model), (_black(model, image_size),))
     parents: Mapping[str, Collection[str]] = relations["sample_sample"]
     families: dict[str, list[str]] = {}
     for site in parents:

@@ -465,3 +465,15 @@ def test_explained_like_any_other_system(air: AIR, images: torch.Tensor) -> None
     torch.testing.assert_close(explanation.slot_rgb.sum(1), explanation.reconstruction)
     scenes = sample_scenes(air[0], 3, num_slots=2)
     assert scenes.slot_masks.shape == (3, 2, 1, 20, 20)
+
+
+def test_presence_is_never_drawn_from_nan(images: torch.Tensor) -> None:
+    """Where training diverges: drawing from NaN would stop a GPU for good, before the loss is looked at."""
+    model, guide = build()
+    with torch.no_grad():
+        guide.attend.predict[-1].bias.fill_(torch.nan)
+    with pyro.validation_enabled(False):
+        trace = poutine.trace(guide).get_trace(images)
+        loss = AIR_ELBO()(model, guide)(images)
+    assert not trace.nodes["z_pres_0"]["fn"].probs.isnan().any()
+    assert not loss.isfinite()  # which is what ends the training

@@ -79,7 +79,7 @@ class Tape(TorchDispatchMode):
                 kernel.run()
 
 
-def record(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
+def record(work: Callable[[], None], device: torch.device, stream: None = None) -> Callable[[], None]:
     """In place of `training.capture.record`: the tape has run while recording, so that the first repetition is none."""
     assert device.type == "cpu"
     tape = Tape()

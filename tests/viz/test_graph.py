@@ -80,3 +80,13 @@ def test_the_order_follows_from_what_was_imagined(matching: str, images: torch.T
     edges = [line for line in pyro.render_model(guide, model_args=(images,)).source.splitlines() if "->" in line]
     assert sum("-> order" in edge for edge in edges) == 4  # three imagined slots, and the masks behind the others
     assert sum("imagined" in edge and "-> slot_" in edge for edge in edges) == 6
+
+
+@pytest.mark.parametrize("build", [air, emorl, lambda: build_sri()[0]])
+def test_a_model_is_drawn_where_it_is(build: Any) -> None:
+    model = build()
+    drawn = plate_diagram(model, 32)
+    model.to("meta")  # another device, on which nothing can be mixed with the CPU's
+    with pyro.validation_enabled(False):
+        assert np.array_equal(plate_diagram(model, 32), drawn)
+        assert graphviz(model, 32) is not None
