@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_sri.nn.coordinates import SpatialBroadcast
+from pyro_sri.nn.group_norm import GroupNorm
 from pyro_sri.nn.transposed_conv import TransposedConv
 from pyro_sri.nn.unet import NUM_GROUPS
 
@@ -46,7 +47,7 @@ class SlotDecoder(nn.Module):
         for in_channels, out_channels in itertools.pairwise(widths):
             layers += [
                 TransposedConv(in_channels, out_channels, 5, stride=2, padding=2, output_padding=1),
-                nn.GroupNorm(NUM_GROUPS, out_channels),
+                GroupNorm(NUM_GROUPS, out_channels),
                 nn.ReLU(inplace=True),
             ]
         self.layers = nn.Sequential(*layers, nn.Conv2d(narrow, 4, 1))

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_sri.nn.group_norm import GroupNorm
+
 NUM_GROUPS = 8
 BOTTLENECK_UNITS = 128
 
@@ -45,7 +47,7 @@ class ConvBlock(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(
             self.convolution(in_channels, out_channels, 3, padding=1, bias=False),
-            nn.GroupNorm(NUM_GROUPS, out_channels),
+            GroupNorm(NUM_GROUPS, out_channels),
             nn.ReLU(inplace=True),
         )
 
