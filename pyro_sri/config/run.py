@@ -136,7 +136,7 @@ class RunConfig(ABC):
     capture: bool = False
     """Record whole steps as CUDA graphs and replay them. Faster on a GPU; no effect on a CPU."""
     compile: bool = False
-    """Compile the decoders with torch.compile. Without a compiler they run uncompiled."""
+    """Compile decoders and encoders with torch.compile. Without a compiler they run uncompiled."""
     recompute_decoder: bool = False
     """Compute the decoder again in the backward pass instead of keeping its layers: less memory, more time."""
     num_workers: int = 0

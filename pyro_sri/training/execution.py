@@ -23,6 +23,8 @@ from pyro_sri.training.devices import without_advice
 def set_precision(module: nn.Module, precision: Precision) -> None:
     """How convolutions multiply; everything else (norms, densities, KLs) stays in float32.
 
+    On GPUs convolutions also add in the same order each time, a setting of the process.
+
     Args:
         module: The module whose convolutions are meant.
         precision: "float32"; "tf32": float32 with 10 bits of mantissa in the products, on GPUs that can, matrix
@@ -35,6 +37,7 @@ def set_precision(module: nn.Module, precision: Precision) -> None:
     with without_advice():
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.deterministic = True
     for convolution in module.modules():
         if isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d) and max(convolution.kernel_size) > 1:
             convolution.__dict__.pop("forward", None)
@@ -58,10 +61,20 @@ def _in_bfloat16(convolution: nn.Module, *inputs: Tensor) -> Tensor:
 
 def decoders(module: nn.Module) -> list[nn.Module]:
     """The networks by the name of decoder within a model, a guide, or anything made of them: most of the arithmetic."""
+    return _networks(module, ("decoder",))
+
+
+def encoders(module: nn.Module) -> list[nn.Module]:
+    """Those that read images or features of images: what is left of the convolutions."""
+    return _networks(module, ("encoder", "segmentation_head", "slot_head", "features"))
+
+
+def _networks(module: nn.Module, endings: tuple[str, ...]) -> list[nn.Module]:
+    """Plain networks whose names end so, each once, also where two parents share it."""
     return [
         network
-        for name, network in module.named_modules()  # each once, also where two parents share it
-        if name.rpartition(".")[2].endswith("decoder") and not isinstance(network, PyroModule)
+        for name, network in module.named_modules()
+        if name.rpartition(".")[2].endswith(endings) and not isinstance(network, PyroModule)
     ]
 
 
@@ -105,13 +118,14 @@ class _Unnoticed(AbstractContextManager[None]):
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
-def compile_decoders(module: nn.Module, device: torch.device) -> None:
-    """Compiles the decoders with `torch.compile`; where there is no compiler, warns and leaves them as they are."""
-    if not _can_compile(device):
-        warnings.warn("there is no compiler that torch.compile can use: the decoders run uncompiled", stacklevel=2)
+def compile_networks(module: nn.Module, device: torch.device) -> None:
+    """Compiles decoders and encoders with `torch.compile`; where there is no compiler, warns and leaves them as they
+    are."""
+    if not can_compile(device):
+        warnings.warn("there is no compiler that torch.compile can use: the networks run uncompiled", stacklevel=2)
         return
-    for decoder in decoders(module):
-        _run_by(decoder, _compiled)
+    for network in decoders(module) + encoders(module):
+        _run_by(network, _compiled)
 
 
 @functools.cache
@@ -123,7 +137,7 @@ def _compiled(network: nn.Module, *inputs: Tensor) -> Any:
     return _compiled_forward(type(network).forward)(network, *inputs)
 
 
-def _can_compile(device: torch.device) -> bool:
+def can_compile(device: torch.device) -> bool:
     """Whether a small function compiles."""
     try:
         torch.compile(torch.sin)(torch.zeros(8, device=device))

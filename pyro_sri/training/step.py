@@ -20,7 +20,7 @@ from pyro_sri.system.seeds import seed_step
 from pyro_sri.training.averaging import WeightAverage
 from pyro_sri.training.capture import Captured, records
 from pyro_sri.training.devices import new_fabric
-from pyro_sri.training.execution import compile_decoders, recompute_decoders, set_precision
+from pyro_sri.training.execution import compile_networks, recompute_decoders, set_precision
 from pyro_sri.training.optimizers import Muon
 from pyro_sri.training.schedule import learning_rate
 
@@ -90,7 +90,7 @@ class Stepper:
             torch.set_num_threads(config.threads)  # a setting of the process
         set_precision(module, config.precision)
         if config.compile:
-            compile_decoders(module, fabric.device)
+            compile_networks(module, fabric.device)
         if config.recompute_decoder:
             recompute_decoders(module)
         self.wrapped: Any

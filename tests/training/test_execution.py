@@ -22,7 +22,7 @@ from pyro_sri.config import RunConfig
 from pyro_sri.presets import PRESETS
 from pyro_sri.system.errors import UserError
 from pyro_sri.training import execution
-from pyro_sri.training.execution import compile_decoders, decoders, recompute_decoders, set_precision
+from pyro_sri.training.execution import compile_networks, decoders, recompute_decoders, set_precision
 from pyro_sri.training.loop import train
 from pyro_sri.training.step import Stepper, TrainingStep, new_optimizer
 from support.golden import assert_relative
@@ -164,6 +164,29 @@ def test_bfloat16_computes_the_same_up_to_its_rounding(preset: str, depth: int) 
     assert 0 < difference < 2 * noise  # there and back
 
 
+def test_convolutions_of_gpus_add_in_a_fixed_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    set_precision(nn.Linear(1, 1), "float32")
+    assert torch.backends.cudnn.deterministic
+
+
+@pytest.mark.parametrize(
+    ("preset", "names"),
+    [
+        ("sri-quick", {"SceneEncoder", "UNet", "ConvBlock", "SlotHead"}),
+        ("slot_attention-multi_dsprites", {"PixelFeatures"}),
+        ("dair-multi_digits", {"WindowEncoder"}),
+    ],
+)
+def test_encoders_are_compiled_too(preset: str, names: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "can_compile", lambda device: True)
+    module = new_module(tiny(preset))
+    assert {type(network).__name__ for network in execution.encoders(module)} == names
+    compile_networks(module, CPU)
+    for network in execution.encoders(module) + decoders(module):
+        assert network.forward.func is execution._compiled
+
+
 def test_float32_and_tf32_are_settings_of_the_process() -> None:
     module = nn.Conv2d(3, 3, 3)
     expected = module(torch.ones(1, 3, 4, 4))
@@ -278,13 +301,13 @@ def test_decoders_are_compiled(recompute: bool, monkeypatch: pytest.MonkeyPatch)
 )
 def test_compiled_decoders_compute_the_same(preset: str, recompute: bool) -> None:
     """Up to the order of float32 sums, of up to 25 x 64 products: sqrt(1600) roundings of 2^-24, in each direction."""
-    if not execution._can_compile(CPU):
+    if not execution.can_compile(CPU):
         pytest.skip("there is no compiler")
     torch._dynamo.reset()
     config = tiny(preset)
     compiled, plain = new_module(config), new_module(config)
     names = list(plain.state_dict())
-    compile_decoders(compiled, CPU)
+    compile_networks(compiled, CPU)
     if recompute:
         recompute_decoders(compiled)
     one, other = run(compiled, config), run(plain, config)
@@ -311,7 +334,7 @@ def test_without_a_compiler_decoders_run_as_they_are(monkeypatch: pytest.MonkeyP
     config = tiny("genesis_v2-mog-shapestacks")
     module = new_module(config)
     with pytest.warns(UserWarning, match="no compiler that torch.compile can use"):
-        compile_decoders(module, CPU)
+        compile_networks(module, CPU)
     assert_equal(run(module, config), run(new_module(config), config))
 
 
