@@ -26,10 +26,12 @@ from pyro_sri.data.writing import write_dataset
 from pyro_sri.guides.segregation import SegregationPair
 from pyro_sri.inference import explain, sample_scenes
 from pyro_sri.programs import Program, record_of
+from pyro_sri.scripts.cli import note
 from pyro_sri.scripts.preset_options import parse_fields, preset_named
 from pyro_sri.scripts.tables import print_table
 from pyro_sri.system.errors import UserError
 from pyro_sri.training import capture
+from pyro_sri.training.fast import fastest, given
 from pyro_sri.training.loop import pick_device
 from pyro_sri.training.step import TrainingStep, new_stepper
 
@@ -76,13 +78,15 @@ pyro-sri bench sri-mog-shapestacks --precision bf16 --capture
 --batch is short for --batch-size. --steps is the number of timed steps, after a warm-up.
 
 Args:
+    fast: Choose --precision, --capture and --compile by trying them on the GPU at hand; options that you give stay.
+        On a CPU this changes nothing.
     json: Print the results as one line of JSON at the end.
 """
 
 
 def main(args: Sequence[str]) -> None:
     """Runs the command."""
-    preset = preset_named(args, PROG, _HELP, "[--batch B] [--steps N] [--json]")
+    preset = preset_named(args, PROG, _HELP, "[--batch B] [--steps N] [--fast] [--json]")
     if preset is None:
         return
     config, as_json = _read(preset.config, args[1:])
@@ -96,7 +100,7 @@ def _read(preset: RunConfig, args: Sequence[str]) -> tuple[RunConfig, bool]:
     """The run to measure, and whether to print JSON."""
     default = dataclasses.replace(preset, steps=TIMED_STEPS)
 
-    def read(config: RunConfig, json: bool = False) -> tuple[RunConfig, bool]:
+    def read(config: RunConfig, json: bool = False, fast: bool = False) -> tuple[RunConfig, bool]:
         return config, json
 
     words = [_SHORT.sub("--batch-size", arg) for arg in args]
@@ -105,6 +109,9 @@ def _read(preset: RunConfig, args: Sequence[str]) -> tuple[RunConfig, bool]:
     for name, reason in UNUSED.items():
         if getattr(config, name) != getattr(default, name):
             raise UserError(f"{flag(name)} does not apply to a benchmark ({reason}): leave it out")
+    if "--fast" in words:
+        config, said = fastest(config, pick_device(config.device), fixed=given(words))
+        note(said)
     return config, as_json
 
 

@@ -20,6 +20,7 @@ from pyro_sri.scripts.preset_options import parse_fields, preset_named
 from pyro_sri.scripts.progress import training_progress
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.processes import is_first
+from pyro_sri.training.fast import fastest, given
 from pyro_sri.training.goals import goal_warnings
 from pyro_sri.training.loop import check_same, pick_device, train
 
@@ -53,6 +54,8 @@ pyro-sri train sri-mog-shapestacks --tiny --out runs/try
 Args:
     out: Run directory, new or empty (if not given: runs/PRESET).
     resume: Continue the run in --out from its last checkpoint. If there is none, start a new run.
+    fast: Choose --precision, --capture and --compile by trying them on the GPU at hand; options that you give stay. A
+        resumed run keeps its precision. On a CPU this changes nothing.
     tiny: A quick check that everything works: 3 steps with small images, few slots and features, and generated data.
 """
 
@@ -80,6 +83,8 @@ def main(args: Sequence[str]) -> None:
         if not tiny and config.steps != preset.config.steps:
             config, out, resume = _read(preset.config.stretched(config.steps), args[1:])
     config = with_data(config, preset, said_size)
+    if "--fast" in args:
+        config = _at_its_fastest(config, args, stays={"precision"} if (out / runs.CONFIG).exists() else set())
     try:
         run = _train_with_progress(config, out, resume, tiny)
     except KeyboardInterrupt as stop:
@@ -90,11 +95,19 @@ def main(args: Sequence[str]) -> None:
         _say_what_next(run)
 
 
+def _at_its_fastest(config: RunConfig, args: Sequence[str], stays: set[str]) -> RunConfig:
+    """The run as `--fast` carries it out, which is said."""
+    config, said = fastest(config, pick_device(config.device), fixed=given(args) | stays)
+    if is_first():
+        note(said)
+    return config
+
+
 def _read(default: RunConfig, args: Sequence[str]) -> tuple[RunConfig, Path, bool]:
     """Fields, run directory and whether to resume, with these defaults for the fields."""
 
     def read(
-        config: RunConfig, out: Path | None = None, resume: bool = False, tiny: bool = False
+        config: RunConfig, out: Path | None = None, resume: bool = False, fast: bool = False, tiny: bool = False
     ) -> tuple[RunConfig, Path, bool]:
         return config, out or Path("runs") / (f"{default.preset}-tiny" if tiny else default.preset), resume
 
