@@ -8,11 +8,14 @@ PIP     = $(BIN)/pip --disable-pip-version-check --quiet
 TORCH   = $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 DEMO    = demo
 
+# For make gpu, a Python with the library and a PyTorch that can use the GPU.
+GPU_PYTHON ?= $(BIN)/python
+
 # What `make versions` tries, by the names on the PATH; the first also has the oldest and the newest dependencies.
 PYTHONS  ?= python3.11 python3.12 python3.13
 VERSIONS  = $(PYTHONS:%=versions-%) versions-oldest versions-newest
 
-.PHONY: demo test test-slow lint types unit coverage docs dist bench faults fuzz soak versions $(VERSIONS) audit clean help
+.PHONY: demo test test-slow lint types unit coverage docs dist bench gpu faults fuzz soak versions $(VERSIONS) audit clean help
 
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1  \t/p' Makefile
@@ -74,6 +77,9 @@ dist:  ## build wheel and sdist into dist/, install the wheel into an empty envi
 
 bench: $(BIN)/.library  ## the standard benchmarks, written into docs/performance.md (most of an hour, 20 GiB)
 	$(BIN)/python -m pyro_sri.scripts.standard_bench
+
+gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(BIN)/.library)  ## on a machine with a GPU: is it right, how fast, does it learn; written into docs/performance.md (half an hour)
+	$(GPU_PYTHON) tools/gpu.py
 
 faults: $(BIN)/.dev  ## kill commands at every moment of writing and at random ones, resume, compare (an hour)
 	$(BIN)/python -m pytest tests/faults -s

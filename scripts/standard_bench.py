@@ -140,7 +140,7 @@ def standard_bench(
     note(f"written to {page}")
 
 
-def fill(page: Path, text: str) -> str:
+def fill(page: Path, text: str, begin: str = BEGIN, end: str = END) -> str:
     """The page with this text between its two markers, and all else as it was.
 
     Raises:
@@ -150,10 +150,10 @@ def fill(page: Path, text: str) -> str:
         before = page.read_text()
     except OSError as error:
         raise UserError(f"cannot read {page}: {error.strerror}; run this in the repository's folder") from error
-    start, end = before.find(BEGIN), before.find(END)
-    if not 0 <= start < end or before.count(BEGIN) + before.count(END) != 2:
-        raise UserError(f"{page} has no place for what is measured: put the lines '{BEGIN}' and '{END}' there")
-    return f"{before[:start]}{BEGIN}\n\n{text}\n\n{before[end:]}"
+    start, stop = before.find(begin), before.find(end)
+    if not 0 <= start < stop or before.count(begin) + before.count(end) != 2:
+        raise UserError(f"{page} has no place for what is measured: put the lines '{begin}' and '{end}' there")
+    return f"{before[:start]}{begin}\n\n{text}\n\n{before[stop:]}"
 
 
 def _measure(part: Part, rounds: int | None) -> str:
