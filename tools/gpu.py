@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pyro_sri import checkpoints, runs
 from pyro_sri.config import RunConfig
-from pyro_sri.data.generators.making import make_dataset
+from pyro_sri.data.making import make_dataset
 from pyro_sri.nn.group_norm import channels_last_group_norm
 from pyro_sri.presets import PRESETS
 from pyro_sri.scripts.standard_bench import fill

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyro_sri.data.generators.making import make_dataset
+from pyro_sri.data.making import make_dataset
 from pyro_sri.presets import PRESETS
 from pyro_sri.runs import CHECKPOINTS, METRICS
 from support.fake_gpu import AVAILABLE
