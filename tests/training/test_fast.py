@@ -104,8 +104,8 @@ def test_the_commands_say_what_was_chosen(capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setattr(bench, "_print_table", lambda result: None)
     run(["bench", "sri-quick", "--fast", "--device", "cpu"])
     assert seen == [dataclasses.replace(PRESETS["sri-quick"].config, steps=bench.TIMED_STEPS, device="cpu")]
-    monkeypatch.setattr(train, "with_data", lambda config, preset: config)
-    monkeypatch.setattr(train, "_train_with_progress", lambda config, out, resume: seen.append(config))
+    monkeypatch.setattr(train, "with_data", lambda config, *_: config)
+    monkeypatch.setattr(train, "_train_with_progress", lambda config, *_: seen.append(config))
     monkeypatch.setattr(train, "_say_what_next", lambda run: None)
     monkeypatch.setattr(train, "fastest", lambda config, device, fixed: (SimpleNamespace(fixed=fixed), "chosen"))
     with contextlib.chdir("/"):
