@@ -134,6 +134,7 @@ def evaluate_runs(
             )
         metrics |= {
             "step": step,
+            "data_file": str(path.resolve()),
             "preset": run.config.preset,
             "checkpoint": checkpoint,
             "training_seed": run.config.seed,
@@ -158,8 +159,7 @@ def evaluate_runs(
     shown = [name for names in chosen(MEANINGS, only, every).values() for name in names]
     for path, text in ((csv, to_csv(of_configurations, only or None)), (latex, to_latex(of_configurations, shown))):
         if path is not None:
-            content = text.encode()
-            write_atomically(path, lambda file, content=content: file.write(content))
+            write_text(path, text)
             note(f"written to {path}")
 
 
@@ -198,6 +198,12 @@ def _print_summaries(of_configurations: Sequence[Summary], only: Sequence[str], 
         if not summary.problem:
             print()
             print_seeds(summary, only, every)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    content = text.encode()
+    write_atomically(path, lambda file: file.write(content))
 
 
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:

@@ -7,16 +7,11 @@ from typing import Any
 from pyro_sri.config import nearest
 from pyro_sri.evaluation import MEANINGS, METRICS, Metrics
 from pyro_sri.evaluation.measures.counting import CONFUSION
-from pyro_sri.evaluation.summary import CONDITIONS, Summary, flagged
+from pyro_sri.evaluation.summary import CONDITIONS, Summary, below_zero, flagged
 from pyro_sri.scripts.cli import note
 from pyro_sri.scripts.tables import print_table
 from pyro_sri.system.errors import UserError
 
-BITS = ("bpd", "bpd_with_cross", "iwae_bpd", "iwae_bpd_8", "iwae_bpd_1")
-BELOW_0 = (
-    "Bits per dimension below 0 are no mistake: p(x) is a density, which exceeds 1 where sigma is small. "
-    "Lower is better, among models of the same data."
-)
 OTHER = "other metrics"
 
 
@@ -91,8 +86,8 @@ def _explanation(metric: str, metrics: Metrics) -> str:
 
 
 def _remarks(metrics: Metrics, shown: Sequence[str]) -> Iterator[str]:
-    if any(isinstance(value := metrics.get(name), float) and value < 0 for name in BITS if name in shown):
-        yield BELOW_0
+    if remark := below_zero({name: metrics[name] for name in shown}):
+        yield remark
     if "frechet" in shown and metrics.get("frechet_features"):
         yield (
             f"frechet: {metrics['frechet_images']} real and {metrics['num_samples']} generated images, "

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from pyro_sri.evaluation import MEANINGS, METRICS
-from pyro_sri.evaluation.summary import Summary, summarise
-from pyro_sri.scripts.metric_tables import BELOW_0, check_names, chosen, print_metrics, print_seeds
+from pyro_sri.evaluation.summary import BELOW_0, Summary, summarise
+from pyro_sri.scripts.metric_tables import check_names, chosen, print_metrics, print_seeds
 from pyro_sri.system.errors import UserError
 
 Capture = pytest.CaptureFixture[str]
