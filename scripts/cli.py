@@ -123,12 +123,12 @@ def check_memory(what: str, num_bytes: int) -> None:
         raise UserError(f"{what} need more memory than the {there / 1e9:.3g} GB of this machine; ask for fewer")
 
 
-def check_new_file(path: Path, suffixes: tuple[str, ...]) -> None:
-    """Raises UserError unless the file has one of the suffixes and is not there yet."""
+def check_new_file(path: Path, suffixes: tuple[str, ...], option: str = "--out") -> None:
+    """Raises UserError unless the file that an option names has one of the suffixes and is not there yet."""
     if path.suffix.lower() not in suffixes:
-        raise UserError(f"--out {path} does not end in {' or '.join(suffixes)}; choose another --out")
+        raise UserError(f"{option} {path} does not end in {' or '.join(suffixes)}; choose another {option}")
     if path.exists() or path.is_symlink():
-        raise UserError(f"{path} already exists; choose another --out")
+        raise UserError(f"{path} already exists; choose another {option}")
 
 
 def name_column() -> ProgressColumn:

@@ -1,17 +1,22 @@
 """`make demo`: data, training, evaluation and a report, with the clock running."""
 
 import argparse
+import shlex
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyro_sri.scripts.cli import note
 from pyro_sri.scripts.main import run
 from pyro_sri.system.allocation import keep_freed_memory
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.threads import wait_passively
+
+if TYPE_CHECKING:
+    from pyro_sri.runs import Run
 
 PRESET = "sri-quick"
 IMAGES = 320
@@ -56,7 +61,22 @@ def demo(out: Path, seed: int) -> None:
     note("== 4/4 writing the report")
     page.unlink(missing_ok=True)  # the demo's own page, written anew
     run(["report", str(path), "--out", str(page)])
-    note(f"Done in {(time.monotonic() - start) / 60:.1f} minutes. Open {page.resolve()} in a browser.")
+    for line in closing(runs.open_run(path), page, (time.monotonic() - start) / 60):
+        note(line)
+
+
+def closing(trained: "Run", page: Path, minutes: float) -> tuple[str, str, str]:
+    """The demo's last lines: what was reached, where to look, and what to try next."""
+    metrics = trained.metrics() or {}
+    sample = shlex.join(["pyro-sri", "sample", str(trained.path), "--num", "64"])
+    apart, stand = metrics.get("ari_fg"), metrics.get("structure_accuracy")
+    return (
+        f"reached in {minutes:.1f} minutes and {trained.step} steps: objects are told apart with an ARI-FG of "
+        f"{'-' if apart is None else f'{apart:.2f}'} (1 is perfect), and "
+        f"{'-' if stand is None else f'{100 * stand:.0f} %'} of the towers that the model draws stand",
+        f"where to look: open {page.resolve()} in a browser",
+        f"what next: {sample}; docs/quick.md explains the rest",
+    )
 
 
 def first_options() -> list[str]:

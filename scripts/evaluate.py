@@ -1,28 +1,25 @@
 """`pyro-sri evaluate`: every metric of one or several runs on held-out images."""
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from pyro_sri import checkpoints, runs
 from pyro_sri.config import Device
 from pyro_sri.data.format import DatasetFile
-from pyro_sri.evaluation import MEANINGS, METRICS, Metrics, evaluate
-from pyro_sri.evaluation.measures.counting import CONFUSION
-from pyro_sri.evaluation.summary import flagged, group_runs, summarise, why_not_summarised
+from pyro_sri.evaluation import MEANINGS, Metrics, evaluate
+from pyro_sri.evaluation.summary import Summary, summaries
 from pyro_sri.features import FeatureExtractor, InceptionFeatures, ScatteringFeatures, find_inception
 from pyro_sri.runs import Run
-from pyro_sri.scripts.cli import check_memory, note, parse, progress_bar
+from pyro_sri.scripts.cli import check_memory, check_new_file, note, parse, progress_bar
+from pyro_sri.scripts.metric_tables import check_names, chosen, print_metrics, print_seeds
 from pyro_sri.scripts.own_data import own_data_of
-from pyro_sri.system.errors import UserError, printable
-from pyro_sri.system.files import write_numbered
+from pyro_sri.study.seeds import to_csv, to_latex, to_plain
+from pyro_sri.system.errors import UserError
+from pyro_sri.system.files import write_atomically, write_numbered
 from pyro_sri.system.seeds import check_seed
 from pyro_sri.training.devices import device_name
 from pyro_sri.training.execution import set_precision
@@ -44,11 +41,16 @@ def evaluate_runs(
     iwae_samples: int = 64,
     seed: int = 0,
     device: Device = "auto",
+    every: Annotated[bool, tyro.conf.arg(name="all"), tyro.conf.FlagCreatePairsOff] = False,
+    only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="METRIC")] = (),
+    csv: Path | None = None,
+    latex: Path | None = None,
+    as_json: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Compute every metric of one or more runs on held-out images.
 
-    Prints a table and writes RUN/evaluation/metrics.json. An earlier file is kept under another name. Runs that differ
-    only in the seed are also summarised: mean, standard deviation and the value of each seed.
+    Prints those that matter most, and writes all to RUN/evaluation/metrics.json. An earlier file is kept under another
+    name. Runs that differ only in the seed are also summarised: mean, standard deviation and the value of each seed.
 
     For example:
 
@@ -56,7 +58,7 @@ def evaluate_runs(
 
     pyro-sri evaluate runs/stacks --data stacks.h5 --num-images 1000
 
-    pyro-sri evaluate runs/seed0 runs/seed1 runs/seed2
+    pyro-sri evaluate runs/seed0 runs/seed1 runs/seed2 --only ari_fg --only iwae_bpd --csv seeds.csv
 
     Args:
         given: Run directories, or names of presets with bundled weights.
@@ -76,8 +78,17 @@ def evaluate_runs(
         iwae_samples: Draws per image for these metrics.
         seed: Seed of the draws.
         device: Where to compute; auto uses a GPU if there is one.
+        every: Print all metrics.
+        only: Print and write this metric alone, which metrics.json does not heed; may be given several times.
+        csv: File to write as CSV: mean, standard deviation and every seed of each configuration, in full.
+        latex: File to write as LaTeX: a table of mean and standard deviation, with a column for each configuration.
+        as_json: Print JSON instead of tables.
     """
     check_seed(seed)
+    check_names(only)
+    for path, suffix, option in ((csv, ".csv", "--csv"), (latex, ".tex", "--latex")):
+        if path is not None:
+            check_new_file(path, (suffix,), option)
     if not given:
         raise UserError("which runs? give at least one: pyro-sri evaluate RUN [RUN ...]")
     for name, value in {"--iwae-images": iwae_images, "--num-samples": num_samples}.items():
@@ -124,6 +135,7 @@ def evaluate_runs(
             )
         metrics |= {
             "step": step,
+            "data_file": str(path.resolve()),
             "preset": run.config.preset,
             "checkpoint": checkpoint,
             "training_seed": run.config.seed,
@@ -135,12 +147,21 @@ def evaluate_runs(
         if collapse := metrics.get("collapse"):
             note(f"warning: {collapse}")
         evaluations.append(metrics)
-        print_table(name, metrics)
+        if not as_json:
+            print_metrics(name, metrics, only, every)
         if not run.path.is_relative_to(runs.WEIGHTS):  # bundled weights lie where nothing may be written
             write_metrics(run.path / runs.METRICS, metrics)
             note(f"written to {run.path / runs.METRICS}")
-    if len(found) > 1:
-        print_summary(found, evaluations)
+    if as_json:
+        _print_json(found, given, evaluations, only)
+    of_configurations = summaries(found, given, evaluations)
+    if len(found) > 1 and not as_json:
+        _print_summaries(of_configurations, only, every)
+    shown = [name for names in chosen(MEANINGS, only, every).values() for name in names]
+    for path, text in ((csv, to_csv(of_configurations, only or None)), (latex, to_latex(of_configurations, shown))):
+        if path is not None:
+            write_text(path, text)
+            note(f"written to {path}")
 
 
 def _extractor(inception: Path | None, download: bool) -> FeatureExtractor:
@@ -153,71 +174,37 @@ def _extractor(inception: Path | None, download: bool) -> FeatureExtractor:
     return ScatteringFeatures() if file is None else InceptionFeatures(file)
 
 
-def print_table(name: str, metrics: Metrics) -> None:
-    """Prints the metrics of a run for people."""
-    title = f"{name}: {metrics['num_images']} images of {metrics['data']}"
-    table = _table(title, "metric", "value", "standard error", "what it is")
-    for group, meanings in METRICS.items():
-        there = {metric: meaning for metric, meaning in meanings.items() if metric in metrics}
-        if not there:
-            continue  # other systems have them
-        table.add_section()
-        table.add_row(f"[italic]{group}[/italic]")
-        for metric, meaning in there.items():
-            value, error = metrics[metric], metrics.get(f"{metric}_stderr")
-            explanation = meaning.text if value is not None else str(metrics.get(f"{metric}_reason"))
-            if value is not None and (flag := flagged(metric, metrics)):
-                explanation = f"{explanation}; [bold]{flag}[/bold]"
-            table.add_row(f"[bold]{metric}[/bold]", _number(value), _number(error) if error else "", explanation)
-    console = Console(emoji=False)
-    console.print(table)
-    if metrics.get("frechet_features"):
-        console.print(
-            f"frechet: {metrics['frechet_images']} real and {metrics['num_samples']} generated images, "
-            f"features {metrics['frechet_features']}"
-        )
-    if confusion := {name: value for name, value in metrics.items() if CONFUSION.fullmatch(name)}:
-        console.print(_confusion_table(confusion))
+def _print_json(
+    found: Sequence[Run], given: Sequence[str], evaluations: Sequence[Metrics], only: Sequence[str]
+) -> None:
+    """Every run with its metrics, then every configuration with mean, deviation and seeds."""
+    told = [
+        {"run": name, "metrics": {key: value for key, value in metrics.items() if not only or _metric(key) in only}}
+        for name, metrics in zip(given, evaluations, strict=True)
+    ]
+    groups = to_plain(summaries(found, given, evaluations), only or None)
+    print(json.dumps({"runs": told, "configurations": groups}, indent=2))
 
 
-def print_summary(found: Sequence[Run], evaluations: Sequence[Metrics]) -> None:
-    """Prints mean, standard deviation and every seed of each group of runs that differ in the seed alone."""
-    for group in group_runs(found):
-        ours = [metrics for run, metrics in zip(found, evaluations, strict=True) if run in group.runs]
-        if reason := why_not_summarised(ours):
-            note(f"no mean of {group.name}: {reason}")
-            continue
-        seeds = [f"seed {metrics['training_seed']}" for metrics in ours]
-        title = f"{group.name}: {len(ours)} {'seed' if len(ours) == 1 else 'seeds'}"
-        table = _table(title, "metric", "mean", "standard deviation", *seeds)
-        spreads = summarise(ours)
-        for name in MEANINGS:
-            if name in spreads:
-                values = [_number(metrics.get(name)) for metrics in ours]
-                table.add_row(f"[bold]{name}[/bold]", _number(spreads[name].mean), _number(spreads[name].std), *values)
-        Console(emoji=False).print(table)
-        for metrics in ours:
-            if flag := flagged("bpd", metrics):
-                note(f"bits per dimension of seed {metrics['training_seed']}: {flag}")
+def _metric(key: str) -> str:
+    return key.removesuffix("_reason").removesuffix("_stderr")
 
 
-def _table(title: str, *headers: str) -> Table:
-    """A table with a title that may come from anywhere."""
-    return Table(*headers, title=escape(printable(title)), title_justify="left")
+def _print_summaries(of_configurations: Sequence[Summary], only: Sequence[str], every: bool) -> None:
+    """A table for each configuration; and why there is none, where no mean can be taken."""
+    for problem in dict.fromkeys(summary.problem for summary in of_configurations if summary.problem):
+        names = [summary.name for summary in of_configurations if summary.problem == problem]
+        note(f"no mean of {', '.join(names)}: {problem}")
+    for summary in of_configurations:
+        if not summary.problem:
+            print()
+            print_seeds(summary, only, every)
 
 
-def _number(value: Any) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _confusion_table(confusion: Metrics) -> Table:
-    """Rows: how many objects there are; columns: how many were found."""
-    pairs = {tuple(map(int, re.findall(r"\d+", name))): value for name, value in confusion.items()}
-    found = sorted({pair[1] for pair in pairs})
-    table = _table("images", "objects", *(f"{count} found" for count in found))
-    for there in sorted({pair[0] for pair in pairs}):
-        table.add_row(str(there), *(str(pairs[there, count]) for count in found))
-    return table
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    content = text.encode()
+    write_atomically(path, lambda file: file.write(content))
 
 
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from pyro_sri.scripts.tables import print_table
 def presets(
     name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[NAME]")] = None,
     /,
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    as_json: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """List the presets: what each one is and what it needs. With a name, show that preset.
 

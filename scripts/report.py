@@ -2,13 +2,14 @@
 
 import inspect
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from pyro_sri.config import flag
+from pyro_sri.presets import PRESETS
 from pyro_sri.report.page import make_page
 from pyro_sri.report.subjects import show_run
 from pyro_sri.runs import Run, find_run
@@ -74,15 +75,25 @@ def _commands(run: Run, given: str) -> tuple[str, ...]:
     """What trains the run, and what evaluates it as it was evaluated if it was; defaults are left out."""
     words = ["pyro-sri", "evaluate", given]
     metrics = run.metrics() or {}
-    data, own = metrics.get("data"), run.config.data
-    if isinstance(data, str) and own is not None and data.removeprefix("generated: ") != own.name:
-        words += ["--data", data.removeprefix("generated: ")]
+    if file := _other_data(run, metrics):
+        words += ["--data", file]
     for name, parameter in inspect.signature(evaluate_runs).parameters.items():
         if name != "data" and metrics.get(name) not in (None, parameter.default):
             words += [flag(name), str(metrics[name])]
     if str(metrics.get("frechet_features")).startswith("inception"):
         words.append("--download-inception")
-    return run.command(), shlex.join(words)
+    trained = [run.command()] if run.config.preset in PRESETS else []  # imported weights were not trained here
+    return *trained, shlex.join(words)
+
+
+def _other_data(run: Run, metrics: Mapping[str, Any]) -> str:
+    """The file that a run was evaluated on, where `evaluate` would not take it by itself; else nothing."""
+    name, own, preset = metrics.get("data"), run.config.data, PRESETS.get(run.config.preset)
+    if not isinstance(name, str) or (own is None and preset is not None and preset.makes_data is not None):
+        return ""
+    file = str(metrics.get("data_file", name.removeprefix("generated: ")))  # earlier versions noted the name alone
+    same = own is not None and (Path(file).name == own.name if "data_file" not in metrics else Path(file) == own)
+    return "" if same else file
 
 
 def main(args: Sequence[str]) -> None:

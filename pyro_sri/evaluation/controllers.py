@@ -9,7 +9,7 @@ ABOUT_1 = 0.01  # EMORL's controller ends at 1.0055
 MEANINGS: Meanings = {
     "KL divergences, in nats per image": {
         "beta": Meaning("weight of these beside nll in training (EMORL's GECO: of nll beside these); 1 is the bound's"),
-        "beta_segregation": Meaning("the same in the segregation's own objective"),
+        "beta_segregation": Meaning("the same in the segregation's own objective", detail=True),
     }
 }
 

@@ -17,24 +17,31 @@ SURPRISING = 0.025  # on either side: more extreme p-values mark an image that i
 
 
 _CHECKS = {
-    "ppc_brightness": Meaning("P(replicates are at least as bright as the image); 0.5 is perfect"),
-    "ppc_contrast": Meaning("P(replicates have at least as much contrast)"),
-    "ppc_saturation": Meaning("P(replicates are at least as colourful)"),
-    "ppc_roughness": Meaning("P(neighbouring pixels of replicates differ at least as much)"),
-    "ppc_misfit": Meaning("P(-log p(x | z) of replicates is at least that of the image)"),
+    "ppc_brightness": "replicates are at least as bright as the image",
+    "ppc_contrast": "replicates have at least as much contrast as the image",
+    "ppc_saturation": "replicates are at least as colourful as the image",
+    "ppc_roughness": "neighbouring pixels of replicates differ at least as much as the image's",
+    "ppc_misfit": "-log p(x | z) of replicates is at least that of the image",
 }
+_CHANCES = {name: Meaning(f"P({what}); 0.5 is perfect", detail=True) for name, what in _CHECKS.items()}
 _SURPRISES = {
-    f"{name}_surprising": Meaning(f"share of images with {name} below 0.025 or above 0.975", "lower")
+    f"{name}_surprising": Meaning(
+        f"share of images with {name} below 0.025 or above 0.975: a perfect model has at most about 0.05; where sigma "
+        "is wide, 1 is usual and no failure, since replicates have pixel noise and images do not",
+        detail=True,
+    )
     for name in _CHECKS
 }
 MEANINGS: Meanings = {
     "reconstruction and likelihood": {
         "iwae_bpd": Meaning("importance-weighted bound in bits per dimension", "lower"),
-        "iwae_bpd_8": Meaning("importance-weighted bound from 8 draws", "lower"),
-        "iwae_bpd_1": Meaning("importance-weighted bound from one draw: -ELBO by Monte Carlo", "lower"),
-        "iwae_sample_size": Meaning("effective number of draws in iwae_bpd; near 1 the bound depends on single draws"),
+        "iwae_bpd_8": Meaning("importance-weighted bound from 8 draws", "lower", detail=True),
+        "iwae_bpd_1": Meaning("importance-weighted bound from one draw: -ELBO by Monte Carlo", "lower", detail=True),
+        "iwae_sample_size": Meaning(
+            "effective number of draws in iwae_bpd; near 1 the bound depends on single draws", detail=True
+        ),
     },
-    "posterior predictive checks": _CHECKS | _SURPRISES,
+    "posterior predictive checks": _CHANCES | _SURPRISES,
 }
 
 

@@ -22,10 +22,14 @@ FEWEST = 6  # images of either kind, for the five nearest neighbours of one
 MEANINGS: Meanings = {
     "generated scenes": {
         "frechet": Meaning("Fréchet distance between features of generated and of real images (0 is perfect)", "lower"),
-        "precision": Meaning("share of generated images that lie among the real ones, by the same features", "higher"),
-        "recall": Meaning("share of real images that lie among the generated ones", "higher"),
-        "density": Meaning("how densely real images surround generated ones (about 1 is perfect)", "higher"),
-        "coverage": Meaning("share of real images with a generated one nearby", "higher"),
+        "precision": Meaning(
+            "share of generated images that lie among the real ones, by the same features", "higher", detail=True
+        ),
+        "recall": Meaning("share of real images that lie among the generated ones", "higher", detail=True),
+        "density": Meaning(
+            "how densely real images surround generated ones (about 1 is perfect)", "higher", detail=True
+        ),
+        "coverage": Meaning("share of real images with a generated one nearby", "higher", detail=True),
         "structure_accuracy": Meaning("share of generated scenes that structure_rule passes", "higher"),
     }
 }

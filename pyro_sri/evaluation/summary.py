@@ -19,6 +19,7 @@ HASH_DIGITS = 8  # of a data hash in a name
 # How an evaluation was made, as opposed to what it found.
 CONDITIONS = {
     "data": "the dataset file",
+    "data_file": "where that file was",
     "split": "the split of it",
     "num_images": "how many images, from the start of the split",
     "num_images_without_foreground": "images left out of ARI-FG: they show no object",
@@ -47,6 +48,13 @@ OWN_CONDITIONS = {
     ("structure_",): ("structure_rule",),
     ("dci_",): ("dci_images",),
 }
+
+
+BITS = ("bpd", "bpd_with_cross", "iwae_bpd", "iwae_bpd_8", "iwae_bpd_1")
+BELOW_0 = (
+    "Bits per dimension below 0 are no mistake: p(x) is a density, which exceeds 1 where sigma is small. "
+    "Lower is better, among models of the same data."
+)
 
 
 @dataclass(frozen=True)
@@ -194,6 +202,12 @@ def why_not_summarised(metrics: Sequence[Mapping[str, Any]]) -> str | None:
 def flagged(name: str, metrics: Mapping[str, Any]) -> str:
     """What a reader of a metric must know of the run, or nothing: that bits per dimension are of no finished bound."""
     return str(metrics.get("beta_flag") or "") if name in ("bpd", "bpd_with_cross", "iwae_bpd") else ""
+
+
+def below_zero(metrics: Mapping[str, Any]) -> str:
+    """What a reader of negative bits per dimension must know; nothing if there are none."""
+    values: list[Any] = [metrics.get(name) for name in BITS]
+    return BELOW_0 if any(_is_number(value) and value < 0 for value in values) else ""
 
 
 def differing_conditions(metrics: Sequence[Mapping[str, Any]], name: str = "") -> list[str]:

@@ -5,6 +5,7 @@ Everything here takes plain text and escapes it; only functions of this module m
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
@@ -33,13 +34,15 @@ a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: un
 .runs { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); }
 .runs > * { min-width: 0; }
 .card { padding: 1.1rem 1.25rem; border: 1px solid var(--line); border-radius: 10px; background: var(--card); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.1rem; margin: .6rem 0 0; font-size: .92rem; }
-.card > dl { margin: 0; } dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+dl { display: grid; grid-template-columns: max-content minmax(0, 1fr);
+  gap: .15rem 1.1rem; margin: .6rem 0 0; font-size: .92rem; }
+.card > dl { margin: 0; } dt { color: var(--soft); } dd { margin: 0; overflow-wrap: break-word; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .34rem 1.2rem .34rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { font-weight: 500; } thead th { font-weight: 600; vertical-align: bottom; }
-td { min-width: 7rem; overflow-wrap: anywhere; } td.text { min-width: 15rem; }
+td { min-width: 7rem; overflow-wrap: break-word; } td.text { min-width: 15rem; overflow-wrap: anywhere; }
+.whole { white-space: nowrap; }
 th:first-child { position: sticky; left: 0; background: var(--paper); }
 td small, th small { display: block; color: var(--soft); font-weight: 400; font-size: .82rem; max-width: 20rem; }
 tr.heading > th { padding-top: 1.3rem; } tr.heading span { position: sticky; left: .6rem; font-weight: 650; }
@@ -62,11 +65,26 @@ figure { margin: 0; } figcaption { margin-top: .35rem; font-size: .86rem; }
 .narrow { display: none; }
 @media (max-width: 56rem) { .long { display: none; } .narrow { display: block; } }
 @media (max-width: 40rem) { th, td { padding-right: .7rem; } h2 { margin-top: 2.25rem; }
+  dl { grid-template-columns: minmax(0, 1fr); } dd { margin-bottom: .45rem; }
+  .number { padding: .6rem .75rem; } .number strong { font-size: 1.3rem; }
   .sheet img { max-width: max(100%, 44rem); } }
 pre { margin: .3rem 0 1rem; padding: .75rem 1rem; border: 1px solid var(--line); border-radius: 8px;
   background: var(--card); font: .84rem/1.5 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere;
   user-select: all; }
 details { margin: .8rem 0; } summary { cursor: pointer; color: var(--accent); font-size: .92rem; }
+.fold { margin: 0; border-top: 1px solid var(--line); padding: .7rem 0; } .fold[open] { padding-bottom: 2rem; }
+.fold > summary h2 { display: inline; margin: 0; padding: 0; border: 0; font-size: 1.05rem; }
+.fold > summary { color: var(--ink); } .fold[open] > summary { margin-bottom: .8rem; }
+.more { margin-top: 3.25rem; } .lead { font-size: 1.05rem; max-width: 52rem; }
+.warning { padding: .5rem .9rem; border-left: 3px solid var(--accent); background: var(--mark); }
+.numbers { display: grid; gap: .9rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 9.6rem), 1fr));
+  margin: 1.4rem 0 0; }
+.number { padding: .8rem 1rem; border: 1px solid var(--line); border-radius: 10px; background: var(--card);
+  font-size: .86rem; }
+.number strong { display: block; margin: .1rem 0; font-size: 1.6rem; line-height: 1.2;
+  font-variant-numeric: tabular-nums; }
+.number strong small { display: inline-block; font-size: .9rem; font-weight: 400; color: var(--soft); }
+.number p { margin: 0; color: var(--soft); }
 dialog { max-width: 100vw; max-height: 100vh; width: 100vw; height: 100vh; height: 100dvh; margin: 0; padding: 1rem;
   border: 0; background: #fff; overflow: auto; cursor: zoom-out; }
 dialog img { display: block; margin: auto; max-width: none; background: #fff; }
@@ -89,6 +107,15 @@ document.querySelectorAll(".zoom").forEach(button => button.addEventListener("cl
   zoomed.showModal();
 }));
 zoomed.addEventListener("click", () => zoomed.close());
+const unfold = () => {
+  const aim = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  for (let fold = aim && aim.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+  if (aim) aim.scrollIntoView();
+};
+addEventListener("hashchange", unfold);
+document.querySelectorAll("nav a").forEach(link => link.addEventListener("click", () => setTimeout(unfold)));
+unfold();
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(fold => fold.open = true));
 document.querySelectorAll("th button").forEach(button => button.addEventListener("click", () => {
   const head = button.closest("th"), table = head.closest("table");
   const order = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
@@ -112,6 +139,10 @@ POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
     f"script-src 'sha256-{base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()}'"
 )
+
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
+NUMBER = re.compile(r"[-+\d][\d.,e+-]*")
 
 
 class Html(str):
@@ -154,6 +185,12 @@ def join(parts: Iterable[str]) -> Html:
 def hint(content: str, explanation: str) -> Html:
     """A text that explains itself on hover."""
     return element("abbr", content, title=explanation) if explanation else text(content)
+
+
+def fold(title: str, anchor: str, content: str) -> Html:
+    """A part of the page that opens on a click on its title."""
+    summary = element("summary", element("h2", title, id=anchor))
+    return element("details", summary, content, class_="fold")
 
 
 def picture(pixels: Picture, alt: str, caption: str = "", *, pixelated: bool = False) -> Html:
@@ -276,4 +313,6 @@ def _head(header: Cell) -> Html:
 def _cell(tag: str, cell: Cell, **attributes: str) -> Html:
     note = element("small", cell.note) if cell.note else ""
     key = None if cell.key is None else str(cell.key)
-    return element(tag, cell.content, note, data_value=key, class_=cell.kind, **attributes)
+    is_number = isinstance(cell.key, int | float) or NUMBER.fullmatch(cell.content) is not None
+    content = element("span", cell.content, class_="whole") if is_number else cell.content
+    return element(tag, content, note, data_value=key, class_=cell.kind, **attributes)

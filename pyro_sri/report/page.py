@@ -7,61 +7,90 @@ from collections.abc import Sequence
 import torch
 
 from pyro_sri import __version__
-from pyro_sri.evaluation.summary import differing_conditions
 from pyro_sri.report.gallery import missing_data
-from pyro_sri.report.html import Cell, Html, element, facts, join, page, table
+from pyro_sri.report.headlines import cards, comparison
+from pyro_sri.report.html import Cell, Html, element, facts, fold, join, page, table
 from pyro_sri.report.subjects import Subject
-from pyro_sri.report.tables import headers, metric_cell, metrics_section, union, with_arrow
+from pyro_sri.report.tables import headers, metrics_section, not_evaluated, union
 
-WORDY_FACTS = ("data", "what it is")
+WORDY_FACTS = ("data", "what it is", "started from", "collapse")
 
-# What readers look for first stands first, and what moves after what does not.
+# What readers look for first stands first and open; what moves comes after what does not.
 FIRST, LAST = ("reconstructions", "boxes", "samples", "samples_slots"), "curves"
+LINKED = ("metrics", "runs", "configuration", "commands")  # of what is folded, which is a list of titles itself
 
-HEADLINES = ("ari_fg", "mse", "iwae_bpd", "frechet", "structure_accuracy", "count_accuracy")  # told beside the runs
+LEAD = (
+    "The model takes images apart into slots, one for each object and for the background, and makes up scenes of its "
+    "own. Reconstructions show what it makes of images: good are a reconstruction that equals its image, and masks of "
+    "one object each. Samples are scenes that it made up: good ones look like the data. Everything else is folded; a "
+    "click on a title opens it."
+)
 
 
 def make_page(subjects: Sequence[Subject], command: str, seed: int) -> str:
-    """The whole page.
+    """The whole page: what is seen, the numbers that matter most, pictures; then everything else, folded.
 
     Args:
         subjects: The runs, in the order in which they stand side by side.
         command: What makes this page again.
         seed: Seed of the pictures' draws.
     """
-    sections = [
-        ("runs", "Runs" if len(subjects) > 1 else "Run", _runs(subjects)),
-        ("metrics", "Metrics", metrics_section(subjects)),
-        *_pictures(subjects),
+    pictures = _pictures(subjects)
+    first = [picture for picture in pictures if picture[0] in FIRST]
+    folded = [
+        ("metrics", "All metrics", metrics_section(subjects)),
+        ("runs", "What the runs are" if len(subjects) > 1 else "What the run is", _runs(subjects)),
+        *(picture for picture in pictures if picture[0] not in FIRST),
         ("configuration", "Configuration", _configuration(subjects)),
         ("commands", "Commands", _commands(subjects, command)),
     ]
     names = ", ".join(subject.name for subject in subjects)
-    links = join(element("a", title, href=f"#{anchor}") for anchor, title, _ in sections)
-    header = element("header", element("h1", names), element("nav", links))
-    body = [element("section", element("h2", title, id=anchor), content) for anchor, title, content in sections]
+    linked = (*first, *(part for part in folded if part[0] in LINKED))
+    links = join(element("a", title, href=f"#{anchor}") for anchor, title, _ in linked)
+    header = element("header", element("h1", names), _lead(subjects), _numbers(subjects), element("nav", links))
+    body = [element("section", element("h2", title, id=anchor), content) for anchor, title, content in first]
+    more = [element("section", fold(title, anchor, content)) for anchor, title, content in folded]
+    body.append(element("div", join(more), class_="more"))
     footer = element("footer", f"pyro-sri {__version__}, PyTorch {torch.__version__}; pictures drawn with seed {seed}")
     return page(f"{names} - pyro-sri", join([header, element("main", join(body)), footer]))
 
 
+def _lead(subjects: Sequence[Subject]) -> Html:
+    """What one sees, in a paragraph; and what went wrong, if something did."""
+    if len(subjects) == 1:
+        told = subjects[0].facts
+        start = f", after {told['started from']}" if "started from" in told else ""
+        opening = f"{told['what it is']} Trained for {told['trained for']}{start}; shown on {told['data']}."
+    else:
+        opening = f"{len(subjects)} runs side by side."
+    parts = [element("p", f"{opening} {LEAD}", class_="lead")]
+    for subject in subjects:
+        parts += [element("p", f"{subject.name}: {warning}", class_="warning") for warning in subject.warnings]
+    return join(parts)
+
+
+def _numbers(subjects: Sequence[Subject]) -> Html:
+    """The headline numbers, or how to get them."""
+    missing = [subject for subject in subjects if subject.metrics is None]
+    parts = [not_evaluated(subject) for subject in missing]
+    if len(subjects) == 1 and subjects[0].metrics is not None:
+        parts.append(cards(subjects[0].metrics))
+    elif len(missing) < len(subjects):
+        parts.append(element("div", comparison(subjects), id="numbers"))
+    return join(parts)
+
+
 def _runs(subjects: Sequence[Subject]) -> Html:
-    """What is known of a run; of several, a table with the metrics that are looked for first."""
+    """What is known of each run."""
     if len(subjects) == 1:
         return element("div", facts(subjects[0].facts.items()), class_="card")
-    evaluated = [subject.metrics for subject in subjects if subject.metrics is not None]
-    headlines = [
-        name
-        for name in HEADLINES
-        if any(metrics.get(name) is not None for metrics in evaluated) and not differing_conditions(evaluated, name)
-    ]
-    names = sorted(subjects[0].facts, key=lambda name: name in WORDY_FACTS)
+    names = sorted(union(subject.facts for subject in subjects), key=lambda name: name in WORDY_FACTS)
     rows = []
     for subject in subjects:
-        found = [metric_cell(name, subject.metrics or {})._replace(note="") for name in headlines]
-        told = [(subject.facts[name], "text" if name in WORDY_FACTS else None) for name in names]
+        told = [(subject.facts.get(name, "–"), "text" if name in WORDY_FACTS else None) for name in names]
         shown = [Cell(value, _leading_number(value), kind=kind) for value, kind in told]
-        rows.append([Cell(subject.name, subject.name), *found, *shown])
-    return table(headers("run", *map(with_arrow, headlines), *names), rows)
+        rows.append([Cell(subject.name, subject.name), *shown])
+    return table(headers("run", *names), rows)
 
 
 def _leading_number(value: str) -> str:

@@ -13,9 +13,11 @@ from pyro_sri.evaluation.measures.collapse import Collapse
 from pyro_sri.inference import SCENES_AT_ONCE, explain
 from pyro_sri.report.gallery import ACTIVENESS_IMAGES, Exhibit, Images, gallery, load_images, missing_data
 from pyro_sri.report.html import Html, animation, picture
-from pyro_sri.runs import Run
+from pyro_sri.runs import Run, find_run
+from pyro_sri.system.errors import UserError
 
 NUM_SCENES = 6  # on a sheet
+NO_COLLAPSE = ("not looked for, without images", "none seen")
 
 
 class Figure(NamedTuple):
@@ -51,6 +53,13 @@ class Subject(NamedTuple):
     metrics: dict[str, Any] | None
     commands: tuple[str, ...]
 
+    @property
+    def warnings(self) -> list[str]:
+        """What went wrong with the run: slots that hold nothing, parts that were never trained."""
+        untrained = self.run.config.untrained(self.run.step)
+        collapse = self.facts.get("collapse")
+        return [*([untrained] if untrained else []), *([collapse] if collapse and collapse not in NO_COLLAPSE else [])]
+
 
 def show_run(run: Run, given: str, name: str, *, data: Path | None, seed: int, commands: tuple[str, ...]) -> Subject:
     """Draws a run's pictures and gathers what is known of it.
@@ -76,12 +85,12 @@ def _collapse(module: ELBOModule, images: Images | None, metrics: dict[str, Any]
     if metrics is not None and metrics.get("collapse"):
         return str(metrics["collapse"])
     if images is None:
-        return "not looked for, without images"
+        return NO_COLLAPSE[0]
     collapse = Collapse()
     pyro.set_rng_seed(seed)
     for batch in images.images.split(SCENES_AT_ONCE):
         collapse.update(explain(module.model, module.guide, batch, module.elbo, imagine=False), Truth(None, ()))
-    return collapse.sentence() or "none seen"
+    return collapse.sentence() or NO_COLLAPSE[1]
 
 
 def _figure(exhibit: Exhibit, name: str) -> Figure:
@@ -94,17 +103,41 @@ def _figure(exhibit: Exhibit, name: str) -> Figure:
 
 
 def _facts(run: Run, module: ELBOModule, images: Images | None, metrics: dict[str, Any] | None) -> dict[str, str]:
-    config, untrained = run.config, run.config.untrained(run.step)
+    config, untrained, before = run.config, run.config.untrained(run.step), steps_before(run)
     return {
         "what it is": (inspect.getdoc(type(config)) or config.preset).splitlines()[0],
         "preset": config.preset,
         "data": _describe_data(run, images, metrics),
         "images": f"{config.image_size} x {config.image_size}",
         "trained for": f"{run.step} of {config.steps} steps" + (f"; {untrained}" if untrained else ""),
+        **({} if config.start_from is None else {"started from": before}),
         "slots": str(module.model.num_slots),
         "parameters": f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} million",
         "training seed": str(config.seed),
     }
+
+
+def steps_before(run: Run) -> str:
+    """Which runs a run started from, the nearest first, with the steps of each; and how many these are together."""
+    told: list[str] = []
+    total, known, seen = 0, True, {run.path.resolve()}
+    start = run.config.start_from
+    while start is not None:
+        try:
+            earlier = find_run(start)
+            steps = earlier.step
+        except (UserError, OSError, ValueError):  # a name may be anything
+            told.append(f"{start} (not here; its steps are unknown)")
+            known = False
+            break
+        told.append(f"{start} ({steps} steps)")
+        total += steps
+        if earlier.path.resolve() in seen:
+            break
+        seen.add(earlier.path.resolve())
+        start = earlier.config.start_from
+    more = "" if len(told) < 2 else f": {total}{'' if known else ' or more'} steps before this run's own"
+    return ", which started from ".join(told) + more
 
 
 def _describe_data(run: Run, images: Images | None, metrics: dict[str, Any] | None) -> str:

@@ -9,14 +9,14 @@ from pyro_sri.evaluation.measures.counting import CONFUSION
 from pyro_sri.evaluation.summary import (
     CONDITIONS,
     Spread,
+    below_zero,
     differing_conditions,
     flagged,
     summaries,
 )
-from pyro_sri.report.html import Cell, Html, element, facts, hint, join, matrix, table
+from pyro_sri.report.html import NO_BREAK, Cell, Html, element, facts, hint, join, matrix, table
 from pyro_sri.report.subjects import Subject
 
-NO_BREAK = "\N{NO-BREAK SPACE}"
 OTHER = "other metrics"
 WHAT_IT_IS = Cell("what it is", kind="long soft")  # stands above explanations
 
@@ -40,7 +40,7 @@ class Column(NamedTuple):
 def metrics_section(subjects: Sequence[Subject]) -> Html:
     """All metrics, how they were computed, and what they mean."""
     evaluated = [subject for subject in subjects if subject.metrics is not None]
-    parts = [_not_evaluated(subject) for subject in subjects if subject.metrics is None]
+    parts = [not_evaluated(subject) for subject in subjects if subject.metrics is None]
     if not evaluated:
         return join(parts)
     every = [subject.metrics or {} for subject in evaluated]
@@ -53,6 +53,7 @@ def metrics_section(subjects: Sequence[Subject]) -> Html:
         parts.append(best if compare else element("p", different))
     if any(name.endswith("_stderr") for column in columns for name in column.metrics[0] if len(column.metrics) == 1):
         parts.append(element("p", "s.e.: standard error over images.", class_="soft"))
+    parts += [element("p", remark, class_="soft") for remark in dict.fromkeys(map(below_zero, every)) if remark]
     if any(len(column.metrics) > 1 for column in columns):
         meaning = "Mean ± standard deviation over seeds (n - 1); below it the value of each seed."
         parts.append(element("p", meaning, class_="soft"))
@@ -75,7 +76,8 @@ def headers(*names: str) -> list[Cell]:
     return [Cell(name, name) for name in names]
 
 
-def _not_evaluated(subject: Subject) -> Html:
+def not_evaluated(subject: Subject) -> Html:
+    """That a run has no metrics yet, and the command that makes them."""
     command = shlex.join(["pyro-sri", "evaluate", subject.given])
     return join([element("p", f"{subject.name} is not evaluated yet. This does it:"), element("pre", command)])
 

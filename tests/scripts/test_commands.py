@@ -1,7 +1,6 @@
 """Every command once, for real, on tiny data; and every mistake as one plain line with exit status 2."""
 
 import json
-import re
 import shlex
 import shutil
 from pathlib import Path
@@ -185,15 +184,31 @@ def test_evaluate_several_seeds(pyro_sri: Any, trained: Path, tmp_path: Path) ->
         config = (runs[-1] / "config.yaml").read_text()
         assert "\nseed: 0\n" in config
         (runs[-1] / "config.yaml").write_text(config.replace("\nseed: 0\n", f"\nseed: {seed}\n"))
-    outcome = pyro_sri("evaluate", *runs, "--num-images 8 --num-samples 8 --iwae-images 0")
+    wanted = ("--num-images 8 --num-samples 8 --iwae-images 0 --only mse --only ari_fg --csv", tmp_path / "seeds.csv")
+    outcome = pyro_sri("evaluate", *runs, *wanted, "--latex", tmp_path / "seeds.tex")
     assert outcome.status == 0, outcome.err
     assert "2 seeds" in outcome.out
     found = [json.loads((run / "evaluation" / "metrics.json").read_text()) for run in runs]
     assert [metrics["training_seed"] for metrics in found] == [0, 1]
+    assert "kl_slots" in found[0]  # the file has all
     # The weights are the same: the mean is each value, and nothing deviates.
-    (row,) = [line for line in outcome.out.splitlines() if re.match(r".*\bmse\b", line) and line.count("│") == 6]
+    rows = [line.split() for line in outcome.out.splitlines()]
     mse = f"{found[0]['mse']:.4g}"
-    assert [cell.strip() for cell in row.split("│")[1:-1]] == ["mse", mse, "0", mse, mse]
+    assert ["mse", mse, "0", mse, mse] in rows
+    assert not any(row[:1] == ["nll"] for row in rows)
+    lines = (tmp_path / "seeds.csv").read_text().splitlines()
+    assert lines[0].startswith("configuration,metric,mean,standard deviation,")
+    assert [line.split(",")[1] for line in lines[1:]] == ["mse", "ari_fg"]
+    assert repr(found[0]["mse"]) in lines[1]
+    assert rf"mse & {mse} $\pm$ 0" in (tmp_path / "seeds.tex").read_text()
+    assert_refused(pyro_sri("evaluate", *runs, *wanted), "seeds.csv already exists", "--csv")
+    assert_refused(pyro_sri("evaluate", *runs, "--latex", tmp_path / "a.csv"), "does not end in .tex")
+    assert_refused(pyro_sri("evaluate", *runs, "--only ari_gf"), "there is no metric 'ari_gf'", "'ari_fg'")
+    quiet = pyro_sri("evaluate", *runs, "--num-images 8 --num-samples 0 --iwae-images 0 --only mse --json")
+    told = json.loads(quiet.out)
+    assert [run["run"] for run in told["runs"]] == [str(run) for run in runs]
+    assert set(told["runs"][0]["metrics"]) == {"mse", "mse_stderr"}
+    assert told["configurations"][0]["metrics"]["mse"]["values"] == [found[0]["mse"]] * 2
     twice = pyro_sri("evaluate", runs[0], trained, "--num-images 8 --num-samples 0 --iwae-images 0")
     assert twice.status == 0
     assert "seed 0 occurs twice" in twice.err

@@ -1,9 +1,14 @@
+import shlex
+from pathlib import Path
+
 import pytest
 
 from pyro_sri.config import RunConfig
 from pyro_sri.presets import find_preset
 from pyro_sri.scripts import demo
+from pyro_sri.scripts.main import run
 from pyro_sri.scripts.preset_options import parse_fields
+from support.reports import METRICS, make_run
 
 
 @pytest.mark.parametrize("speed", [8.0, 14.0, 22.0, 60.0])
@@ -25,3 +30,16 @@ def test_the_demo_plans_as_many_steps_as_there_is_time_for(speed: float, monkeyp
     alone = demo.steps_alone(left, speed)
     needed = (config.steps + demo.STEP_ALONE * alone + demo.REST) / speed
     assert needed <= demo.SECONDS or alone == demo.FEWEST_ALONE
+
+
+def test_the_demo_ends_with_what_was_reached_and_where_to_look(tmp_path: Path) -> None:
+    trained = make_run(tmp_path / "a run", None, METRICS | {"structure_accuracy": 0.853})
+    reached, look, following = demo.closing(trained, tmp_path / "report.html", 8.94)
+    assert "in 8.9 minutes and 7 steps" in reached
+    assert "ARI-FG of 0.91" in reached
+    assert "85 % of the towers" in reached
+    assert str(tmp_path / "report.html") in look
+    words = shlex.split(following.removeprefix("what next: ").partition(";")[0])
+    run([*words[1:], "--out", str(tmp_path / "samples.png")])
+    assert (tmp_path / "samples.png").exists()
+    assert "ARI-FG of -" in demo.closing(make_run(tmp_path / "bare", None), tmp_path / "report.html", 1)[0]

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from pyro_sri import runs
+from pyro_sri.evaluation.summary import BELOW_0
 from pyro_sri.report import subjects
+from pyro_sri.report.subjects import steps_before
 from pyro_sri.scripts import report as report_script
 from pyro_sri.scripts.report import report, short_names
 from pyro_sri.system.errors import UserError
@@ -79,10 +81,11 @@ def test_one_run(tmp_path: Path, tetrominoes: Path, quick: None, capsys: pytest.
     assert "adjusted Rand index over foreground pixels, decoder masks (1 is perfect)" in page.titles
     assert page.row("dataset") == ["dataset", "tetrominoes", "generated"]
     assert page.row("num_slots") == ["num_slots", "3"]
-    assert f"{run.command()}\npyro-sri evaluate {run.path} --num-images 16" in page.text
+    assert f"pyro-sri evaluate {run.path} --num-images 16" in page.text
+    assert "pyro-sri train" not in page.text  # there is no preset of that name
     assert f"pyro-sri report {run.path} --out {out}" in page.text
     assert "differs" not in page.classes
-    assert "<strong>" not in page.source
+    assert not re.search(r"<td[^>]*>(<span[^>]*>)?<strong>", page.source)
 
 
 def test_metrics_stand_under_headings_and_counts_in_a_matrix(tmp_path: Path, tetrominoes: Path, quick: None) -> None:
@@ -116,17 +119,23 @@ def test_the_page_stands_alone(tmp_path: Path, tetrominoes: Path) -> None:
             assert np.asarray(picture.convert("RGB")).std() > 0
     assert kinds == {"data:image/png;base64", "data:image/gif;base64"}
     anchors = [link[1:] for link in page.links if link.startswith("#")]
-    assert len(anchors) == len(set(anchors)) == page.source.count("<section>")
-    assert len(anchors) == 4 + len(page.pictures)
+    assert len(anchors) == len(set(anchors))
+    assert page.source.count("<section>") == 4 + len(page.pictures) == len(re.findall("<h2 ", page.source))
     assert all(page.source.count(f'id="{anchor}"') == 1 for anchor in anchors)
     assert not re.search(r"(src|href|srcset)=\"?(http|//)|url\(|@import|<link", page.source)
 
 
 def test_what_readers_look_for_first_stands_first(tmp_path: Path, tetrominoes: Path, quick: None) -> None:
-    page = report_on(tmp_path / "page.html", make_run(tmp_path / "run", tetrominoes))
-    anchors = [link for link in page.links if link.startswith("#")]
-    pictures = ["#reconstructions", "#samples", "#story", "#walk", "#walk-moving", "#curves"]
-    assert anchors == ["#runs", "#metrics", *pictures, "#configuration", "#commands"]
+    page = report_on(tmp_path / "page.html", make_run(tmp_path / "run", tetrominoes, METRICS))
+    anchors = re.findall(r'<h2 id="(.*?)"', page.source)
+    assert anchors[:2] == ["reconstructions", "samples"]  # open; the rest is folded
+    folded = re.findall(r'<details class="fold"><summary><h2 id="(.*?)"', page.source)
+    assert anchors[2:] == folded
+    assert folded == ["metrics", "runs", "story", "walk", "walk-moving", "curves", "configuration", "commands"]
+    links = [link for link in page.links if link.startswith("#")]
+    assert links == ["#reconstructions", "#samples", "#metrics", "#runs", "#configuration", "#commands"]
+    lead, numbers = page.source.index('<p class="lead">'), page.source.index('class="numbers"')
+    assert lead < numbers < page.source.index("<nav>") < page.source.index('id="reconstructions"')
     film = re.search(r"<picture>.*?</picture>", page.source, re.DOTALL)
     assert film is not None
     assert 'media="print, (prefers-reduced-motion: reduce)"' in film[0]
@@ -156,8 +165,12 @@ def test_runs_side_by_side(tmp_path: Path, tetrominoes: Path, quick: None) -> No
     assert page.row("metric") == ["metric", "first", "second", "what it is"]
     assert page.row("ari_fg")[1:3] == ["0.9123", "0.5"]
     assert re.findall(r"<strong>(.*?)</strong>", page.source) == ["0.9123", "0.001"]
-    assert page.row("first")[:4] == ["first", "0.9123", "0.01", "tiny"]  # the headlines beside the runs
-    assert page.row("third")[:4] == ["third", "–", "–", "tiny"]
+    assert page.row("first") == ["first", "0.9123", "0.01"]  # the headlines
+    assert page.row("third") == ["third", "–", "–"]
+    assert page.row("run")[1:3] == [
+        "Objects told apart",
+        "1 is perfect, above 0.9 is good, 0 is no better than chance (ari_fg)",
+    ]
     assert "third is not evaluated yet" in page.text
     assert "The runs differ in data, batch_size." in page.text
     assert page.row("batch_size ≠") == ["batch_size ≠", "32", "4", "32"]
@@ -191,6 +204,50 @@ def test_seeds_stand_together(tmp_path: Path, tetrominoes: Path, quick: None) ->
     assert page.row("condition")[:5] == ["condition", "seed0", "seed1", "seed4", "other"]
     assert page.row("training_seed")[:5] == ["training_seed", "0", "1", "4", "0"]
     assert "Mean ± standard deviation" in page.text
+    assert page.row("tiny, num_slots 3, mean of 3 seeds")[1] == f"0.65{space}±{space}0.21"  # among the headlines
+
+
+FIVE = {"structure_accuracy": 0.5, "frechet": 0.25, "order_consistency": 0.75, "iwae_bpd": -2.5, "bpd": -2.0}
+
+
+def test_five_numbers_with_what_is_good(tmp_path: Path, tetrominoes: Path, quick: None) -> None:
+    page = report_on(tmp_path / "page.html", make_run(tmp_path / "run", tetrominoes, METRICS | FIVE))
+    cards = re.findall(
+        r'<div class="number"><span>(.*?)</span><strong><span class="whole">(.*?)</span>.*?</strong><p>(.*?)</p>',
+        page.source,
+    )
+    assert [number for _, number, _ in cards] == ["0.912", "0.01", "0.5", "0.25", "0.75"]
+    assert cards[0][0] == "Objects told apart"
+    assert "above 0.9 is good" in cards[0][2]
+    assert BELOW_0 in page.text
+
+
+def test_the_numbers_of_a_system_that_counts(tmp_path: Path, quick: None) -> None:
+    metrics = METRICS | {"ari_fg": None, "ari_fg_reason": "no masks", "mse": "not a number", "count_accuracy": 0.5}
+    page = report_on(tmp_path / "page.html", make_run(tmp_path / "run", None, metrics))
+    assert re.findall(r'class="number"><span>(.*?)</span>', page.source) == ["Objects counted right"]
+
+
+def test_what_a_run_started_from_stands_on_its_card(tmp_path: Path, tetrominoes: Path, quick: None) -> None:
+    make_run(tmp_path / "first", tetrominoes, start_from="nowhere")
+    make_run(tmp_path / "second", tetrominoes, start_from=str(tmp_path / "first"))
+    third = make_run(tmp_path / "third", tetrominoes, start_from=str(tmp_path / "second"))
+    page = report_on(tmp_path / "page.html", third)
+    chain = (
+        f"{tmp_path / 'second'} (7 steps), which started from {tmp_path / 'first'} (7 steps), which started from "
+        "nowhere (not here; its steps are unknown): 14 or more steps before this run's own"
+    )
+    assert page.text.count(chain) == 2  # at the top and on the card
+    assert steps_before(runs.open_run(tmp_path / "second")).startswith(f"{tmp_path / 'first'} (7 steps)")
+    circle = make_run(tmp_path / "circle", tetrominoes, start_from=str(tmp_path / "circle"))
+    assert steps_before(circle) == f"{tmp_path / 'circle'} (7 steps)"
+
+
+def test_what_went_wrong_stands_at_the_top(tmp_path: Path, tetrominoes: Path, quick: None) -> None:
+    metrics = METRICS | {"collapse": "the slots hold nothing"}
+    page = report_on(tmp_path / "page.html", make_run(tmp_path / "run", tetrominoes, metrics))
+    assert '<p class="warning">run: the slots hold nothing</p>' in page.source
+    assert page.source.index('class="warning"') < page.source.index("<nav>")
 
 
 def test_bits_of_a_bound_that_was_not_maximised_are_flagged(tmp_path: Path, tetrominoes: Path, quick: None) -> None:
@@ -215,7 +272,7 @@ def test_seeds_that_do_not_compare_have_no_mean(tmp_path: Path, tetrominoes: Pat
     assert "No mean over seed0, seed1: the evaluations cannot be compared: num_images is 16 and 8" in page.text
     assert "evaluated on different images" in page.text
     assert page.row("metric") == ["metric", "seed0", "seed1", "what it is"]
-    assert page.row("run")[1] == "preset"  # no metrics beside runs that do not compare
+    assert "Objects told apart" not in page.text  # no headlines of runs that do not compare
     assert "<strong>" not in page.source
 
 

@@ -26,10 +26,12 @@ class Meaning(NamedTuple):
     Attributes:
         text: One line for people.
         better: Which way is better; None where neither is.
+        detail: Whether tables leave it out until all metrics are asked for.
     """
 
     text: str
     better: Literal["higher", "lower"] | None = None
+    detail: bool = False
 
 
 Meanings = Mapping[str, Mapping[str, Meaning]]  # group -> metric -> meaning

@@ -26,24 +26,30 @@ class Bound(Measure):
         "reconstruction and likelihood": {
             "mse": Meaning("mean squared error of the reconstruction, per pixel and channel in [0, 1]", "lower"),
             "nll": Meaning("-log p(x | z), nats per image, normalised likelihood", "lower"),
-            "nll_above_floor": Meaning("nll minus that of a perfect reconstruction, nats per image", "lower"),
+            "nll_above_floor": Meaning(
+                "nll minus that of a perfect reconstruction, nats per image", "lower", detail=True
+            ),
             "bpd": Meaning("-ELBO in bits per dimension", "lower"),
-            "bpd_with_cross": Meaning("-ELBO plus kl_cross in bits per dimension", "lower"),
-            "segregation_nll": Meaning("-log p(x | z) of the segregation's own model, nats per image", "lower"),
-            "squared_error": Meaning("squared error summed over an image: Slot Attention's loss", "lower"),
+            "bpd_with_cross": Meaning("-ELBO plus kl_cross in bits per dimension", "lower", detail=True),
+            "segregation_nll": Meaning(
+                "-log p(x | z) of the segregation's own model, nats per image", "lower", detail=True
+            ),
+            "squared_error": Meaning("squared error summed over an image: Slot Attention's loss", "lower", detail=True),
         },
         "KL divergences, in nats per image": {
             "kl": Meaning("all latents together"),
-            "kl_scene": Meaning("KL(q(s | x) || p(s))"),
-            "kl_slots": Meaning("sum over slots of KL(q(z_k | s, x) || p(z_k | z_<k, s))"),
-            "kl_masks": Meaning("mask latents"),
-            "kl_components": Meaning("component latents"),
-            "kl_above": Meaning("layers above the refined one"),
-            "kl_pres": Meaning("number of objects"),
-            "kl_where": Meaning("places of objects"),
-            "kl_what": Meaning("codes of objects"),
-            "kl_cross": Meaning("cross-order KL; not part of the bound"),
-            "segregation_kl": Meaning("the segregation's own posterior; not part of the bound"),
+            "kl_scene": Meaning("KL(q(s | x) || p(s))", detail=True),
+            "kl_slots": Meaning("sum over slots of KL(q(z_k | s, x) || p(z_k | z_<k, s))", detail=True),
+            "kl_masks": Meaning("mask latents", detail=True),
+            "kl_components": Meaning("component latents", detail=True),
+            "kl_above": Meaning("layers above the refined one", detail=True),
+            "kl_pres": Meaning("number of objects", detail=True),
+            "kl_where": Meaning("places of objects", detail=True),
+            "kl_what": Meaning("codes of objects", detail=True),
+            "kl_cross": Meaning("cross-order KL; not part of the bound", detail=True),
+            "mask_kl": Meaning("between attention masks and decoded masks; not part of the bound", detail=True),
+            "segregation_mask_kl": Meaning("the same in the segregation; not part of the bound", detail=True),
+            "segregation_kl": Meaning("the segregation's own posterior; not part of the bound", detail=True),
         },
     }
 

@@ -26,13 +26,16 @@ class CodeQuality(Measure):
     meanings: ClassVar[Meanings] = {
         "order and codes": {
             "dci_disentanglement": Meaning(
-                "how few factors each dimension of a slot captures (1 is perfect)", "higher"
+                "how few factors each dimension of a slot captures (1 is perfect)", "higher", detail=True
             ),
-            "dci_completeness": Meaning("how few dimensions capture each factor (1 is perfect)", "higher"),
-            "dci_informativeness": Meaning("how well factors can be predicted from slots (1 is perfect)", "higher"),
+            "dci_completeness": Meaning("how few dimensions capture each factor (1 is perfect)", "higher", detail=True),
+            "dci_informativeness": Meaning(
+                "how well factors can be predicted from slots (1 is perfect)", "higher", detail=True
+            ),
             "active_dimensions": Meaning("dimensions of a slot whose posterior mean varies: variance above 0.01"),
             "activeness": Meaning(
-                "spread of the posterior means divided by the posterior's width, averaged over a slot's dimensions"
+                "spread of the posterior means divided by the posterior's width, averaged over a slot's dimensions",
+                detail=True,
             ),
         }
     }

@@ -30,10 +30,10 @@ class Order(Measure):
                 "higher",
             ),
             "order_information": Meaning(
-                "mutual information of an object's role and its slot's position, bits", "higher"
+                "mutual information of an object's role and its slot's position, bits", "higher", detail=True
             ),
             "order_background": Meaning(
-                "share of images with the background at its commonest position in the sequence"
+                "share of images with the background at its commonest position in the sequence", detail=True
             ),
         }
     }

@@ -30,7 +30,7 @@ class Segmentation(Measure):
             "ari_fg_attention": Meaning(
                 "adjusted Rand index over foreground pixels, the guide's own (attention) masks", "higher"
             ),
-            "ari": Meaning("adjusted Rand index over all pixels, decoder masks", "higher"),
+            "ari": Meaning("adjusted Rand index over all pixels, decoder masks", "higher", detail=True),
         }
     }
 
