@@ -42,7 +42,9 @@ def main(num_steps: int) -> None:
             if step % 10 == 0 or step == num_steps - 1:
                 print(f"step {step}: {loss:.0f} nats per image")
 
-    print(poutine.trace(guide).get_trace(images).format_shapes())
+    drawn = poutine.trace(guide).get_trace(images).nodes  # every draw is a site; format_shapes() lists them all
+    for site in ("attention_masks", "segregated_slots", "scene", "order"):
+        print(f"{site}: {tuple(drawn[site]['value'].shape)}")
     scenes = Predictive(model, num_samples=1, return_sites=("reconstruction",))(num_scenes=8)
     print("sampled scenes:", tuple(scenes["reconstruction"].shape))
 
