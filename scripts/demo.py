@@ -71,9 +71,9 @@ def closing(trained: "Run", page: Path, minutes: float) -> tuple[str, str, str]:
     sample = shlex.join(["pyro-sri", "sample", str(trained.path), "--num", "64"])
     apart, stand = metrics.get("ari_fg"), metrics.get("structure_accuracy")
     return (
-        f"reached in {minutes:.1f} minutes and {trained.step} steps: objects are told apart with an ARI-FG of "
+        f"reached in {minutes:.1f} minutes and {trained.step} steps: objects are separated with an ARI-FG of "
         f"{'-' if apart is None else f'{apart:.2f}'} (1 is perfect), and "
-        f"{'-' if stand is None else f'{100 * stand:.0f} %'} of the towers that the model draws stand",
+        f"{'-' if stand is None else f'{100 * stand:.0f} %'} of the generated towers stand",
         f"where to look: open {page.resolve()} in a browser",
         f"what next: {sample}; docs/quick.md explains the rest",
     )

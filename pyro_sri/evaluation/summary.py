@@ -52,8 +52,8 @@ OWN_CONDITIONS = {
 
 BITS = ("bpd", "bpd_with_cross", "iwae_bpd", "iwae_bpd_8", "iwae_bpd_1")
 BELOW_0 = (
-    "Bits per dimension below 0 are no mistake: p(x) is a density, which exceeds 1 where sigma is small. "
-    "Lower is better, among models of the same data."
+    "Negative bits per dimension are normal: p(x) is a density, and it exceeds 1 if sigma is small. "
+    "Lower is better, for models of the same data."
 )
 
 

@@ -1,4 +1,4 @@
-"""The numbers that a reader looks at first, in plain words, each with what is good."""
+"""The headline numbers of a run, in plain words, each with what a good value is."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,19 +23,20 @@ class Headline(NamedTuple):
     good: str
 
 
-# The first of them that a run has are shown.
+# The first five that a run has are shown.
 HEADLINES = {
-    "ari_fg": Headline("Objects told apart", "1 is perfect, above 0.9 is good, 0 is no better than chance"),
-    "count_accuracy": Headline("Objects counted right", "share of the images; 1 is perfect"),
-    "mse": Headline("Error of the reconstruction", "0 is perfect; at 0.001, colours are off by about 3 %"),
-    "structure_accuracy": Headline("Drawn scenes that stand", "share by a written rule; 1 is perfect"),
+    "ari_fg": Headline("Objects separated", "1 is perfect, above 0.9 is good, 0 is chance level"),
+    "count_accuracy": Headline("Objects counted correctly", "share of the images; 1 is perfect"),
+    "mse": Headline("Reconstruction error", "0 is perfect; at 0.001, colours are off by about 3 %"),
+    "structure_accuracy": Headline("Generated scenes that stand", "share that passes a fixed rule; 1 is perfect"),
     "frechet": Headline(
-        "Distance of drawn from real images", "0 is perfect; only values of the same features, data and number compare"
+        "Distance between generated and real images",
+        "0 is perfect; compare only values with the same features, data and number of images",
     ),
-    "order_consistency": Headline("Order of the slots", "1: an object's place decides its slot's; 0: at random"),
-    "iwae_bpd": Headline("Bits per dimension", "lower is better; below 0 is no mistake"),
-    "active_dimensions": Headline("Dimensions of a slot in use", "0 means that the slots hold nothing"),
-    "bpd": Headline("Bits per dimension, simple bound", "lower is better; below 0 is no mistake"),
+    "order_consistency": Headline("Order of the slots", "1: an object's place determines its slot; 0: random"),
+    "iwae_bpd": Headline("Bits per dimension", "lower is better; values below 0 are normal"),
+    "active_dimensions": Headline("Slot dimensions in use", "0 means that the slots hold nothing"),
+    "bpd": Headline("Bits per dimension, simple bound", "lower is better; values below 0 are normal"),
 }
 
 
@@ -51,7 +52,7 @@ def cards(metrics: Mapping[str, Any]) -> Html:
     for name in headlines([metrics]):
         title, good = HEADLINES[name]
         if name == "structure_accuracy" and (expected := metrics.get("structure_accuracy_data")) is not None:
-            good = f"{good}, and the data's own scenes reach {_short(expected)}"
+            good = f"{good}; the data's own scenes reach {_short(expected)}"
         error = metrics.get(f"{name}_stderr")
         spread = [" ", element("small", f"±{NO_BREAK}{error:.2g}")] if error else []
         number = element("strong", element("span", _short(metrics[name]), class_="whole"), *spread)

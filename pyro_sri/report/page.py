@@ -20,10 +20,9 @@ FIRST, LAST = ("reconstructions", "boxes", "samples", "samples_slots"), "curves"
 LINKED = ("metrics", "runs", "configuration", "commands")  # of what is folded, which is a list of titles itself
 
 LEAD = (
-    "The model takes images apart into slots, one for each object and for the background, and makes up scenes of its "
-    "own. Reconstructions show what it makes of images: good are a reconstruction that equals its image, and masks of "
-    "one object each. Samples are scenes that it made up: good ones look like the data. Everything else is folded; a "
-    "click on a title opens it."
+    "The model splits an image into slots, one for each object and one for the background, and generates new scenes. "
+    "A good reconstruction equals its image, and a good mask covers one object. Good samples look like the data. "
+    "Everything else is folded: click on a title to open it."
 )
 
 

@@ -168,8 +168,8 @@ def test_runs_side_by_side(tmp_path: Path, tetrominoes: Path, quick: None) -> No
     assert page.row("first") == ["first", "0.9123", "0.01"]  # the headlines
     assert page.row("third") == ["third", "–", "–"]
     assert page.row("run")[1:3] == [
-        "Objects told apart",
-        "1 is perfect, above 0.9 is good, 0 is no better than chance (ari_fg)",
+        "Objects separated",
+        "1 is perfect, above 0.9 is good, 0 is chance level (ari_fg)",
     ]
     assert "third is not evaluated yet" in page.text
     assert "The runs differ in data, batch_size." in page.text
@@ -217,7 +217,7 @@ def test_five_numbers_with_what_is_good(tmp_path: Path, tetrominoes: Path, quick
         page.source,
     )
     assert [number for _, number, _ in cards] == ["0.912", "0.01", "0.5", "0.25", "0.75"]
-    assert cards[0][0] == "Objects told apart"
+    assert cards[0][0] == "Objects separated"
     assert "above 0.9 is good" in cards[0][2]
     assert BELOW_0 in page.text
 
@@ -225,7 +225,7 @@ def test_five_numbers_with_what_is_good(tmp_path: Path, tetrominoes: Path, quick
 def test_the_numbers_of_a_system_that_counts(tmp_path: Path, quick: None) -> None:
     metrics = METRICS | {"ari_fg": None, "ari_fg_reason": "no masks", "mse": "not a number", "count_accuracy": 0.5}
     page = report_on(tmp_path / "page.html", make_run(tmp_path / "run", None, metrics))
-    assert re.findall(r'class="number"><span>(.*?)</span>', page.source) == ["Objects counted right"]
+    assert re.findall(r'class="number"><span>(.*?)</span>', page.source) == ["Objects counted correctly"]
 
 
 def test_what_a_run_started_from_stands_on_its_card(tmp_path: Path, tetrominoes: Path, quick: None) -> None:
@@ -272,7 +272,7 @@ def test_seeds_that_do_not_compare_have_no_mean(tmp_path: Path, tetrominoes: Pat
     assert "No mean over seed0, seed1: the evaluations cannot be compared: num_images is 16 and 8" in page.text
     assert "evaluated on different images" in page.text
     assert page.row("metric") == ["metric", "seed0", "seed1", "what it is"]
-    assert "Objects told apart" not in page.text  # no headlines of runs that do not compare
+    assert "Objects separated" not in page.text  # no headlines of runs that do not compare
     assert "<strong>" not in page.source
 
 
