@@ -37,7 +37,7 @@ def test_the_demo_ends_with_what_was_reached_and_where_to_look(tmp_path: Path) -
     reached, look, following = demo.closing(trained, tmp_path / "report.html", 8.94)
     assert "in 8.9 minutes and 7 steps" in reached
     assert "ARI-FG of 0.91" in reached
-    assert "85 % of the towers" in reached
+    assert "85 % of the generated towers" in reached
     assert str(tmp_path / "report.html") in look
     words = shlex.split(following.removeprefix("what next: ").partition(";")[0])
     run([*words[1:], "--out", str(tmp_path / "samples.png")])
