@@ -4,5 +4,5 @@ try:
     import fcntl  # noqa: F401
 except ImportError:
     raise ImportError(
-        "pyro-sri needs a POSIX system, such as Linux or macOS: on Windows, use it in WSL (Windows Subsystem for Linux)"
+        "this package needs a POSIX system, such as Linux or macOS; on Windows use WSL (Windows Subsystem for Linux)"
     ) from None
