@@ -208,7 +208,7 @@ def test_no_backend_of_matplotlib_matters(backend: str) -> None:
 @pytest.mark.parametrize("words", [("--out=~/new.h5",), ("--out", "~/new.h5")])
 def test_a_tilde_is_the_home(folder: Path, words: tuple[str, ...]) -> None:
     (folder / "home").mkdir()
-    ends_well(run_command(*MAKE[:-2], *words, cwd=folder, env={"HOME": folder / "home"}))
+    ends_well(run_command(*MAKE[:-2], *words, cwd=folder, env={"HOME": str(folder / "home")}))
     assert (folder / "home" / "new.h5").exists()
     assert not (folder / "~").exists()
 
