@@ -17,7 +17,7 @@ from pyro_sri.data.format import DatasetFile
 from pyro_sri.objectives import TermsELBO, objective_of
 from pyro_sri.presets import PRESETS, train_options
 from pyro_sri.system.errors import UserError
-from pyro_sri.system.files import open_in_place, sole_use, unfinished, write_atomically
+from pyro_sri.system.files import from_home, open_in_place, sole_use, unfinished, write_atomically
 from pyro_sri.system.seeds import keeping_random_state
 
 CONFIG = "config.yaml"
@@ -26,6 +26,8 @@ CHECKPOINTS = "checkpoints"
 METRICS = Path("evaluation") / "metrics.json"
 LOCK = ".lock"  # there while a process trains the run, and after a kill until it is resumed
 WEIGHTS = Path(__file__).parent / "weights"  # runs that are bundled with the package
+
+LOG_SUFFIXES = (".log", ".txt", ".out", ".err")
 
 LARGEST_TEXT = 4 * 1024**2  # characters of config.yaml, of metrics.json, or of a line of metrics.jsonl
 LONGEST_NAME = 100  # of a metric
@@ -202,7 +204,7 @@ def find_run(run: Path | str) -> Run:
     Raises:
         UserError: If there is neither.
     """
-    path = Path(run)
+    path = from_home(run)
     if not path.exists():
         shipped = WEIGHTS / str(run)
         if str(run) in PRESETS and shipped.is_dir():
@@ -214,12 +216,32 @@ def find_run(run: Path | str) -> Run:
 
 
 def check_new(path: Path) -> None:
-    """Raises UserError if a folder for a new run holds anything already."""
+    """Raises UserError if a folder for a new run holds anything already but logs of the command's output."""
+    check_name(path)
     if (path / CONFIG).exists():
         raise UserError(f"{path} holds another run: continue it with --resume, or choose another folder with --out")
     leftovers = {LOCK, unfinished(path / CONFIG).name}  # of a run that was killed as it began
-    if path.exists() and (not path.is_dir() or any(file.name not in leftovers for file in path.iterdir())):
-        raise UserError(f"{path} holds other files: choose another folder with --out")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file: choose another folder with --out")
+    other = sorted(f.name for f in path.iterdir() if f.name not in leftovers and not is_log(f)) if path.exists() else []
+    if other:
+        more = f" and {len(other) - 1} more" if len(other) > 1 else ""
+        raise UserError(
+            f"{path} holds other files ({other[0]}{more}): choose another folder with --out, or move them away"
+        )
+
+
+def check_name(path: Path) -> None:
+    """Raises UserError if the name of a folder for runs is not UTF-8, which TensorBoard and YAML cannot write."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"the name {path} is not UTF-8: choose another folder with --out, or rename it") from None
+
+
+def is_log(path: Path) -> bool:
+    """Whether this may be what a shell or a batch system writes of a command's output: no run has files like it."""
+    return path.suffix in LOG_SUFFIXES and path.is_file()
 
 
 @contextlib.contextmanager

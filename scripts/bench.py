@@ -32,7 +32,7 @@ from pyro_sri.scripts.tables import print_table
 from pyro_sri.system.errors import UserError
 from pyro_sri.training import capture
 from pyro_sri.training.fast import fastest, given
-from pyro_sri.training.loop import pick_device
+from pyro_sri.training.launching import pick_device
 from pyro_sri.training.step import TrainingStep, new_stepper
 
 PROG = "pyro-sri bench"

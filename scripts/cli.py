@@ -116,6 +116,11 @@ def note(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)
 
 
+def can_redraw(console: Console) -> bool:
+    """Whether bars can be drawn over and over: on a terminal that moves its cursor, whatever colours are forced."""
+    return sys.stderr.isatty() and console.is_interactive and not console.is_dumb_terminal
+
+
 def check_memory(what: str, num_bytes: int) -> None:
     """Raises UserError if something takes more memory than this machine has at all."""
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -153,7 +158,7 @@ def progress_bar() -> Iterator[Report]:
     """A bar per task on standard error, gone at the end; nothing if that is not a terminal."""
     console = Console(stderr=True)
     columns = (name_column(), *bar_columns())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal, expand=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not can_redraw(console), expand=True) as bar:
         rows: dict[str, TaskID] = {}
 
         def report(what: str, done: int, total: int) -> None:

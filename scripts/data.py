@@ -25,7 +25,7 @@ from pyro_sri.presets import PRESETS
 from pyro_sri.scripts.cli import check_new_file, note, parse, parse_subcommand, progress_bar
 from pyro_sri.scripts.convert import convert
 from pyro_sri.system.errors import UserError, printable
-from pyro_sri.training.loop import pick_device
+from pyro_sri.training.launching import pick_device
 
 MAKE = "pyro-sri data make"
 OWN = "sri-own"  # the preset that follows the data
@@ -99,7 +99,8 @@ def make_family(args: Sequence[str]) -> None:
                     generator.name, out, size, train, val, test, seed, workers, dataclasses.asdict(family), report
                 )
         except KeyboardInterrupt as stop:
-            raise type(stop)(f"run the same command again to continue {out}") from None
+            stop.args = (f"run the same command again to continue {out}",)
+            raise
         if found:
             note(f"continuing: {found} {'piece was' if found == 1 else 'pieces were'} already finished")
         print(f"made {out}: generated {generator.name}, {train} train, {val} val, {test} test images")

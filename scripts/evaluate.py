@@ -23,7 +23,7 @@ from pyro_sri.system.files import write_atomically, write_numbered
 from pyro_sri.system.seeds import check_seed
 from pyro_sri.training.devices import device_name
 from pyro_sri.training.execution import set_precision
-from pyro_sri.training.loop import pick_device
+from pyro_sri.training.launching import pick_device
 
 
 def evaluate_runs(

@@ -5,16 +5,20 @@ import difflib
 import importlib
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from pyro_sri import __version__
 from pyro_sri.system.allocation import keep_freed_memory
+from pyro_sri.system.children import end_with_parent
 from pyro_sri.system.errors import UserError, is_out_of_memory, printable
-from pyro_sri.system.signals import handling
+from pyro_sri.system.signals import ENDING, ended_by, handling
 from pyro_sri.system.threads import wait_passively
+
+HOME = re.compile(r"(--[\w-]+=)?(.*)", re.DOTALL)  # an argument, with or without its option
 
 
 class Command(NamedTuple):
@@ -64,7 +68,12 @@ COMMANDS = {
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as an exception that goes the way of Ctrl-C: files are closed, and temporary ones removed."""
+    """SIGTERM and its like, as an exception that goes the way of Ctrl-C: files are closed, temporary ones removed."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.args = ()
+        self.signal = number
 
 
 def usage() -> str:
@@ -92,6 +101,8 @@ def run(args: Sequence[str]) -> None:
     Raises:
         UserError: For any mistake that the user can correct, and if memory runs out or a disk fails.
     """
+    os.environ["MPLBACKEND"] = "agg"  # pictures go to files: a notebook's backend may not even be there
+    args = [_from_home(word) for word in args]
     if not args or args[0] in ("-h", "--help"):
         print(usage())
         return
@@ -107,6 +118,12 @@ def run(args: Sequence[str]) -> None:
         importlib.import_module(f"pyro_sri.scripts.{COMMANDS[name].module}").main(rest)
 
 
+def _from_home(word: str) -> str:
+    """An argument with a leading ~ spelt out, which shells leave in --out=~/x and in quotes."""
+    option, path = HOME.fullmatch(word).groups("")  # type: ignore[union-attr]
+    return option + os.path.expanduser(path) if path.startswith("~") else word
+
+
 @contextlib.contextmanager
 def _plain_failures(needs_less_memory: str) -> Iterator[None]:
     """Says in one plain line that memory ran out, or that a file could not be read or written."""
@@ -115,6 +132,8 @@ def _plain_failures(needs_less_memory: str) -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error):  # first of all: a file that failed for lack of memory may look damaged
             raise UserError(f"there is not enough memory: {needs_less_memory}") from error
+        if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:  # from the bytes of a path
+            raise UserError(f"a name is not UTF-8: '{printable(error.object[:200])}'; rename it") from error
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             what = "the output" if error.filename is None else error.filename
             reason = error.strerror or str(error)
@@ -124,6 +143,7 @@ def _plain_failures(needs_less_memory: str) -> Iterator[None]:
 
 def main() -> None:
     """Runs the command line; exits 2 with one plain line on a mistake, 130 or 143 on Ctrl-C or SIGTERM."""
+    end_with_parent()
     keep_freed_memory()
     wait_passively()
     _prepare_streams()
@@ -142,7 +162,7 @@ def main() -> None:
 def _attempt(args: Sequence[str]) -> tuple[int, str]:
     """Runs one command line; returns the exit status, and the message if it failed."""
     try:
-        with handling(_terminate, signal.SIGTERM):
+        with handling(_terminate, *(number for number in ENDING if number != signal.SIGINT)):
             run(args)
             with _plain_failures(""):
                 print(end="", flush=True)  # here, where a full disk or a reader that left can still be reported
@@ -151,9 +171,9 @@ def _attempt(args: Sequence[str]) -> tuple[int, str]:
     except BrokenPipeError:  # as in `pyro-sri presets | head`
         return 1, ""
     except Terminated as stop:
-        return 143, ": ".join(["terminated", *map(str, stop.args)])
+        return 128 + stop.signal, ": ".join([ended_by(stop.signal), *map(str, stop.args)])
     except KeyboardInterrupt as stop:
-        return 130, ": ".join(["interrupted", *map(str, stop.args)])
+        return 130, ": ".join([ended_by(signal.SIGINT), *map(str, stop.args)])
     return 0, ""
 
 
@@ -168,7 +188,29 @@ def _prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for paths that the terminal cannot show
+    if isinstance(sys.stderr, io.TextIOWrapper) and _number(sys.stderr) == 2:
+        buffer = io.BufferedWriter(_Messages(2, "wb", closefd=False))
+        encoding = sys.stderr.encoding
+        sys.stderr = io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=True)
 
 
-def _terminate(*_: object) -> NoReturn:
-    raise Terminated
+def _number(stream: io.TextIOWrapper) -> int | None:
+    try:
+        return stream.fileno()
+    except OSError:  # it is not a file of the system's
+        return None
+
+
+class _Messages(io.FileIO):
+    """Standard error, which may end before the command does: a closed terminal must not cost a checkpoint."""
+
+    def write(self, data: Any, /) -> int:
+        """Writes what can be written."""
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def _terminate(number: int, _: object) -> NoReturn:
+    raise Terminated(number)

@@ -10,7 +10,7 @@ from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Column
 from rich.text import Text
 
-from pyro_sri.scripts.cli import bar_columns, note
+from pyro_sri.scripts.cli import bar_columns, can_redraw, note
 
 Advance = Callable[[int, dict[str, float] | None], None]
 
@@ -74,7 +74,7 @@ def training_progress(total: int, summary: Callable[[dict[str, float]], str]) ->
         each.
     """
     console = Console(stderr=True)
-    if not console.is_terminal or console.is_dumb_terminal:
+    if not can_redraw(console):
         lines = TrainingLines(total)
         yield lambda step, line: lines.advance_to(step, None if line is None else summary(line))
         return

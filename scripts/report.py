@@ -60,7 +60,7 @@ def report(
     ]
     shown = [] if data is None else ["--data", str(data)]
     command = shlex.join(["pyro-sri", "report", *runs, *shown, "--out", str(out), "--seed", str(seed)])
-    content = make_page(subjects, command, seed).encode()
+    content = make_page(subjects, command, seed).encode(errors="backslashreplace")
     write_atomically(out, lambda file: file.write(content))
     print(f"wrote {out} ({len(content) / 2**20:.1f} MB); open it in a browser")
 

@@ -1,5 +1,6 @@
 """`pyro-sri study`: carry out what is missing of a study, then write its tables and a page."""
 
+import functools
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,8 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from pyro_sri.scripts.cli import bar_columns, name_column, note, parse, progress_bar
+from pyro_sri.scripts.cli import bar_columns, can_redraw, name_column, note, parse, progress_bar
+from pyro_sri.scripts.own_data import make_or_await
 from pyro_sri.scripts.tables import print_table
 from pyro_sri.study.cluster import job_number, queue_state, slurm_executor, submit_jobs
 from pyro_sri.study.data import make_data, missing_data
@@ -50,9 +52,9 @@ def study(
     is then 2.
 
     You can stop it at any time, even with kill -9, and continue with the same command. On Ctrl-C or SIGTERM every
-    training saves a checkpoint and the command exits with status 0; a second signal stops everything at once. Finished
-    runs are not trained again. A row whose fields have changed since it was trained is refused. Only the results are
-    overwritten.
+    training saves a checkpoint and the command exits with status 0; a second signal stops everything at once. SIGHUP,
+    SIGUSR1, SIGUSR2 and SIGXCPU do what the first SIGTERM does. Finished runs are not trained again. A row whose fields
+    have changed since it was trained is refused. Only the results are overwritten.
 
     For example:
 
@@ -126,7 +128,7 @@ def _make_missing(plan: Plan) -> None:
     for name, path in missing_data(plan).items():
         note(f"making {path}: generated {plan.study.data[name].family}")
         with progress_bar() as report:
-            make_data(plan.study.data[name], path, report)
+            make_or_await(path, functools.partial(make_data, plan.study.data[name], path, report))
 
 
 def _submit(plan: Plan, executor: Any) -> bool:
@@ -201,7 +203,7 @@ def _in_words(state: State, steps: int) -> str:
 def _watching(plan: Plan) -> Iterator["Lines | Bars"]:
     """Bars on a terminal, lines elsewhere."""
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not can_redraw(console):
         yield Lines(len(plan.jobs))
         return
     columns = (name_column(), *bar_columns())

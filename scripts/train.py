@@ -22,7 +22,8 @@ from pyro_sri.system.errors import UserError
 from pyro_sri.system.processes import is_first
 from pyro_sri.training.fast import fastest, given
 from pyro_sri.training.goals import goal_warnings
-from pyro_sri.training.loop import check_same, pick_device, train
+from pyro_sri.training.launching import pick_device
+from pyro_sri.training.loop import check_same, train
 
 PROG = "pyro-sri train"
 OWN = "own"  # the name of data that has none
@@ -35,9 +36,10 @@ Writes a run directory: config.yaml, checkpoints/ (best.pt by validation, last.p
 If you change --steps, the schedule (warm-up, decay and so on) is scaled with it, except for options that you give.
 You can stop at any time. The same command with --resume continues as if it had never stopped.
 
-Ctrl-C and SIGTERM stop it after the current step: it writes a checkpoint and exits with status 0. A second Ctrl-C, or
-one before the first step, exits at once with status 130 (SIGTERM: 143). If the process is killed, only the steps since
-the last checkpoint are lost. Only one command at a time can train in a run directory.
+Ctrl-C and SIGTERM stop it after the current step: it writes a checkpoint and exits with status 0. So do SIGHUP (unless
+it runs under nohup), SIGUSR1, SIGUSR2 and SIGXCPU. A second Ctrl-C, or one before the first step, exits at once with
+status 130 (SIGTERM: 143). If the process is killed, only the steps since the last checkpoint are lost. Only one
+command at a time can train in a run directory.
 
 For example:
 
@@ -88,9 +90,9 @@ def main(args: Sequence[str]) -> None:
     try:
         run = _train_with_progress(config, out, resume, tiny)
     except KeyboardInterrupt as stop:
-        if not (out / runs.CONFIG).exists():
-            raise
-        raise type(stop)(f"to continue from the last checkpoint: {_resuming(config, out)}") from None
+        if (out / runs.CONFIG).exists():
+            stop.args = (f"to continue from the last checkpoint: {_resuming(config, out)}",)
+        raise
     if is_first():
         _say_what_next(run)
 

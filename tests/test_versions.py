@@ -116,3 +116,28 @@ def test_an_audit_names_each_fault() -> None:
 )
 def test_licences_are_read_part_by_part(licence: str, permissive: bool) -> None:
     assert AUDIT["is_permissive"](licence) is permissive
+
+
+def test_tensorboard_starts_without_what_new_setuptools_lack() -> None:
+    """Its viewer, on the run directories that training leaves."""
+    code = "import sys; sys.modules['pkg_resources'] = None; from tensorboard import main; print('started')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "started" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("code", ["import pyro_sri.runs", "import pyro_sri.data.generators.pieces"])
+def test_other_systems_than_posix_are_told_plainly(code: str) -> None:
+    """Windows has no fcntl."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.modules['fcntl'] = None; {code}"], capture_output=True, text=True
+    )
+    assert done.stderr.splitlines()[-1].startswith("ImportError: this package needs a POSIX system, such as Linux")
+
+
+def test_commands_on_other_systems_are_one_plain_line() -> None:
+    code = "import sys; sys.modules['fcntl'] = None; from pyro_sri.scripts.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("pyro-sri: this package needs a POSIX system")
+    assert "Operating System :: POSIX" in SETUP["metadata"]["classifiers"]

@@ -26,7 +26,7 @@ OptimizerKind = Literal["adam", "muon"]
 # (The data may move and be called otherwise, but not change: its content is compared.)
 RESUMABLE = frozenset(
     {"steps", "device", "devices", "nodes", "capture", "compile", "recompute_decoder", "num_workers"}
-    | {"threads", "log_every", "picture_every", "data", "data_hash", "dataset"}
+    | {"threads", "log_every", "validate_every", "picture_every", "checkpoint_every", "data", "data_hash", "dataset"}
 )
 
 # How --help groups the common fields. All others belong to the system.

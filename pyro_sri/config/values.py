@@ -10,6 +10,7 @@ import numpy as np
 
 from pyro_sri.system.choices import one_of
 from pyro_sri.system.errors import UserError
+from pyro_sri.system.files import from_home
 
 LARGEST_NUMBER = 2**53  # for example of steps; beyond it, floating point cannot represent all whole numbers
 
@@ -37,7 +38,7 @@ def checked(value: Any, annotation: Any, where: str) -> Any:
     if type(value) is annotation:
         return value
     if annotation is Path and isinstance(value, str | Path):
-        return Path(value)
+        return from_home(value)
     if annotation is str and isinstance(value, Path):
         return str(value)
     if annotation in (int, float) and not isinstance(value, bool | np.bool_):

@@ -22,6 +22,7 @@ from pyro_sri.data.generators.family import Drawn
 from pyro_sri.data.generators.pieces import Pieces, folder_of, pieces_of
 from pyro_sri.data.writing import refuse_existing, write_dataset
 from pyro_sri.system.errors import UserError
+from pyro_sri.system.files import from_home
 from pyro_sri.system.seeds import check_seed
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -84,9 +85,10 @@ def make_dataset(
         How many pieces were already finished.
 
     Raises:
+        InUse: If another process is making the file.
         UserError: For an unknown family or option, a value out of range, or a file that cannot be written.
     """
-    out = Path(out)
+    out = from_home(out)
     family = find_generator(name)
     size = family.default_size if size is None else size
     smallest, largest = family.sizes
@@ -123,6 +125,7 @@ def make_dataset(
     refuse_existing(out)
     recipe = json.loads(json.dumps(attributes | counts))
     with pieces_of(out, recipe) as pieces:
+        refuse_existing(out)  # another process may have made it meanwhile
         found = pieces.count()
         with _made([task for some in tasks.values() for task in some], workers, pieces) as scenes:
             # The splits are written one after the other, each taking as many pieces as it has tasks.

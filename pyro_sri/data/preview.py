@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pyro_sri.data.format import DatasetFile, pieces
 from pyro_sri.metrics.segmentation import entity_labels
 from pyro_sri.system.errors import UserError
+from pyro_sri.system.files import from_home
 from pyro_sri.system.seeds import check_seed
 
 # Pixels of the sheet.
@@ -59,7 +60,7 @@ def contact_sheet(path: Path | str, out: Path | str, num: int = 32, split: str =
     Raises:
         UserError: If the file breaks the layout or has no such split, or the sheet cannot be written.
     """
-    out = Path(out)
+    out = from_home(out)
     check_seed(seed)
     if num < 1:
         raise UserError(f"a preview of {num} scenes is empty; use --num 1 or more")

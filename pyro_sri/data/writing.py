@@ -13,6 +13,7 @@ import h5py
 
 from pyro_sri.data.format import ARRAYS, IMAGES_PER_BLOCK, DatasetFile, SceneArrays
 from pyro_sri.system.errors import UserError
+from pyro_sri.system.files import from_home
 from pyro_sri.system.signals import ENDING, handling
 
 # From HDF5 1.10 on the layout itself is checksummed too; every h5py in use reads it.
@@ -42,12 +43,12 @@ def write_dataset(
     Raises:
         UserError: If the file exists, the folder cannot be written, the disk is full, or the scenes break the layout.
     """
-    path = Path(path)
+    path = from_home(path)
     refuse_existing(path)
     with _Output(path) as output:
         with _signals_held():
             file = h5py.File(output, "w", libver=LAYOUT_VERSION)
-            file.attrs.update(attributes)
+            file.attrs.update({name: _writable(value) for name, value in attributes.items()})
         try:
             for split, pieces in splits.items():
                 for scenes in pieces:
@@ -60,6 +61,13 @@ def write_dataset(
         output.sync()
         DatasetFile(path, output).close()
         output.publish()
+
+
+def _writable(value: object) -> object:
+    """The value of an attribute; names of files in it that are not UTF-8 are escaped."""
+    if isinstance(value, list | tuple):
+        return [_writable(item) for item in value]
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 class _Output(io.FileIO):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pyro_sri.data.format import DatasetFile, pieces
 from pyro_sri.features.extraction import FeatureExtractor
 from pyro_sri.system.errors import UserError
-from pyro_sri.system.files import write_atomically
+from pyro_sri.system.files import from_home, write_atomically
 
 Features = NDArray[np.float32]
 
@@ -26,9 +26,9 @@ def cache_folder() -> Path:
         UserError: If neither is set and the user has no home folder.
     """
     if own := os.environ.get("PYRO_SRI_CACHE"):
-        return Path(own)
+        return from_home(own)
     if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared) / "pyro-sri"
+        return from_home(shared) / "pyro-sri"
     try:
         return Path.home() / ".cache" / "pyro-sri"
     except RuntimeError:

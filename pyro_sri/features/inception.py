@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_sri.features.cache import cache_folder
 from pyro_sri.features.extraction import to_8_bits
 from pyro_sri.system.errors import UserError
-from pyro_sri.system.files import write_atomically
+from pyro_sri.system.files import from_home, write_atomically
 
 # NVIDIA's conversion of the original network to TorchScript, 95,607,719 bytes, and its published sha256.
 URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
@@ -48,7 +48,7 @@ class InceptionFeatures:
     size = 2048
 
     def __init__(self, path: Path | str):
-        path = Path(path)
+        path = from_home(path)
         try:
             digest = _sha256(path)
         except OSError as error:

@@ -21,7 +21,7 @@ from pyro_sri.config import RunConfig
 from pyro_sri.study.plan import COMMAND, Job, Stage, State, logged_step
 from pyro_sri.system.children import start_child, usable_cores
 from pyro_sri.system.files import is_locked, sole_use, write_atomically
-from pyro_sri.system.signals import ENDING, handling
+from pyro_sri.system.signals import ENDING, URGENT, handling
 
 LOCK = ".study.lock"  # in a study's folder, while a process runs it
 POLL = 0.2  # seconds between checks of the processes
@@ -136,7 +136,7 @@ def carry_out(
     if place.gpu is not None:
         variables["CUDA_VISIBLE_DEVICES"] = place.gpu
     with job.log.open("ab") as log:
-        log.write(f"$ {job.command(stage)}\n".encode())
+        log.write(f"$ {job.command(stage)}\n".encode(errors="backslashreplace"))
         log.flush()
         begin = log.tell()
         process = start_child([*COMMAND, *job.words(stage)], log, variables, place.cores)
@@ -200,7 +200,9 @@ class _Launcher:
                     command.process.kill()
         return not self.signals
 
-    def _stop(self, *_: object) -> None:
+    def _stop(self, number: int, _: object) -> None:
+        if self.signals and number not in URGENT:
+            return  # a terminal that closes sends SIGHUP twice
         self.signals += 1
         for command in self.commands:
             command.process.terminate()

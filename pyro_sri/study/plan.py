@@ -261,10 +261,15 @@ def _fitting(row: Row, path: Path) -> RunConfig:
 
 def check_folder(out: Path) -> None:
     """Raises UserError if a study's folder is already used for something else."""
+    runs.check_name(out)
     if (out / MARK).exists() or not out.exists():
         return
-    if not out.is_dir() or any(not _ours(path) for path in out.iterdir()):
-        raise UserError(f"{out} holds other files and is not a study folder: choose another folder with --out")
+    if not out.is_dir():
+        raise UserError(f"{out} is a file: choose another folder with --out")
+    if other := sorted(path.name for path in out.iterdir() if not _ours(path) and not runs.is_log(path)):
+        raise UserError(
+            f"{out} holds other files ({other[0]}) and is not a study folder: choose another folder with --out"
+        )
 
 
 def claim(plan: Plan) -> None:

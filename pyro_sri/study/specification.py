@@ -13,6 +13,7 @@ from pyro_sri.data.generators import find_generator
 from pyro_sri.evaluation import MEANINGS
 from pyro_sri.presets import Preset, find_preset
 from pyro_sri.system.errors import UserError, one_line
+from pyro_sri.system.files import from_home
 from pyro_sri.system.seeds import check_seed
 
 SHIPPED = Path(__file__).parent / "studies"
@@ -263,7 +264,7 @@ def _read_one(content: Mapping[str, Any], name: str, path: Path, where: str) -> 
     if "file" in content:
         if len(content) > 1:
             raise UserError(f"{where} has 'file': leave out {', '.join(sorted(content.keys() - {'file'}))}")
-        return Data(name, file=path.parent / _text(content["file"], f"{where}: file"))
+        return Data(name, file=path.parent / from_home(_text(content["file"], f"{where}: file")))
     if "family" not in content:
         raise UserError(f"{where} names neither a family nor a file: add one of them")
     try:

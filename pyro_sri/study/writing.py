@@ -25,7 +25,7 @@ def write_results(plan: Plan, command: str) -> Iterator[Path]:
     results = collect(plan)
     yield _write(plan.out / RESULTS, to_json(results).encode())
     for name, to_text in WRITERS.items():
-        yield _write(plan.out / name, to_text(plan, results).encode())
+        yield _write(plan.out / name, to_text(plan, results).encode(errors="backslashreplace"))
     sheets = sample_sheets(plan)
     for name, layout in sheets.items():
         stem = "samples" if len(plan.study.data) == 1 else f"samples-{name}"
@@ -34,7 +34,7 @@ def write_results(plan: Plan, command: str) -> Iterator[Path]:
     for name, figure in curves(plan).items():
         for kind in VECTORS:
             yield _write(plan.out / f"curves-{name}.{kind}", save_figure(figure, kind))
-    yield _write(plan.out / PAGE, make_page(plan, results, sheets, command).encode())
+    yield _write(plan.out / PAGE, make_page(plan, results, sheets, command).encode(errors="backslashreplace"))
 
 
 def _write(path: Path, content: bytes) -> Path:

@@ -5,10 +5,11 @@ import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import IO
 
 PR_SET_PDEATHSIG = 1  # prctl(2), Linux alone
+PARENT = "PYRO_SRI_PARENT"  # the process that a process is to end with, in its environment
 
 
 def start_child(
@@ -45,6 +46,27 @@ def start_child(
         preexec_fn=prepare,
         process_group=0,
     )
+
+
+@contextlib.contextmanager
+def bound_to_this_process() -> Iterator[None]:
+    """Processes that libraries start inside end with this one if they call `end_with_parent`."""
+    os.environ[PARENT] = str(os.getpid())
+    try:
+        yield
+    finally:
+        del os.environ[PARENT]
+
+
+def end_with_parent() -> None:
+    """Has this process killed when the one ends that started it to share its work; on Linux, elsewhere it lives on."""
+    parent = os.environ.pop(PARENT, None)
+    if parent is None:
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if str(os.getppid()) != parent:  # it ended before it could be noticed
+        os._exit(1)
 
 
 def usable_cores() -> list[int]:

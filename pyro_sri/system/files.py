@@ -106,6 +106,25 @@ def sole_use(lock: Path, taken: str) -> Iterator[None]:
         yield
 
 
+def lock_folder(descriptor: int) -> None:
+    """Locks a folder that is open by its number, until it is closed; nothing where the file system has no locks.
+
+    Raises:
+        BlockingIOError: If another process has it locked.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return
+
+
+def from_home(path: Path | str) -> Path:
+    """A path with a leading ~ spelt out; as it is where there is no such home."""
+    return Path(os.path.expanduser(path))
+
+
 def is_locked(path: Path) -> bool:
     """Whether another process has a file open by `open_locked` at this moment; the lock itself is never taken."""
     if not sys.platform.startswith("linux"):  # elsewhere the question has another form

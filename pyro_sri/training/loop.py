@@ -6,8 +6,8 @@ import functools
 import itertools
 import json
 import math
-import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,25 +15,24 @@ from pathlib import Path
 import pyro
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-from lightning_fabric.strategies import DDPStrategy
 from pyro.infer.elbo import ELBOModule
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from pyro_sri import checkpoints, runs
-from pyro_sri.config import RESUMABLE, Device, RunConfig, flag
+from pyro_sri.config import RESUMABLE, RunConfig, flag
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.loading import evaluation_batches, held_batches, to_images, training_batches
 from pyro_sri.objectives import Terms
 from pyro_sri.objectives.sri import encode_slots
+from pyro_sri.presets import PRESETS
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import plain_disk_errors, write_atomically
 from pyro_sri.system.processes import mean_over_processes, plain_connection_errors, total_over_processes
 from pyro_sri.system.seeds import seed_step
-from pyro_sri.system.signals import ENDING, handling
+from pyro_sri.system.signals import ENDING, end_now, handling, hearing
 from pyro_sri.training.capture import WARM_UP
-from pyro_sri.training.devices import new_fabric
+from pyro_sri.training.launching import launch, waiting_for_the_others
 from pyro_sri.training.optimizers import fill_optimizer
 from pyro_sri.training.schedule import learning_rate
 from pyro_sri.training.step import Stepper, TrainingStep, new_optimizer
@@ -43,9 +42,11 @@ VALIDATED_STEPS = WARM_UP  # first steps of a run that check every distribution'
 AGREE_EVERY = {"cpu": 1, "cuda": 10}  # steps between the questions whether to stop; a GPU has to be waited for
 PICTURE_IMAGES = 8
 ENCODED_AT_ONCE = 64  # images
+PATIENCE = 5.0  # seconds that a second Ctrl-C waits for a step of several processes
 TENSORBOARD = "tensorboard"
 
-REFUSED = "but found invalid values"  # how torch's distributions refuse parameters that overflowed on the way
+# How torch refuses numbers that overflowed on the way: in its distributions, and in its draws.
+REFUSED = ("but found invalid values", "either `inf`, `nan`", "expects all elements of std >= 0", "p_in >= 0")
 DIVERGED = "training diverged"  # how the message of `Diverged` begins
 
 Progress = Callable[[int, dict[str, float] | None], None]
@@ -62,9 +63,10 @@ def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Prog
     A step's draws are a pure function of (seed, process, step), and so is its batch: a resumed run continues bit for
     bit on CPUs, and up to the order in which GPUs add on those.
 
-    In the main thread, Ctrl-C (SIGINT) and SIGTERM end training after the current step, with a checkpoint; a second
-    Ctrl-C ends it at once and leaves the last checkpoint as it is. A kill leaves at most an empty file ".lock" and one
-    ".NAME.unfinished" beside each file NAME, which the resumed run takes over, and a cut last log line.
+    In the main thread, Ctrl-C (SIGINT), SIGTERM and the other signals of `ENDING` end training after the current step,
+    with a checkpoint; a second Ctrl-C ends it at once and leaves the last checkpoint as it is. A kill leaves at most an
+    empty file ".lock" and one ".NAME.unfinished" beside each file NAME, which the resumed run takes over, and a cut
+    last log line.
 
     Args:
         config: The run; `config.data` names the file.
@@ -82,7 +84,7 @@ def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Prog
         Diverged: If the loss is no longer finite; in every process of a distributed run.
         KeyboardInterrupt: On a second Ctrl-C.
     """
-    fabric = _fabric(config)
+    fabric = launch(config)
     check_data(config)
     resumed = resume and (path / runs.CONFIG).exists()
     if resumed:
@@ -98,7 +100,8 @@ def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Prog
     if config.start_from is not None and not (resumed and run.checkpoint("last").exists()):
         weights = runs.find_run(config.start_from).checkpoint()
         checkpoints.fill(step_module, checkpoints.evaluated_weights(checkpoints.load_checkpoint(weights)), weights)
-    fabric.barrier()  # every process has looked before the first one writes
+    with waiting_for_the_others(config):
+        fabric.barrier()  # every process has looked before the first one writes
     with _locked(fabric, path, new=not resumed):
         if resumed and run.checkpoint("last").exists():
             state.restore(run, step_module, optimizer)
@@ -111,51 +114,6 @@ def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Prog
             runs.write_config(path, config)
         fabric.barrier()
         return _Trainer(config, run, fabric, step_module, optimizer, state, progress).run_steps()
-
-
-def pick_device(device: Device) -> torch.device:
-    """The device that "auto", "cpu" or "cuda" means here.
-
-    Raises:
-        UserError: If a GPU is asked for and there is none.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("there is no GPU that PyTorch can use: leave out --device cuda or set --device cpu")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _fabric(config: RunConfig) -> Fabric:
-    accelerator = pick_device(config.device).type
-    if accelerator == "cuda" and config.devices > torch.cuda.device_count():
-        raise UserError(f"--devices {config.devices} is more than the {torch.cuda.device_count()} GPUs of this machine")
-    _check_launcher(config)
-    alone = config.num_processes == 1
-    strategy = "auto" if alone else DDPStrategy(find_unused_parameters=config.idle_parameters)
-    try:
-        return new_fabric(accelerator=accelerator, devices=config.devices, num_nodes=config.nodes, strategy=strategy)
-    except (ValueError, RuntimeError) as error:  # a launcher's settings, an address, a port
-        raise UserError(f"cannot start or join the {config.num_processes} processes: {error}") from error
-
-
-def _check_launcher(config: RunConfig) -> None:
-    """Raises UserError unless a launcher started the run's processes, or there is none and none is needed."""
-    if TorchElasticEnvironment.detect():
-        launcher, devices, total = "torchrun", int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
-    elif SLURMEnvironment.detect():
-        devices, total = int(os.environ.get("SLURM_NTASKS_PER_NODE", 1)), int(os.environ["SLURM_NTASKS"])
-        launcher = "srun"
-    else:
-        if config.nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= os.environ.keys():
-            raise UserError(
-                f"--nodes {config.nodes}: start it on every machine with torchrun or srun, or set MASTER_ADDR, "
-                "MASTER_PORT and NODE_RANK there"
-            )
-        return
-    if (config.devices, config.nodes) != (devices, total // devices):
-        raise UserError(
-            f"--devices {config.devices} --nodes {config.nodes} do not match the processes that {launcher} started: "
-            f"give --devices {devices} --nodes {total // devices}"
-        )
 
 
 def _check_shared(fabric: Fabric, path: Path, step: int) -> None:
@@ -289,16 +247,11 @@ class _Trainer:
                 while state.step < config.steps and not self._should_stop():
                     # A process that refuses its share on its own would leave the others waiting.
                     validated = state.step < first + VALIDATED_STEPS and self.fabric.world_size == 1
-                    with pyro.validation_enabled(validated):
-                        batch = next(batches)
-                        try:
-                            self.stepper(batch, state.step)
-                        except (ValueError, RuntimeError) as error:  # a distribution may refuse what is not finite
-                            if REFUSED in str(error) or not self._is_finite():
-                                raise self._diverged() from None
-                            raise
-                    state.step += 1
-                    self._bookkeeping()
+                    with self._divergence_told():
+                        with pyro.validation_enabled(validated):
+                            self.stepper(next(batches), state.step)
+                        state.step += 1
+                        self._bookkeeping()
                 if self.saved_step != state.step:  # stopped by a signal
                     self._save(improved=False)
         finally:
@@ -469,13 +422,37 @@ class _Trainer:
             fine = fine & torch.isfinite(tensor).all()
         return fine
 
+    @contextlib.contextmanager
+    def _divergence_told(self) -> Iterator[None]:
+        """Raises Diverged where torch refuses what is not finite."""
+        try:
+            yield
+        except (ValueError, RuntimeError) as error:
+            if any(sign in str(error) for sign in REFUSED) or not self._is_finite():
+                raise self._diverged() from None
+            raise
+
     def _diverged(self) -> Diverged:
         last = self.run.checkpoint("last")
         kept = f"{last} is the last good checkpoint" if last.exists() else "there is no checkpoint yet"
         return Diverged(
             f"{DIVERGED} before step {self.state.step}: the loss or a parameter is not finite; {kept}; "
-            "try a smaller --learning-rate or a --gradient-clip"
+            f"start a new run with a smaller --learning-rate or with --gradient-clip{self._calmer()}"
         )
+
+    def _calmer(self) -> str:
+        """The command of a run that starts from the best weights so far, if any, and learns more slowly."""
+        config, path = self.config, self.run.path
+        if config.preset not in PRESETS:  # no command made it
+            return ""
+        rate = min(config.learning_rate / 10, PRESETS[config.preset].config.learning_rate)
+        start = str(path) if self.run.checkpoint("best").exists() else config.start_from
+        places = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+        free = next(place for place in places if not place.exists())
+        calmer = dataclasses.replace(config, learning_rate=rate, start_from=start)
+        command = runs.Run(free, calmer).command()
+        said = "" if "--learning-rate" in command else f" --learning-rate {rate}"
+        return f", for example: {command}{said}"
 
     def _cut_log(self) -> None:
         """Removes log lines beyond the checkpoint: their steps will be done again."""
@@ -488,7 +465,7 @@ class _Trainer:
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         """Makes Ctrl-C and SIGTERM end the run after the current step, with a checkpoint; a second Ctrl-C, at once."""
-        interrupted = False
+        interrupted, heard = False, itertools.count(1)
 
         def stop(number: int, _: object) -> None:
             nonlocal interrupted
@@ -496,5 +473,9 @@ class _Trainer:
                 raise KeyboardInterrupt
             self.stopped, interrupted = True, interrupted or number == signal.SIGINT
 
-        with handling(stop, *ENDING):
+        def insist(number: int, left: threading.Event) -> None:  # for steps that wait for a process that hangs
+            if number == signal.SIGINT and next(heard) > 1 and not left.wait(PATIENCE):
+                end_now(number)
+
+        with handling(stop, *ENDING), hearing(insist) if self.fabric.world_size > 1 else contextlib.nullcontext():
             yield

@@ -14,7 +14,12 @@ from pyro_sri.guides.slot_attention import SlotAttentionGuide
 from pyro_sri.guides.sri import SRIGuide
 from pyro_sri.models.scene import SceneModel
 from pyro_sri.nn import InstanceColours, initialise
+from pyro_sri.presets import PRESETS
+from pyro_sri.runs import find_run
+from pyro_sri.study.specification import read_study
 from pyro_sri.system.errors import UserError
+from pyro_sri.system.files import from_home
+from support.small_world import make_run
 
 SHAPE: dict[str, Any] = {"image_size": 32, "num_slots": 3, "slot_size": 8}
 QUICK = SRIConfig(preset="p", dataset="tetrominoes", scene_size=8, **SHAPE)
@@ -97,3 +102,17 @@ def test_parts_check_their_words_too() -> None:
             InstanceColours(**fields)
     with pytest.raises(ValueError, match="it must be one of"):
         initialise(model, "orthogonal")
+
+
+def test_a_tilde_is_the_home_in_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = dataclasses.replace(PRESETS["sri-quick"].config, data="~/a.h5")
+    assert config.data == tmp_path / "a.h5"
+    text = to_yaml(config).replace(str(tmp_path), "~")
+    assert from_yaml(text, "config.yaml").data == tmp_path / "a.h5"
+    (tmp_path / "study.yaml").write_text("title: A\ndata: {file: ~/b.h5}\nrows: {a: {preset: sri-quick}}\n")
+    (data,) = read_study(from_home("~/study.yaml")).data.values()
+    assert data.file == tmp_path / "b.h5"
+    make_run(tmp_path / "run", None)
+    assert find_run("~/run").path == tmp_path / "run"
+    assert from_home("~nobody-here/a") == Path("~nobody-here/a")

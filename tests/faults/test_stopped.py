@@ -21,6 +21,7 @@ from pyro_sri.scripts.main import main
 from pyro_sri.scripts.main import run as run_command
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import write_atomically
+from pyro_sri.system.signals import ENDING
 from pyro_sri.training.loop import train
 from pyro_sri.training.step import Stepper
 from support.killing import assert_same_run, complete, finish, last_step, leftovers, log_lines, start
@@ -107,6 +108,14 @@ def test_a_second_interrupt_ends_at_once(tetrominoes: Path, tmp_path: Path, whol
     assert last_step(tmp_path / "parts") == 6
     train(config, tmp_path / "parts", resume=True)
     assert_same_run(tmp_path / "parts", whole("sri"), 2)
+
+
+@pytest.mark.parametrize("number", set(ENDING) - set(SIGNALS))
+def test_what_batch_systems_and_terminals_send_leaves_a_checkpoint(
+    tetrominoes: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    train(with_phases("sri", tetrominoes), tmp_path, progress=at_step(3, lambda: send(number, number)))
+    assert last_step(tmp_path) == 3
 
 
 def test_other_signals_after_the_first_change_nothing(tetrominoes: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Mistakes, odd surroundings and signals: one plain line each, with the right exit status."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pyro_sri.system.signals import ENDING
 from support import small_world
 from support.forking import Outcome, run_command, run_here
 from support.small_world import DATA, FIELDS, METRICS, RUN, contents, make_run, write_metrics
@@ -181,6 +183,86 @@ def test_odd_environments(folder: Path, env: dict[str, str | None]) -> None:
     run_command("sample", cwd=folder, env=env).refused("RUN")
 
 
+@pytest.mark.parametrize(
+    "env", [{"FORCE_COLOR": "1"}, {"TERM": "dumb"}, {"NO_COLOR": "1"}, {"TTY_COMPATIBLE": "1"}], ids=str
+)
+def test_what_is_no_terminal_gets_lines(folder: Path, env: dict[str, str]) -> None:
+    outcome = run_command(*TRAIN, cwd=folder, env=env)
+    ends_well(outcome)
+    assert [line for line in outcome.err.splitlines() if line.startswith("step 1/1  loss ")]
+    assert "\x1b" not in outcome.err
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense", "qtagg"])
+def test_no_backend_of_matplotlib_matters(backend: str) -> None:
+    """Notebooks export theirs, which need not be installed here."""
+    code = (
+        "from pyro_sri.scripts.main import run; run(['--version']); import matplotlib; print(matplotlib.get_backend())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"MPLBACKEND": backend}, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == "agg", done.stderr
+
+
+@pytest.mark.parametrize("words", [("--out=~/new.h5",), ("--out", "~/new.h5")])
+def test_a_tilde_is_the_home(folder: Path, words: tuple[str, ...]) -> None:
+    (folder / "home").mkdir()
+    ends_well(run_command(*MAKE[:-2], *words, cwd=folder, env={"HOME": str(folder / "home")}))
+    assert (folder / "home" / "new.h5").exists()
+    assert not (folder / "~").exists()
+
+
+NO_TEXT = "M\udcfcller"  # a byte that is not UTF-8, as Python shows it
+
+
+@pytest.mark.parametrize(
+    ("words", "writes"),
+    [
+        ((*TRAIN, "--data", f"{NO_TEXT}.h5"), "new"),
+        ((*TRAIN, "--start-from", f"{NO_TEXT}/run"), "new"),
+        ((*TRAIN[:-1], f"{NO_TEXT}/new"), ""),
+        (("evaluate", f"{NO_TEXT}/run", *LITTLE), f"{NO_TEXT}/run/evaluation/metrics.1.json"),
+        (("evaluate", RUN, *LITTLE, "--data", f"{NO_TEXT}.h5"), f"{RUN}/evaluation/metrics.1.json"),
+        (("evaluate", RUN, "--inception", f"{NO_TEXT}.h5"), ""),
+        (("sample", f"{NO_TEXT}/run", "--num", "1", "--out", f"{NO_TEXT}.npz"), f"{NO_TEXT}.npz"),
+        (("sample", RUN, "--num", "1", "--condition", f"{NO_TEXT}.h5:0", "--out", "new.png"), "new.png"),
+        pytest.param(
+            ("visualize", f"{NO_TEXT}/run", "--num", "1", "--out", f"{NO_TEXT}/pictures"),
+            f"{NO_TEXT}/pictures/model.gv",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("report", f"{NO_TEXT}/run", "--data", f"{NO_TEXT}.h5", "--out", f"{NO_TEXT}.html"),
+            f"{NO_TEXT}.html",
+            marks=pytest.mark.slow,
+        ),
+        ((*MAKE[:-1], f"{NO_TEXT}-new.h5"), f"{NO_TEXT}-new.h5"),
+        (("data", "info", f"{NO_TEXT}.h5"), f"{NO_TEXT}.h5"),
+        (("data", "check", f"{NO_TEXT}.h5"), f"{NO_TEXT}.h5"),
+        (("data", "suggest", f"{NO_TEXT}.h5"), f"{NO_TEXT}.h5"),
+        (("data", "preview", f"{NO_TEXT}.h5", "--out", f"{NO_TEXT}.png"), f"{NO_TEXT}.png"),
+        (("data", "convert", f"{NO_TEXT}.h5", "--size", "16", "--out", f"{NO_TEXT}-16.h5"), f"{NO_TEXT}-16.h5"),
+        (("data", "audit", f"{NO_TEXT}.h5"), ""),
+        (("study", "towers", "--tiny", "--out", NO_TEXT), ""),
+        (("study", f"{NO_TEXT}.h5", "--out", "new"), ""),
+        (("import-weights", f"{NO_TEXT}.h5", "--image-size", "32", "--num-slots", "3", "--out", "new"), ""),
+    ],
+    ids=lambda value: ascii(" ".join(value)[:60]) if isinstance(value, tuple) else None,
+)
+def test_a_name_that_is_no_text_works_or_is_one_plain_line(folder: Path, words: tuple[str, ...], writes: str) -> None:
+    (folder / NO_TEXT).mkdir()
+    shutil.copytree(folder / RUN, folder / NO_TEXT / "run")
+    shutil.copy(folder / DATA, folder / f"{NO_TEXT}.h5")
+    outcome = run_command(*words, cwd=folder)
+    assert "Traceback" not in outcome.err
+    if writes:
+        assert outcome.status == 0, outcome.err
+        assert (folder / writes).exists()
+    else:
+        outcome.refused()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "env", [{"PYRO_SRI_CACHE": "/proc/none"}, {"PYRO_SRI_CACHE": None, "HOME": "/nowhere"}], ids=str
@@ -272,6 +354,7 @@ SIGNALLED = {
 
 
 TERMINATED = [(name, signal.SIGTERM, 143, "terminated") for name in SIGNALLED]
+TERMINATED += [("data info", number, 128 + number, f"ended by {number.name}") for number in ENDING[2:]]
 INTERRUPTED = [(name, signal.SIGINT, 130, "interrupted") for name in ("sample", "sample writing", "data make writing")]
 
 

@@ -239,6 +239,27 @@ def test_evaluate_refuses(pyro_sri: Any, trained: Path, tmp_path: Path) -> None:
     assert_refused(pyro_sri("evaluate", trained, "--data", tmp_path / "big.h5"), "64x64", "32x32")
 
 
+def test_a_diverged_run_is_told_a_command_that_works(pyro_sri: Any, tetrominoes: Path, tmp_path: Path) -> None:
+    def diverge(*_: Any) -> None:
+        raise ValueError("Expected parameter loc to satisfy a constraint, but found invalid values")
+
+    out, words, small = tmp_path / "my run", "train sri-g-shapestacks --steps", TINY.replace("--steps 4", "")
+    for steps, start in ((2, None), (4, str(out))):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pyro_sri.training.loop.Stepper.__call__", diverge)
+            outcome = pyro_sri(words, steps, small, "--resume --data", tetrominoes, "--out", out)
+        assert outcome.status == 2
+        said = outcome.err.splitlines()[-1]
+        assert said.startswith("pyro-sri: training diverged before step")
+        advice = shlex.split(said.partition("for example: ")[2])[1:]
+        assert ("--start-from" in advice) == (start is not None)
+        assert "--learning-rate" in advice
+        again = pyro_sri(*map(Path, advice), "--steps 1")
+        assert again.status == 0, again.err
+        assert open_run(tmp_path / f"my run-{2 + (steps > 2)}").config.start_from == start
+        assert pyro_sri(words, steps, "--resume --out", out).status == 0
+
+
 def test_the_own_preset_follows_its_data(pyro_sri: Any, tetrominoes: Path, tmp_path: Path) -> None:
     out, small = tmp_path / "run", "--slot-size 8 --scene-size 8 --steps 4 --batch-size 4 --device cpu"
     outcome = pyro_sri("train sri-own --pixel-std 0.2", small, "--data", tetrominoes, "--out", out)

@@ -183,6 +183,18 @@ def test_a_signal_ends_the_children(jobs: list[Job], monkeypatch: pytest.MonkeyP
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_terminal_that_closes_lets_the_runs_end(jobs: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sends SIGHUP more than once; only a second one of the user's ends them at once."""
+    code = f"""
+import os, signal, sys, time
+def end(*_):
+    os.kill({os.getpid()}, signal.SIGHUP); time.sleep(0.5); sys.exit(0)
+signal.signal(signal.SIGTERM, end); os.kill({os.getpid()}, signal.SIGHUP); time.sleep(60)
+"""
+    command(monkeypatch, code)
+    assert not run_jobs(jobs, [Place((), None)], Notes())
+
+
 def test_variables_can_be_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_NTASKS", "1")
     with (tmp_path / "log").open("wb") as log:

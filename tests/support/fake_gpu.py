@@ -269,17 +269,17 @@ def install() -> None:
     import pyro
 
     from pyro_sri.scripts import bench
-    from pyro_sri.training import loop, step
+    from pyro_sri.training import launching, loop, step
 
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Backend())
     torch._C._set_only_lift_cpu_tensors(True)
     _keep_identities()
-    pick_device = loop.pick_device
+    pick_device = launching.pick_device
     for module in list(sys.modules.values()):
         if getattr(module, "pick_device", None) is pick_device:
             module.pick_device = lambda device: fake_gpu()  # type: ignore[attr-defined]
     bench.LOADER_BYTES = 2**18  # which has nothing to do with the device
-    loop._fabric = _new_fabric
+    loop.launch = _new_fabric
     step.new_fabric = _new_fabric
     plain = step.Stepper._work
 

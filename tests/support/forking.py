@@ -60,6 +60,7 @@ def run_command(*words: object, **options: Any) -> Outcome:
         on_fake_gpu: Whether it has the GPU of `support.fake_gpu`.
         file_bytes: The largest file that it can write, as on a full disk.
         memory_bytes: How much more memory it can have than it has at its start.
+        signal_when: Words on standard error, and the number of the signal that the command then gets.
         instead: By "module:function" what happens when that is called: ("signal", number), or
             ("error", "module:exception", message).
     """
@@ -123,23 +124,28 @@ def _serve() -> None:
     for line in sys.stdin:
         pipes = [os.pipe(), os.pipe()]
         child = os.fork()
+        words, options = json.loads(line)
         if child == 0:
-            _become(pipes, *json.loads(line))
+            _become(pipes, words, options)
         for _, end in pipes:
             os.close(end)
-        texts = [content.decode(errors="surrogateescape") for content in _read_all([end for end, _ in pipes])]
+        contents = _read_all([end for end, _ in pipes], child, *options.get("signal_when", ("", 0)))
+        texts = [content.decode(errors="surrogateescape") for content in contents]
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         print(json.dumps([status, *texts]), flush=True)
 
 
-def _read_all(ends: list[int]) -> list[bytes]:
-    """What comes out of pipes until they are closed."""
+def _read_all(ends: list[int], process: int, said: str, number: int) -> list[bytes]:
+    """What comes out of a process's pipes until they are closed; sends it a signal when it says something."""
     content = dict.fromkeys(ends, b"")
     reading = list(ends)
     while reading:
         for end in select.select(reading, [], [])[0]:
             part = os.read(end, 1 << 16)
             content[end] += part
+            if said and said.encode() in content[end]:
+                os.kill(process, number)
+                said = ""
             if not part:
                 os.close(end)
                 reading.remove(end)

@@ -222,10 +222,15 @@ def test_changed_fields_are_named(tetrominoes: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_holds_something_is_refused(tetrominoes: Path, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds other files"):
+    for name in ("notes.md", "other.md"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=r"holds other files \(notes.md and 1 more\): choose another folder"):
         train(tiny(tetrominoes), tmp_path)
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    with pytest.raises(UserError, match=r"notes.md is a file"):
+        train(tiny(tetrominoes), tmp_path / "notes.md")
+    assert (tmp_path / "notes.md").read_text() == "mine"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "slurm-7.out").write_text("what the command prints may go there")
     train(tiny(tetrominoes), tmp_path / "run")
     with pytest.raises(UserError, match="--resume"):
         train(tiny(tetrominoes), tmp_path / "run")
@@ -244,6 +249,42 @@ def test_divergence_stops_with_the_last_good_checkpoint(tetrominoes: Path, tmp_p
     after = weights(tmp_path)
     assert all(torch.equal(good[name], after[name]) for name in good)
     assert runs.read_log(tmp_path / "metrics.jsonl")[-1]["step"] == 4
+
+
+@pytest.mark.parametrize("place", ["step", "validation", "pictures"])
+def test_what_torch_refuses_is_divergence_too(
+    tetrominoes: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever in the loop, and with finite parameters."""
+
+    def refuse(*_: object) -> None:
+        torch.distributions.Normal(torch.full((1,), torch.nan), 1.0, validate_args=True)
+
+    names = {"step": "Stepper.__call__", "validation": "_Trainer._validate", "pictures": "_Trainer._log_pictures"}
+    monkeypatch.setattr(f"pyro_sri.training.loop.{names[place]}", refuse)
+    with pytest.raises(Diverged, match=r"; start a new run .* --gradient-clip$"):
+        train(dataclasses.replace(tiny(tetrominoes), preset="mine"), tmp_path)
+
+
+def test_errors_that_are_no_divergence_stay_what_they_are(
+    tetrominoes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr("pyro_sri.training.loop._Trainer._validate", fail)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        train(tiny(tetrominoes), tmp_path)
+
+
+def test_the_intervals_of_bookkeeping_may_change(tetrominoes: Path, tmp_path: Path) -> None:
+    """And do not change the weights."""
+    whole = train(tiny(tetrominoes), tmp_path / "whole")
+    train(tiny(tetrominoes, steps=4), tmp_path / "parts")
+    others = dict.fromkeys(("log_every", "validate_every", "picture_every", "checkpoint_every"), 3)
+    run = train(tiny(tetrominoes, **others), tmp_path / "parts", resume=True)
+    assert_same_weights(run.path, whole.path)
+    assert runs.open_run(run.path).config.checkpoint_every == 3
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Finished pieces of a data set in the making, kept in a folder so that an interrupted run can go on."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -13,9 +12,14 @@ import numpy as np
 
 from pyro_sri.data.generators.family import Drawn
 from pyro_sri.system.errors import UserError
+from pyro_sri.system.files import lock_folder
 
 RECIPE = "recipe.json"
 EXPLANATION = "explanation"
+
+
+class InUse(UserError):
+    """Another process is making the file."""
 
 
 class Pieces:
@@ -75,7 +79,8 @@ def pieces_of(out: Path, recipe: Mapping[str, Any]) -> Iterator[Pieces]:
         recipe: Everything that decides what is in the file, as plain JSON values.
 
     Raises:
-        UserError: If the folder cannot be written, is in use by another process, or holds pieces of another recipe.
+        InUse: If another process is making the file.
+        UserError: If the folder cannot be written, or holds pieces of another recipe.
     """
     folder = folder_of(out)
     try:
@@ -100,11 +105,9 @@ def pieces_of(out: Path, recipe: Mapping[str, Any]) -> Iterator[Pieces]:
 
 def _lock(descriptor: int, folder: Path) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_folder(descriptor)
     except BlockingIOError:
-        raise UserError(f"{folder} is in use: another process is making this file; wait for it") from None
-    except OSError:
-        return  # a file system without locks
+        raise InUse(f"{folder} is in use: another process is making this file; wait for it") from None
 
 
 def _agree(folder: Path, out: Path, recipe: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from pyro_sri.data.readers.shapestacks import is_shapestacks_folder, read_shapes
 from pyro_sri.data.readers.tfrecord import is_tfrecord_file
 from pyro_sri.data.writing import refuse_existing, write_dataset
 from pyro_sri.system.errors import UserError
+from pyro_sri.system.files import from_home
 
 Format = Literal["tfrecords", "emorl", "shapestacks", "mnist", "clevrtex", "folder"]
 
@@ -81,16 +82,16 @@ def convert(
         UserError: If the source is missing, damaged, or has another layout than its format, an option is out of range
             or does not apply to the format, or the file exists or cannot be written.
     """
-    source = Path(source)
+    source = from_home(source)
     if not source.exists():
         raise UserError(f"there is no file or folder {source}; name the data set to convert")
-    masks = None if masks is None else Path(masks)
+    masks = None if masks is None else from_home(masks)
     options = Options(size, max_objects, train, val, test, seed, split_name, cameras, masks, background_entities)
     format = _recognised(source) if format is None else format
     reader = READERS[format]
     for name in sorted(options.given - ALWAYS - reader.options):
         raise UserError(f"--{name.replace('_', '-')} does not apply to {format}, the format of {source}; leave it out")
-    refuse_existing(Path(out))  # before the source is looked through
+    refuse_existing(from_home(out))  # before the source is looked through
     conversion = reader.read(source, options, progress or (lambda what, done, total: None))
     brightest: dict[str, int] = {}
     splits = {split: _watched(pieces, split, brightest) for split, pieces in conversion.splits.items()}
