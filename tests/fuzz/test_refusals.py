@@ -316,6 +316,14 @@ def test_moments_of_another_shape_are_refused(run: Run) -> None:
     refused("its optimiser state belongs to another run", fill_optimizer, optimizer, state, run.checkpoint("last"))
 
 
+@pytest.mark.parametrize("groups", [torch.tensor([3, 4]), [torch.tensor(3)], torch.tensor(3), "ab", None])
+def test_settings_that_are_none_are_refused(run: Run, groups: object) -> None:
+    """Without the warning that PyTorch gives where a name is looked up in a tensor."""
+    optimizer = new_optimizer(TrainingStep(*TINY.build()), TINY)
+    state = load_checkpoint(run.checkpoint("last"))["optimizer"] | {"param_groups": groups}
+    refused("its optimiser state belongs to another run", fill_optimizer, optimizer, state, run.checkpoint("last"))
+
+
 def test_a_compressed_checkpoint_is_not_unpacked(run: Run) -> None:
     from support.fuzz.run_kinds import _compress
 
