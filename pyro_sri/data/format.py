@@ -30,6 +30,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_sri.data.heaps import check_heaps
 from pyro_sri.data.masks import MaskTally, mask_fault, one_hot_masks, visible_masks
 from pyro_sri.data.split_names import split_of
 from pyro_sri.system.errors import UserError, one_line, printable
@@ -331,6 +332,7 @@ def read_attributes(item: Any, where: str) -> dict[str, Any]:
         size = attribute.get_space().get_simple_extent_npoints() * attribute.get_type().get_size()
         if size > LARGEST_ATTRIBUTE_BYTES:
             raise UserError(f"{where} has an attribute that is too large; make or download it again")
+    check_heaps(item)
     return {_plain(name): _plain(item.attrs[name]) for name in item.attrs}
 
 

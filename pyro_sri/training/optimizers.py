@@ -98,7 +98,7 @@ def fill_optimizer(optimizer: Optimizer, state: Any, path: Path) -> None:
         if not isinstance(state, dict):
             raise TypeError("no state")
         for ours, theirs in zip(groups, state["param_groups"], strict=True):
-            if any(ours[name] != theirs[name] for name in SETTINGS):
+            if not isinstance(theirs, dict) or any(ours[name] != theirs[name] for name in SETTINGS):
                 raise ValueError("other parameters or settings")
         for number, kept in state["state"].items():
             expected = kept_of(optimizer, parameters[number])

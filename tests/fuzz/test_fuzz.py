@@ -10,17 +10,21 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
 from support.fuzz.kinds import KINDS
 from support.fuzz.outcomes import FAILED, OUTPUT, READ, REFUSED
+from support.fuzz.tables import chosen
 from support.fuzz.workers import Worker, damaged_copy
 
 SEED = 2024
-SHORT, LONG = 8, 110  # cases of each kind
+LONG = 110  # drawn cases of each kind
+DEAR = ("dataset structure", "EfficientMORL structure", "configuration", "checkpoint values", "weight values", "log")
+FEW = 7  # mutations of these that are not slow
 SECONDS = 900  # for a command
 COMMAND_BYTES = 12 * 1024**3  # of address space; torch alone has several GiB on some machines
 
@@ -57,23 +61,39 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 ALL_COMMANDS = [(kind, command) for kind, commands in COMMANDS.items() for command in commands]
 
 
-def run_cases(folder: Path, cases: int) -> tuple[dict[str, Counter[str]], list[str]]:
-    """So many cases of each kind: how they ended, and what the failures say."""
-    counts: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
-    failures = []
-    with Worker(folder) as worker:
-        for kind, ended in counts.items():
-            for case in range(cases):
-                outcome = worker.judge(kind, SEED, case)
-                ended[outcome.result] += 1
-                if outcome.result == FAILED:
-                    failures.append(f"{kind}, seed {SEED}, case {case}: {outcome.message}")
-    return counts, failures
+class Case(NamedTuple):
+    """A damaged file: its kind, its number, and what is done to it."""
+
+    kind: str
+    number: int
+    mutation: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}, {self.mutation}, seed {SEED}, case {self.number}"
 
 
-def run_command(kind: str, command: str, case: int, folder: Path) -> tuple[str, str]:
+def every_mutation() -> Iterator[Any]:
+    """Every mutation of every kind; all but a few of the kinds for which that takes long are slow tests."""
+    for kind in KINDS:
+        mutations = KINDS[kind].mutations
+        for number, mutation in enumerate(mutations):
+            slow = [pytest.mark.slow] if kind in DEAR and number % (len(mutations) // FEW) else []
+            yield pytest.param(Case(kind, 0, mutation), id=f"{kind}: {mutation}", marks=slow)
+
+
+def drawn(kind: str, number: int) -> Case:
+    return Case(kind, number, chosen(KINDS[kind].mutations, [SEED, number]))
+
+
+def result_of(case: Case, worker: Worker) -> tuple[str, str]:
+    """How a case ended, and what is wrong with that."""
+    result, message = worker.judge(case.kind, SEED, case.number, case.mutation)
+    return result, f"{case}: {message}" if result == FAILED else ""
+
+
+def run_command(case: Case, command: str, folder: Path) -> tuple[str, str]:
     """How a command on a damaged file ended, and what is wrong with that."""
-    place = damaged_copy(KINDS[kind], [SEED, case], folder / kind)
+    place = damaged_copy(KINDS[case.kind], [SEED, case.number], folder / case.kind, case.mutation)
     out = f"{OUTPUT}/made"
     words = shlex.split(command.format(out=out))
     done = subprocess.run(
@@ -86,7 +106,7 @@ def run_command(kind: str, command: str, case: int, folder: Path) -> tuple[str, 
         check=False,
     )
     errors = done.stderr.decode(errors="replace").splitlines()
-    told = f"{kind}, seed {SEED}, case {case}: pyro-sri {' '.join(words)}: status {done.returncode}: {errors[-12:]}"
+    told = f"{case}: pyro-sri {' '.join(words)}: status {done.returncode}: {errors[-12:]}"
     if any("Traceback" in line or "Warning" in line or not line.isprintable() for line in errors):
         return FAILED, told
     if done.returncode == 0:
@@ -97,23 +117,38 @@ def run_command(kind: str, command: str, case: int, folder: Path) -> tuple[str, 
     return (REFUSED, "") if plain else (FAILED, told)
 
 
-def table(counts: Mapping[str, Counter[str]]) -> str:
-    """The counts, a row for each kind, and their sums."""
-    rows = [(kind, ended.total(), ended[READ], ended[REFUSED], ended[FAILED]) for kind, ended in counts.items()]
-    rows.append(("all", *(sum(row[column] for row in rows) for column in range(1, 5))))  # type: ignore[arg-type]
-    lines = [f"{'kind of file':<28}{'cases':>8}{'read':>8}{'refused':>9}{'failed':>8}"]
-    return "\n".join([*lines, *(f"{row[0]:<28}{row[1]:>8}{row[2]:>8}{row[3]:>9}{row[4]:>8}" for row in rows)])
+def table(names: Sequence[str], results: Sequence[str]) -> str:
+    """How many cases ended how: a row for each name, and their sums."""
+    counts = {name: Counter[str]() for name in (*names, "all")}
+    for name, result in zip(names, results, strict=True):
+        counts[name][result] += 1
+        counts["all"][result] += 1
+    lines = [f"{'damaged':<70}{'cases':>8}{'read':>8}{'refused':>9}{'failed':>8}"]
+    for name, ended in counts.items():
+        lines.append(f"{name:<70}{ended.total():>8}{ended[READ]:>8}{ended[REFUSED]:>9}{ended[FAILED]:>8}")
+    return "\n".join(lines)
 
 
-def told(failures: Iterable[str]) -> str:
-    return "\n\n".join(failure[:300] + " ... " + failure[-1500:] for failure in failures)
+def told(complaints: Iterable[str]) -> str:
+    return "\n\n".join(complaint[:300] + " ... " + complaint[-1500:] for complaint in complaints if complaint)
 
 
-def test_damaged_files(tmp_path: Path) -> None:
-    counts, failures = run_cases(tmp_path, SHORT)
-    assert not failures, f"{table(counts)}\n{told(failures)}"
-    assert sum(ended[READ] for ended in counts.values())
-    assert sum(ended[REFUSED] for ended in counts.values())
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    with Worker(tmp_path_factory.mktemp("damaged")) as worker:
+        yield worker
+
+
+def test_damage_is_refused_or_mended(worker: Worker) -> None:
+    for kind, result in (("dataset", REFUSED), ("pieces kept", READ)):
+        assert result_of(Case(kind, 0, "bytes: emptied"), worker) == (result, "")
+
+
+@pytest.mark.parametrize("case", list(every_mutation()))
+def test_every_mutation(case: Case, worker: Worker) -> None:
+    """To try some alone: `python -m pytest tests/fuzz -k "moments and sparse"`."""
+    _, complaint = result_of(case, worker)
+    assert not complaint
 
 
 @pytest.mark.parametrize(
@@ -126,28 +161,28 @@ def test_damaged_files(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_files_through_the_command(kind: str, command: str, tmp_path: Path) -> None:
-    result, complaint = run_command(kind, command, 0, tmp_path)
+    result, complaint = run_command(drawn(kind, 0), command, tmp_path)
     assert result != FAILED, complaint
 
 
 @pytest.mark.slow
-def test_many_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    counts, failures = run_cases(tmp_path, LONG)
+def test_many_damaged_files(worker: Worker, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = [drawn(kind, number) for kind in KINDS for number in range(1, LONG + 1)]
+    results, complaints = zip(*(result_of(case, worker) for case in cases), strict=True)
     with capsys.disabled():
-        print(f"\nin process, seed {SEED}\n{table(counts)}")
-    assert sum(ended.total() for ended in counts.values()) >= 2000
-    assert not failures, told(failures)
+        for names in ([f"{case.kind}: {case.mutation}" for case in cases], [case.kind for case in cases]):
+            print(f"\nin process, seed {SEED}\n{table(names, results)}")
+    assert {READ, REFUSED} <= set(results)
+    assert len(cases) >= 2000
+    assert not any(complaints), told(complaints)
 
 
 @pytest.mark.slow
 def test_many_damaged_files_through_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    counts: dict[str, Counter[str]] = {kind: Counter() for kind in COMMANDS}
-    failures = []
-    for case in range(100):
-        kind, command = ALL_COMMANDS[case % len(ALL_COMMANDS)]
-        result, complaint = run_command(kind, command, case, tmp_path)
-        counts[kind][result] += 1
-        failures += [complaint] if complaint else []
+    kinds, commands = zip(*(ALL_COMMANDS[number % len(ALL_COMMANDS)] for number in range(100)), strict=True)
+    cases = [drawn(kind, number) for number, kind in enumerate(kinds)]
+    ended = [run_command(case, command, tmp_path) for case, command in zip(cases, commands, strict=True)]
+    results, complaints = zip(*ended, strict=True)
     with capsys.disabled():
-        print(f"\nthrough the command, seed {SEED}\n{table(counts)}")
-    assert not failures, told(failures)
+        print(f"\nthrough the command, seed {SEED}\n{table(kinds, results)}")
+    assert not any(complaints), told(complaints)

@@ -5,6 +5,7 @@ import re
 import shutil
 import struct
 import subprocess
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -314,6 +315,17 @@ def test_moments_of_another_shape_are_refused(run: Run) -> None:
     assert len(optimizer.state_dict()["state"]) == len(state["state"])
     state["state"][0]["exp_avg"] = torch.zeros(1)
     refused("its optimiser state belongs to another run", fill_optimizer, optimizer, state, run.checkpoint("last"))
+
+
+@pytest.mark.parametrize("groups", [torch.tensor([3, 4]), [torch.tensor(3)], torch.tensor(3), "ab", None])
+def test_settings_that_are_none_are_refused(run: Run, groups: object) -> None:
+    """Without the warning that PyTorch gives where a name is looked up in a tensor."""
+    optimizer = new_optimizer(TrainingStep(*TINY.build()), TINY)
+    state = load_checkpoint(run.checkpoint("last"))["optimizer"] | {"param_groups": groups}
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        refused("its optimiser state belongs to another run", fill_optimizer, optimizer, state, run.checkpoint("last"))
+    assert not warned
 
 
 def test_a_compressed_checkpoint_is_not_unpacked(run: Run) -> None:

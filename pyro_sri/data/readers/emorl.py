@@ -246,7 +246,7 @@ def _factor_names(factors: Any) -> list[str]:
     """The columns of factors as the array itself says; none where it does not."""
     if factors.dtype.names:
         return list(factors.dtype.names)
-    return _fitting(np.atleast_1d(factors.attrs.get("factor_names", [])).astype(str).tolist(), factors)
+    return _fitting(read_attributes(factors, f"{factors.file.filename}: {factors.name}").get("factor_names"), factors)
 
 
 def _scenes(

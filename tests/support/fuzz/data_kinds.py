@@ -4,10 +4,11 @@ import gzip
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import h5py
@@ -21,9 +22,10 @@ from pyro_sri.data.making import make_dataset
 from pyro_sri.data.preview import contact_sheet, info
 from pyro_sri.data.readers import convert
 from pyro_sri.features import cached_features, images_hash
-from support.fuzz.hdf5_structures import damage_structure, write_plain
-from support.fuzz.mutations import damage, damage_one_of
-from support.fuzz.outcomes import OUTPUT, Kind, Numbers, same
+from support.fuzz.hdf5_structures import STRUCTURES, Structure, write_plain
+from support.fuzz.mutations import BYTES, ByteChange, bytes_of
+from support.fuzz.outcomes import MARKER, OUTPUT, Kind, Numbers, same
+from support.fuzz.tables import Change, Table, each, lifted, part
 
 SCENES = "scenes.h5"
 Reader = Callable[[Path], Numbers]
@@ -102,10 +104,6 @@ def make_checksummed(folder: Path) -> None:
 
 def make_plain(folder: Path) -> None:
     write_plain(folder / SCENES)
-
-
-def damage_scenes(rng: np.random.Generator, folder: Path) -> None:
-    damage_one_of(rng, [folder / SCENES])
 
 
 def agree_checksummed(expected: Numbers, found: Numbers) -> None:
@@ -218,10 +216,6 @@ def make_tfrecords(folder: Path) -> None:
     (folder / "zlib.tfrecords").write_bytes(zlib.compress(data))
 
 
-def damage_any(rng: np.random.Generator, folder: Path) -> None:
-    damage_one_of(rng, [path for path in folder.rglob("*") if path.is_file()])
-
-
 def agree_beginning(expected: Numbers, found: Numbers) -> None:
     """Every number is what it was; a file that ends exactly behind a record may have lost the records after it."""
     assert expected.keys() == found.keys()
@@ -230,25 +224,42 @@ def agree_beginning(expected: Numbers, found: Numbers) -> None:
         assert len(found[name])
 
 
-def damage_record(rng: np.random.Generator, folder: Path) -> None:
-    """Damages what is in a record, and makes the record's checksum fit."""
-    records = [tetromino_example(seed) for seed in range(6)]
-    index = rng.integers(6)
-    choice = rng.integers(8)
-    if choice == 0:  # a feature of another length, type or value
-        values = rng.choice([np.nan, np.inf, -1e38, 0.5], int(rng.choice([0, 3, 4, 8, 4000])))
-        records[index] += field(
-            1, field(1, field(1, b"x") + field(2, field(2, field(1, values.astype("<f4").tobytes()))))
-        )
-    elif choice == 1:  # numbers one by one
-        records[index] = field(1, field(1, field(1, b"image") + field(2, field(3, varint(8) + varint(1)) * 4000)))
-    elif choice == 2:
-        records[index] = field(1, field(1, field(1, rng.bytes(20)) + field(2, field(3, field(1, b"\xff" * 40)))))
-    elif choice == 3:
-        records[index] = b""
-    else:
-        records[index] = damage(rng, records[index])
-    (folder / UNPACKED).write_bytes(b"".join(map(tfrecord, records)))
+def with_feature(length: int) -> ByteChange:
+    """One more feature, of so many odd values."""
+
+    def change(rng: np.random.Generator, record: bytes) -> bytes:
+        values = rng.choice([np.nan, np.inf, -1e38, 0.5], length).astype("<f4")
+        return record + field(1, field(1, field(1, b"x") + field(2, field(2, field(1, values.tobytes())))))
+
+    return change
+
+
+def numbers_one_by_one(rng: np.random.Generator, record: bytes) -> bytes:
+    return field(1, field(1, field(1, b"image") + field(2, field(3, varint(8) + varint(1)) * 4000)))
+
+
+def no_numbers(rng: np.random.Generator, record: bytes) -> bytes:
+    return field(1, field(1, field(1, rng.bytes(20)) + field(2, field(3, field(1, b"\xff" * 40)))))
+
+
+def in_record(change: ByteChange) -> Change:
+    """Changes what is in a record, and makes the record's checksum fit."""
+
+    def damage(rng: np.random.Generator, folder: Path) -> None:
+        records = [tetromino_example(seed) for seed in range(6)]
+        index = rng.integers(6)
+        records[index] = change(rng, records[index])
+        (folder / UNPACKED).write_bytes(b"".join(map(tfrecord, records)))
+
+    return damage
+
+
+RECORDS: Table[Change] = {
+    **part("one more feature of length ", 1, each(in_record, {str(n): with_feature(n) for n in (0, 3, 4, 8, 4000)})),
+    "numbers one by one": (1, in_record(numbers_one_by_one)),
+    "no numbers": (1, in_record(no_numbers)),
+    **part("bytes: ", 5, lifted(in_record, BYTES)),
+}
 
 
 def make_record(folder: Path) -> None:
@@ -293,20 +304,22 @@ def make_pictures(folder: Path) -> None:
         Image.fromarray(smooth(number, 40, 48)).save(folder / "pictures" / f"{number}.{suffix}")
 
 
-def damage_picture(rng: np.random.Generator, folder: Path) -> None:
-    if rng.random() < 0.9:
-        damage_any(rng, folder)
-        return
-    path = folder / "pictures" / f"{rng.integers(4)}.{SUFFIXES[0]}"
+def huge_picture(rng: np.random.Generator, folder: Path) -> None:
+    """A picture of 60,000 x 60,000 pixels, with the right checksum."""
     content = (folder / "pictures" / "0.png").read_bytes()
-    if rng.random() < 0.5:  # a picture of 60,000 x 60,000 pixels, with the right checksum
-        header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + content[24:29]
-        path.write_bytes(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:])
-    else:  # a page in PostScript, for which Pillow would start another program
-        marker = folder / "code-was-run"
-        path.write_text(
-            f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n({marker}) (w) file closefile\n"
-        )
+    header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + content[24:29]
+    content = content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+    (folder / "pictures" / f"{rng.integers(4)}.png").write_bytes(content)
+
+
+def postscript(rng: np.random.Generator, folder: Path) -> None:
+    """A page for which Pillow would start another program."""
+    code = f"({folder / 'pictures' / MARKER}) (w) file closefile"
+    page = f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{code}\n"
+    (folder / "pictures" / f"{rng.integers(4)}.png").write_text(page)
+
+
+PICTURES: Table[Change] = {**bytes_of("*", 18), "huge": (1, huge_picture), "PostScript": (1, postscript)}
 
 
 def agree_pictures(expected: Numbers, found: Numbers) -> None:
@@ -318,22 +331,40 @@ def agree_pictures(expected: Numbers, found: Numbers) -> None:
 
 def make_towers(folder: Path) -> None:
     for split, scenario in (("train", "ccs-h=2"), ("eval", "blocks-h=3")):
-        for part, name in (("recordings", "rgb-cam_1.png"), ("iseg", "iseg-cam_1.map")):
-            (folder / part / scenario).mkdir(parents=True)
+        for place, name in (("recordings", "rgb-cam_1.png"), ("iseg", "iseg-cam_1.map")):
+            (folder / place / scenario).mkdir(parents=True)
             picture = smooth(len(scenario), 224, 224)
             values = np.kron(np.array([[0, 40], [90, 0]], dtype=np.uint8), np.ones((112, 112), dtype=np.uint8))
-            image = Image.fromarray(picture if part == "recordings" else values)
-            image.save(folder / part / scenario / name, format="png")
+            image = Image.fromarray(picture if place == "recordings" else values)
+            image.save(folder / place / scenario / name, format="png")
         (folder / "splits" / "default").mkdir(parents=True, exist_ok=True)
         (folder / "splits" / "default" / f"{split}.txt").write_text(f"{scenario}\n")
 
 
-def damage_towers(rng: np.random.Generator, folder: Path) -> None:
-    if rng.random() < 0.7:
-        damage_any(rng, folder)
-        return
-    names = ["..", ".", "/", "a" * 5000, "\x00", "\x1b[2J", "cc\u2028s", "../../splits", "ccs-h=2\nccs-h=2", "🂡"]
-    (folder / "splits" / "default" / "train.txt").write_text(names[rng.integers(len(names))], encoding="utf-8")
+SCENARIOS = {
+    "the folder above": "..",
+    "this folder": ".",
+    "the root": "/",
+    "very long": "a" * 5000,
+    "a zero byte": "\x00",
+    "an escape sequence": "\x1b[2J",
+    "a line separator": "cc\u2028s",
+    "another folder": "../../splits",
+    "one twice": "ccs-h=2\nccs-h=2",
+    "a playing card": "\N{PLAYING CARD ACE OF SPADES}",
+}
+
+
+def listed(text: str) -> Change:
+    """Lists this as the scenarios for training."""
+
+    def damage(rng: np.random.Generator, folder: Path) -> None:
+        (folder / "splits" / "default" / "train.txt").write_text(text, encoding="utf-8")
+
+    return damage
+
+
+TOWERS: Table[Change] = {**bytes_of("*", 7), **part("scenario: ", 3, each(listed, SCENARIOS))}
 
 
 def agree_towers(expected: Numbers, found: Numbers) -> None:
@@ -363,19 +394,31 @@ def make_features(folder: Path) -> None:
     features(folder)
 
 
-def damage_features(rng: np.random.Generator, folder: Path) -> None:
-    if rng.random() < 0.7:
-        damage_any(rng, folder)
-        return
-    (path,) = (folder / "cache").rglob("*.npz")
-    others: Sequence[object] = (
-        FEATURES[:-1],
-        FEATURES.astype(float),
-        FEATURES * np.nan,
-        np.zeros((10_000, 10_000), bool),
-    )
-    np.savez_compressed(path, **{str(rng.choice(["features", "other"])): others[rng.integers(4)]})
+def saved(name: str) -> Callable[[Callable[[], np.ndarray]], Change]:
+    """Saves another array under this name."""
 
+    def lift(make: Callable[[], np.ndarray]) -> Change:
+        def damage(rng: np.random.Generator, folder: Path) -> None:
+            (path,) = (folder / "cache").rglob("*.npz")
+            arrays: dict[str, Any] = {name: make()}
+            np.savez_compressed(path, **arrays)
+
+        return damage
+
+    return lift
+
+
+OTHER_FEATURES: dict[str, Callable[[], np.ndarray]] = {
+    "too few": lambda: FEATURES[:-1],
+    "float64": lambda: FEATURES.astype(float),
+    "nan": lambda: FEATURES * np.nan,
+    "100 MB": lambda: np.zeros((10_000, 10_000), bool),
+}
+KEPT_FEATURES: Table[Change] = {
+    **bytes_of("*", 14),
+    **part("features: ", 3, each(saved("features"), OTHER_FEATURES)),
+    **part("by another name: ", 3, each(saved("other"), OTHER_FEATURES)),
+}
 
 PIECE = ("train", 0)
 
@@ -402,37 +445,56 @@ def piece(folder: Path) -> Numbers:
     return drawn._asdict()
 
 
-def damage_hdf5_structure(rng: np.random.Generator, folder: Path) -> None:
-    damage_structure(rng, folder / SCENES)
+def beside_pixels(behind: bool) -> Callable[[ByteChange], Change]:
+    """Changes bytes of one of the two parts of a file that are not the pixels."""
+
+    def lift(change: ByteChange) -> Change:
+        def damage(rng: np.random.Generator, folder: Path) -> None:
+            path = folder / SCENES
+            with h5py.File(path) as file:
+                start = file["train/imgs"].id.get_offset()
+                stop = start + file["train/imgs"].id.get_storage_size()
+            data = path.read_bytes()
+            parts = (data[:stop], change(rng, data[stop:])) if behind else (change(rng, data[:start]), data[start:])
+            path.write_bytes(b"".join(parts))
+
+        return damage
+
+    return lift
 
 
-def damage_plain_deeply(rng: np.random.Generator, folder: Path) -> None:
-    """Bytes of the part of a file that is not pixels."""
-    path = folder / SCENES
-    with h5py.File(path) as file:
-        start = file["train/imgs"].id.get_offset()
-        size = file["train/imgs"].id.get_storage_size()
-    data = path.read_bytes()
-    if rng.random() < 0.5:
-        path.write_bytes(damage(rng, data[:start]) + data[start:])
-    else:
-        path.write_bytes(data[: start + size] + damage(rng, data[start + size :]))
+PLAIN: Table[Change] = {
+    **part("before the pixels: ", 1, lifted(beside_pixels(False), BYTES)),
+    **part("behind the pixels: ", 1, lifted(beside_pixels(True), BYTES)),
+}
 
 
+def in_scenes(change: Structure) -> Change:
+    """Changes the structure of the file, in an old version of the format or a newer one."""
+
+    def damage(rng: np.random.Generator, folder: Path) -> None:
+        oldest = "earliest" if rng.random() < 0.5 else "v110"
+        with h5py.File(folder / SCENES, "r+", libver=(oldest, "v110")) as file:
+            change(rng, file)
+
+    return damage
+
+
+STRUCTURE = lifted(in_scenes, STRUCTURES)
 EMORL = {"emorl": converting(SCENES), "emorl by objects": converting(SCENES, max_objects=2)}
 TFRECORDS = {name: converting(f"{name}.tfrecords", val=1, test=1, size=35) for name in ("none", "gzip", "zlib")}
 
 DATA_KINDS = {
-    "dataset": Kind(make_checksummed, damage_scenes, DATASET_READERS, agree_checksummed),
-    "dataset without checksums": Kind(make_plain, damage_plain_deeply, DATASET_READERS, agree_layout),
-    "dataset structure": Kind(make_plain, damage_hdf5_structure, DATASET_READERS, agree_layout),
-    "EfficientMORL": Kind(make_plain, damage_plain_deeply, EMORL, agree_layout),
-    "EfficientMORL structure": Kind(make_plain, damage_hdf5_structure, EMORL, agree_layout),
-    "TFRecords": Kind(make_tfrecords, damage_any, TFRECORDS, agree_beginning),
-    "TFRecords structure": Kind(make_record, damage_record, {"none": TFRECORDS["none"]}, agree_layout),
-    "MNIST": Kind(make_mnist, damage_any, {"convert": converting("", train=4, val=2, test=2)}, agree_digits),
-    "pictures": Kind(make_pictures, damage_picture, {"convert": converting("pictures", val=0, test=0)}, agree_pictures),
-    "ShapeStacks": Kind(make_towers, damage_towers, {"convert": converting("")}, agree_towers),
-    "features kept": Kind(make_features, damage_features, {"features": features}, same),
-    "pieces kept": Kind(make_piece, damage_any, {"piece": piece}, same),
+    "dataset": Kind(make_checksummed, bytes_of(SCENES), DATASET_READERS, agree_checksummed),
+    "dataset without checksums": Kind(make_plain, PLAIN, DATASET_READERS, agree_layout),
+    "dataset structure": Kind(make_plain, STRUCTURE, DATASET_READERS, agree_layout),
+    "EfficientMORL": Kind(make_plain, PLAIN, EMORL, agree_layout),
+    "EfficientMORL structure": Kind(make_plain, STRUCTURE, EMORL, agree_layout),
+    "TFRecords": Kind(make_tfrecords, bytes_of("*"), TFRECORDS, agree_beginning),
+    "TFRecords structure": Kind(make_record, RECORDS, {"none": TFRECORDS["none"]}, agree_layout),
+    "MNIST": Kind(make_mnist, bytes_of("*"), {"convert": converting("", train=4, val=2, test=2)}, agree_digits),
+    "pictures": Kind(make_pictures, PICTURES, {"convert": converting("pictures", val=0, test=0)}, agree_pictures),
+    "ShapeStacks": Kind(make_towers, TOWERS, {"convert": converting("")}, agree_towers),
+    "features kept": Kind(make_features, KEPT_FEATURES, {"features": features}, same),
+    "pieces kept": Kind(make_piece, bytes_of("*"), {"piece": piece}, same),
 }

@@ -101,7 +101,7 @@ def kind(misbehave: Callable[[Path], None]) -> Kind:
     def damage(rng: np.random.Generator, folder: Path) -> None:
         (folder / "file").write_text("damaged")
 
-    return Kind(make, damage, {"reader": read}, same)
+    return Kind(make, {"written over": (1, damage)}, {"reader": read}, same)
 
 
 KINDS = {function.__name__: kind(function) for function in (*WELL, *BADLY)}

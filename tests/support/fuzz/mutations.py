@@ -1,17 +1,24 @@
-"""Damage to files, drawn from a generator: the same generator does the same damage."""
+"""Damage to bytes, drawn from a generator: the same generator does the same damage."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-Damage = Callable[[np.random.Generator, bytes], bytes]
+from support.fuzz.tables import Change, Table, lifted, part
+
+ByteChange = Callable[[np.random.Generator, bytes], bytes]
+
+
+def places(rng: np.random.Generator, length: int, count: int) -> np.ndarray:
+    """Places among `length` bytes: anywhere, or often near one of the ends, where headers and indices are."""
+    near = np.exp(rng.uniform(0, np.log(max(2, length)), count)).astype(int)
+    anywhere = rng.integers(length + 1, size=count)
+    return np.minimum(length, np.choose(rng.integers(3, size=count), [anywhere, near, length - near]))
 
 
 def place(rng: np.random.Generator, length: int) -> int:
-    """A place among `length` bytes: anywhere, or often near one of the ends, where headers and indices are."""
-    near = int(np.exp(rng.uniform(0, np.log(max(2, length)))))
-    return min(length, (int(rng.integers(length + 1)), near, length - near)[rng.integers(3)])
+    return int(places(rng, length, 1)[0])
 
 
 def stretch(rng: np.random.Generator, length: int) -> tuple[int, int]:
@@ -37,10 +44,10 @@ def flip_many(rng: np.random.Generator, data: bytes) -> bytes:
 
 
 def _flipped(rng: np.random.Generator, data: bytes, count: int) -> bytes:
-    changed = bytearray(data)
-    for _ in range(count):
-        changed[min(place(rng, len(data)), len(data) - 1)] ^= 1 << int(rng.integers(8))
-    return bytes(changed)
+    changed = np.frombuffer(data, np.uint8).copy()
+    where = np.minimum(places(rng, len(data), count), len(data) - 1)
+    np.bitwise_xor.at(changed, where, (1 << rng.integers(8, size=count)).astype(np.uint8))
+    return changed.tobytes()
 
 
 def zero(rng: np.random.Generator, data: bytes) -> bytes:
@@ -83,21 +90,47 @@ def largest_number(rng: np.random.Generator, data: bytes) -> bytes:
     return data[:start] + b"\xff" * int(rng.choice([1, 4, 7, 8])) + data[start + 8 :]
 
 
-DAMAGES: tuple[Damage, ...] = (
-    *(cut, cut, empty, flip_bit, flip_bit, flip_bit, flip_many, zero, scramble, remove, repeat, swap, append, insert),
-    largest_number,
-)
+ONCE: Table[ByteChange] = {
+    "cut": (2, cut),
+    "emptied": (1, empty),
+    "a bit flipped": (3, flip_bit),
+    "bits flipped": (1, flip_many),
+    "zeroed": (1, zero),
+    "scrambled": (1, scramble),
+    "removed": (1, remove),
+    "repeated": (1, repeat),
+    "swapped": (1, swap),
+    "appended": (1, append),
+    "inserted": (1, insert),
+    "largest number": (1, largest_number),
+}
 
 
-def damage(rng: np.random.Generator, data: bytes) -> bytes:
-    """The data with one random damage; rarely two."""
-    for _ in range(1 if rng.random() < 0.9 else 2):
+def twice(rng: np.random.Generator, data: bytes) -> bytes:
+    """Two of the others."""
+    for name in rng.choice(list(ONCE), 2):
         if data:
-            data = DAMAGES[rng.integers(len(DAMAGES))](rng, data)
+            data = ONCE[name][1](rng, data)
     return data
 
 
-def damage_one_of(rng: np.random.Generator, paths: list[Path]) -> None:
-    """Damages one of these files."""
-    path = sorted(paths)[rng.integers(len(paths))]
-    path.write_bytes(damage(rng, path.read_bytes()))
+BYTES: Table[ByteChange] = {**part("", 0.9, ONCE), "two of these": (0.1, twice)}
+
+
+def in_file(pattern: str) -> Callable[[ByteChange], Change]:
+    """Makes a change of bytes one of a folder: of one of the files whose names match."""
+
+    def lift(change: ByteChange) -> Change:
+        def damage(rng: np.random.Generator, folder: Path) -> None:
+            paths = sorted(path for path in folder.rglob(pattern) if path.is_file() and path.stat().st_size)
+            path = paths[rng.integers(len(paths))]
+            path.write_bytes(change(rng, path.read_bytes()))
+
+        return damage
+
+    return lift
+
+
+def bytes_of(pattern: str, weight: float = 1) -> Table[Change]:
+    """Changes of the bytes of one of the files whose names match."""
+    return part("bytes: ", weight, lifted(in_file(pattern), BYTES))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyro_sri.system.errors import UserError
+from support.fuzz.tables import Change, Table
 
 READ, REFUSED, FAILED = "read", "refused", "failed"
 LONGEST_LINE = 1000  # characters of a plain line
@@ -34,14 +35,14 @@ class Kind:
 
     Attributes:
         make: Writes the sound files into a folder.
-        damage: Damages the files of a folder that is a copy.
+        mutations: The ways to damage the files of a folder that is a copy.
         readers: What reads them, by name: each gives numbers, or raises UserError.
         agree: Raises AssertionError unless the numbers of a reader, from a damaged file, are right; given first the
             reader's numbers from the sound file.
     """
 
     make: Callable[[Path], None]
-    damage: Callable[[np.random.Generator, Path], None]
+    mutations: Table[Change]
     readers: Mapping[str, Callable[[Path], Numbers]]
     agree: Callable[[Numbers, Numbers], None]
 

@@ -4,11 +4,12 @@ import contextlib
 import dataclasses
 import io
 import json
+import operator
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,14 +27,28 @@ from pyro_sri.training.averaging import WeightAverage
 from pyro_sri.training.loop import _State
 from pyro_sri.training.step import TrainingStep, new_optimizer
 from pyro_sri.viz.logs import curves
-from support.fuzz.mutations import damage, damage_one_of
+from support.fuzz.mutations import bytes_of
+from support.fuzz.odd_values import (
+    BOMBS,
+    JSON,
+    JSON_NAMES,
+    JSON_TEXTS,
+    LINES,
+    NUMBERS,
+    TENSORS,
+    YAML,
+    Alteration,
+)
 from support.fuzz.outcomes import MARKER, OUTPUT, Kind, Numbers, same
+from support.fuzz.tables import Change, Table, each, lifted, part
 from support.golden import GOLDEN
 
 CASE = GOLDEN / "sri_genv2_mog.npz"
-RUN = "run"
+RUN, LAST = "run", "last.pt"
 DATA = "tiny.h5"  # beside the run; commands run there
 TINY = dataclasses.replace(PRESETS["sri-quick"].config.tiny(), num_slots=2, attention_layers=1, data=Path(DATA))
+
+A = TypeVar("A")
 
 torch.set_num_threads(1)
 
@@ -107,92 +122,71 @@ def agree_config(expected: Numbers, found: Numbers) -> None:
         assert value is None or expected[name] is None or type(value) is type(expected[name]), name
 
 
-VALUES = [
-    *(
-        "",
-        "~",
-        "[]",
-        "{}",
-        "[1, 2]",
-        "{a: 1}",
-        "yes",
-        "0",
-        "-1",
-        "3",
-        "1e3",
-        "1e400",
-        "-1e-400",
-        ".nan",
-        ".inf",
-        "-.inf",
-    ),
-    *("0x" + "f" * 5000, "9" * 400, "9" * 5000, "0x_", "0b", "1:60:60", "2020-99-99", "2020-01-01", "1_000", "0o17"),
-    *("!!int x", "!!float x", "!!bool x", "!!binary '?'", "!!timestamp x", "!!null x", "!!set {a, b}", "!!omap [a: 1]"),
-    *("!!python/object/apply:os.system ['touch MARKER']", "!!python/name:os.system", "!unknown x", "!!merge <<"),
-    *(
-        "&a [*a]",
-        "*a",
-        "&a 5",
-        "'\\x1b[2J'",
-        '"\\e[2J"',
-        '"\\u2028"',
-        "'" + "x" * 100_000 + "'",
-        "|\n  text\n  more",
-        "? a",
-    ),
-    *(
-        "[" * 10_000,
-        "{a: " * 2000,
-        "[" * 400 + "]" * 400,
-        "\ufeff1",
-        "\t1",
-        "2147483648",
-        "4097",
-        "1000000000000",
-        "100000",
-    ),
-]
+LineChange = Callable[[np.random.Generator, list[str]], object]  # changes lines in place
 
 
-def bomb(levels: int) -> str:
-    """Lists of lists by aliases: ten times as many values with every line."""
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, levels)]
-    return "\n".join(lines) + f"\nsteps: *a{levels - 1}\n"
+def in_config(change: LineChange) -> Change:
+    def damage(rng: np.random.Generator, folder: Path) -> None:
+        path = folder / RUN / CONFIG
+        lines = path.read_text().splitlines(keepends=True)
+        change(rng, lines)
+        path.write_text("".join(lines).replace(MARKER, str(folder / MARKER)), encoding="utf-8")
+
+    return damage
 
 
-def merge_bomb(levels: int) -> str:
-    lines = ["a0: &a0 {x: 1}"]
-    lines += [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}" for i in range(1, levels)]
-    return "\n".join(lines) + f"\n<<: *a{levels - 1}\n"
+def _drawn(rng: np.random.Generator, lines: Sequence[str]) -> tuple[int, str]:
+    """The number of a line, and the field in it."""
+    index = int(rng.integers(len(lines)))
+    return index, lines[index].split(":")[0]
 
 
-def damage_config(rng: np.random.Generator, folder: Path) -> None:
-    path = folder / RUN / CONFIG
-    if rng.random() < 0.3:
-        damage_one_of(rng, [path])
-        return
-    text = path.read_text()
-    lines = text.splitlines(keepends=True)
-    index = rng.integers(len(lines))
-    name = lines[index].split(":")[0]
-    value = VALUES[rng.integers(len(VALUES))].replace("MARKER", str(folder / MARKER))
-    choice = rng.integers(12)
-    if choice < 6:
+def value_of_field(value: str) -> LineChange:
+    def change(rng: np.random.Generator, lines: list[str]) -> None:
+        index, name = _drawn(rng, lines)
         lines[index] = f"{name}: {value}\n"
-    elif choice == 6:
-        lines.append(f"{name}: {value}\n")
-    elif choice == 7:
-        del lines[index]
-    elif choice == 8:
-        lines[index] = f"{value}: 3\n"
-    elif choice == 9:
-        lines.insert(0, bomb(9) if rng.random() < 0.5 else merge_bomb(9))
-    elif choice == 10:
-        lines.insert(index, ["---\n", "...\n", "%YAML 9.9\n", "# \x00\n", "\u2028\n", "<<: {a: 1}\n"][rng.integers(6)])
-    text = "".join(lines)
-    encoding = ["utf-16", "utf-8-sig", "latin-1", "utf-32"][rng.integers(4)] if choice == 11 else "utf-8"
-    path.write_bytes(text.encode(encoding, errors="replace") + (b"# \xe9\n" if encoding == "latin-1" else b""))
+
+    return change
+
+
+def field_again(value: str) -> LineChange:
+    return lambda rng, lines: lines.append(f"{_drawn(rng, lines)[1]}: {value}\n")
+
+
+def name_of_field(name: str) -> LineChange:
+    return lambda rng, lines: operator.setitem(lines, _drawn(rng, lines)[0], f"{name}: 3\n")
+
+
+def line_more(line: str) -> LineChange:
+    return lambda rng, lines: lines.insert(_drawn(rng, lines)[0], line)
+
+
+CONFIG_LINES: Table[LineChange] = {
+    **part("value: ", 6, each(value_of_field, YAML)),
+    **part("field again: ", 1, each(field_again, YAML)),
+    **part("name of a field: ", 1, each(name_of_field, YAML)),
+    **part("line more: ", 1, each(line_more, LINES)),
+    **part("aliases: ", 1, each(lambda text: lambda rng, lines: lines.insert(0, text), BOMBS)),
+    "field missing": (1, lambda rng, lines: lines.pop(_drawn(rng, lines)[0])),
+}
+
+
+def encoded(encoding: str) -> Change:
+    end = "# \u00e9\n"  # not the same bytes in any two of them
+
+    def damage(rng: np.random.Generator, folder: Path) -> None:
+        path = folder / RUN / CONFIG
+        path.write_bytes((path.read_text() + end).encode(encoding))
+
+    return damage
+
+
+ENCODINGS = {name: name for name in ("utf-16", "utf-8-sig", "latin-1", "utf-32")}
+CONFIGURATIONS: Table[Change] = {
+    **bytes_of(CONFIG, 30),
+    **part("", 64, lifted(in_config, CONFIG_LINES)),
+    **part("encoding: ", 6, each(encoded, ENCODINGS)),
+}
 
 
 # Checkpoints
@@ -220,16 +214,18 @@ def resumed(folder: Path) -> Numbers:
 CHECKPOINT_READERS = {"step": step, "networks": networks, "resumed": resumed}
 
 
-def damage_checkpoint(rng: np.random.Generator, folder: Path) -> None:
-    _same_damage(rng, folder, lambda path: path.write_bytes(damage(rng, path.read_bytes())))
+Edit = Callable[[np.random.Generator, Any], object]  # of what a file holds: changed, or what takes its place
 
 
-def _same_damage(rng: np.random.Generator, folder: Path, change: Callable[[Path], object]) -> None:
+def both(change: Change) -> Change:
     """Changes the last checkpoint, and makes the best one a copy of it."""
-    paths = [folder / RUN / "checkpoints" / f"{name}.pt" for name in ("last", "best")]
-    change(paths[0])
-    if paths[0].exists():
-        shutil.copy(*paths)
+
+    def damage(rng: np.random.Generator, folder: Path) -> None:
+        change(rng, folder)
+        checkpoints = folder / RUN / "checkpoints"
+        shutil.copy(checkpoints / LAST, checkpoints / "best.pt")
+
+    return damage
 
 
 class Payload:
@@ -242,72 +238,109 @@ class Payload:
         return (open, (str(self.marker), "w"))
 
 
-def another_tensor(rng: np.random.Generator, tensor: torch.Tensor) -> object:
-    """Something else in place of a tensor."""
-    flat = tensor.reshape(-1)
-    others: list[Callable[[], object]] = [
-        *(lambda: tensor[None], lambda: flat[:-1], lambda: tensor.new_zeros(()), lambda: tensor.new_zeros(0)),
-        *(lambda: tensor.double(), lambda: tensor.half(), lambda: tensor.to(torch.int32), lambda: tensor > 0),
-        *(lambda: tensor.to(torch.complex64), lambda: tensor.float().to_sparse(), lambda: tensor.to("meta")),
-        lambda: torch.quantize_per_tensor(tensor.float(), 0.1, 0, torch.qint8),
-        lambda: tensor.float().to(torch.float8_e4m3fn),
-        lambda: torch.zeros(1).expand(10**6, 10**6),
-        lambda: torch.zeros(()).expand(tensor.shape),
-        lambda: torch.zeros(10**9, 0),
-        lambda: torch.full(tensor.shape, float(rng.choice([np.nan, np.inf, -np.inf]))),
-        *(lambda: tensor.tolist(), lambda: None, lambda: 5, lambda: {"a": tensor}, lambda: "text"),
-        lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
-    ]
-    return others[rng.integers(len(others))]()
+def draw(rng: np.random.Generator, values: Iterable[A]) -> A:
+    values = list(values)
+    return values[rng.integers(len(values))]
 
 
-def damage_values(rng: np.random.Generator, values: dict[Any, Any]) -> None:
-    """Changes one entry of a dictionary of tensors."""
-    name = list(values)[rng.integers(len(values))]
-    choice = rng.integers(10)
-    if choice == 0:
-        del values[name]
-    elif choice == 1:
-        values[rng.choice(["another", "", "\x1b[2J", "a" * 10_000]).item()] = values[name]
-    elif choice == 2:
-        values[int(rng.integers(5)) + 10**6] = values.pop(name)
-    elif isinstance(values[name], torch.Tensor):
-        values[name] = another_tensor(rng, values[name])
+def put(value: object) -> Edit:
+    return lambda rng, values: value
 
 
-def damage_checkpoint_values(rng: np.random.Generator, folder: Path) -> None:
-    path = folder / RUN / "checkpoints" / "last.pt"
-    checkpoint: Any = torch.load(path, weights_only=True)
-    optimizer = checkpoint["optimizer"]
-    numbers = [None, -1, 10**400, 2.5, np.nan, True, "3", [3], torch.tensor(3), torch.tensor([3, 4]), 10**12, {}]
-    number: Any = numbers[rng.integers(len(numbers))]
-    choice = rng.integers(14)
-    if choice < 4:
-        damage_values(rng, checkpoint["objective"])
-    elif choice == 4:
-        checkpoint[["step", "best", "totals", "objective", "optimizer"][rng.integers(5)]] = number
-    elif choice == 5:
-        del checkpoint[["step", "best", "totals", "objective", "optimizer"][rng.integers(5)]]
-    elif choice == 6:
-        checkpoint["totals"][["loss", "another", "", 5][rng.integers(4)]] = another_tensor(rng, torch.ones(2))
-    elif choice < 10:
-        kept = optimizer["state"]
-        damage_values(rng, kept[list(kept)[rng.integers(len(kept))]])
-    elif choice == 10:
-        group = optimizer["param_groups"][0]
-        group[["lr", "betas", "eps", "params", "weight_decay", "fused", "amsgrad"][rng.integers(7)]] = number
-    elif choice == 11:
-        places: list[tuple[Any, Any]] = [(checkpoint, "optimizer"), (optimizer, "state"), (optimizer, "param_groups")]
-        place, name = places[rng.integers(3)]
-        place[name] = number
-    elif choice == 12:  # of another system, or no dictionary
-        other = TrainingStep(*PRESETS["slot_attention-tetrominoes"].config.tiny().build())
-        checkpoint = [{**checkpoint, "objective": other.state_dict()}, [1, 2], torch.ones(3), None][rng.integers(4)]
-    else:
-        checkpoint["totals"] = Payload(folder / MARKER)
-    _same_damage(rng, folder, lambda path: torch.save(checkpoint, path))
-    if rng.random() < 0.05:
-        _compress(path)
+ANY = object()
+
+
+def at(place: object, edit: Edit) -> Edit:
+    """Edits one entry of a dictionary or a list: the one at a place, or any."""
+
+    def outer(rng: np.random.Generator, values: Any) -> Any:
+        name = draw(rng, values) if place is ANY else place
+        values[name] = edit(rng, values[name])
+        return values
+
+    return outer
+
+
+def without(place: object) -> Edit:
+    def edit(rng: np.random.Generator, values: Any) -> Any:
+        del values[draw(rng, values) if place is ANY else place]
+        return values
+
+    return edit
+
+
+def entry_more(name: str) -> Edit:
+    def edit(rng: np.random.Generator, values: Any) -> Any:
+        values[name] = values[draw(rng, values)]
+        return values
+
+    return edit
+
+
+def number_as_name(rng: np.random.Generator, values: Any) -> Any:
+    values[int(rng.integers(5)) + 10**6] = values.pop(draw(rng, values))
+    return values
+
+
+ODD_NAMES = {"another": "another", "nothing": "", "an escape sequence": "\x1b[2J", "10000 letters": "a" * 10_000}
+ENTRIES: Table[Edit] = {  # of a dictionary of tensors
+    "entry missing": (1, without(ANY)),
+    **part("entry more: ", 1, each(entry_more, ODD_NAMES)),
+    "number as a name": (1, number_as_name),
+    **part("tensor became ", 7, each(lambda alter: at(ANY, lambda rng, tensor: alter(tensor)), TENSORS)),
+}
+
+
+def odd_numbers(*places: str) -> Table[Edit]:
+    return {f"{place} became {name}": (1, at(place, put(value))) for place in places for name, value in NUMBERS.items()}
+
+
+def odd_total(alter: Alteration) -> Edit:
+    names = ["loss", "another", "", 5]
+    return at("totals", lambda rng, totals: totals | {draw(rng, names): alter(torch.ones(2))})
+
+
+def of_another_system(rng: np.random.Generator, checkpoint: Any) -> Any:
+    other = TrainingStep(*PRESETS["slot_attention-tetrominoes"].config.tiny().build())
+    return checkpoint | {"objective": other.state_dict()}
+
+
+TOP = ("step", "best", "totals", "objective", "optimizer")
+OPTIONS = ("lr", "betas", "eps", "params", "weight_decay", "fused", "amsgrad")
+CHECKPOINT_EDITS: Table[Edit] = {
+    **part("objective: ", 4, lifted(lambda edit: at("objective", edit), ENTRIES)),
+    **part("moments: ", 3, lifted(lambda edit: at("optimizer", at("state", at(ANY, edit))), ENTRIES)),
+    **part("a total became ", 1, each(odd_total, TENSORS)),
+    **part("", 1.3, odd_numbers(*TOP)),
+    **part("optimizer: ", 0.7, lifted(lambda edit: at("optimizer", edit), odd_numbers("state", "param_groups"))),
+    **part("group: ", 1, lifted(lambda e: at("optimizer", at("param_groups", at(0, e))), odd_numbers(*OPTIONS))),
+    **part("missing: ", 1, each(without, {name: name for name in TOP})),
+    **part("became ", 0.75, each(put, {"a list": [1, 2], "a tensor": torch.ones(3), "None": None})),
+    "of another system": (0.25, of_another_system),
+}
+
+
+def in_checkpoint(edit: Edit) -> Change:
+    def damage(rng: np.random.Generator, folder: Path) -> None:
+        path = folder / RUN / "checkpoints" / LAST
+        torch.save(edit(rng, torch.load(path, weights_only=True)), path)
+
+    return damage
+
+
+def payload_in_checkpoint(rng: np.random.Generator, folder: Path) -> None:
+    in_checkpoint(at("totals", put(Payload(folder / MARKER))))(rng, folder)
+
+
+def compressed(rng: np.random.Generator, folder: Path) -> None:
+    _compress(folder / RUN / "checkpoints" / LAST)
+
+
+CHECKPOINTS: Table[Change] = {
+    **part("", 13, lifted(in_checkpoint, CHECKPOINT_EDITS)),
+    "payload": (1, payload_in_checkpoint),
+    "compressed": (0.7, compressed),
+}
 
 
 def _compress(path: Path) -> None:
@@ -357,28 +390,48 @@ def make_weights(folder: Path) -> None:
     torch.save(weights, folder / WEIGHTS[1], _use_new_zipfile_serialization=False)
 
 
-def damage_weights(rng: np.random.Generator, folder: Path) -> None:
-    damage_one_of(rng, [folder / name for name in WEIGHTS])
+def in_weights(edit: Edit) -> Change:
+    return lambda rng, folder: _save_weights(folder, edit(rng, authors_weights()))
 
 
-def damage_weight_values(rng: np.random.Generator, folder: Path) -> None:
-    weights: Any = authors_weights()
-    choice = rng.integers(8)
-    if choice < 4:
-        damage_values(rng, weights)
-    elif choice == 4:
-        name = ["scene_encoder.project_to_scene_dim.0.weight", "prior_lstm.lstm.weight_ih_l0"][rng.integers(2)]
-        weights[name] = torch.zeros([(10**9, 0), (0, 10**9), (10**6, 1), (1, 10**6), (8,), (3, 3)][rng.integers(6)])
-    elif choice == 5:
-        name = list(weights)[rng.integers(len(weights))]
-        weights[name] = weights[name].double() + 1e200
-    elif choice == 6:
-        weights = [{"a": Payload(folder / MARKER)}, Payload(folder / MARKER), [], {}, {"a": {}}, 5][rng.integers(6)]
-    else:
-        for name in list(weights)[: rng.integers(1, len(weights))]:
-            weights[name.replace("scene_encoder", "scene_encoder.blocks.x")] = weights.pop(name)
+def _save_weights(folder: Path, weights: object) -> None:
     for legacy, name in enumerate(WEIGHTS):
         torch.save(weights, folder / name, _use_new_zipfile_serialization=not legacy)
+
+
+def another_size(size: tuple[int, ...]) -> Edit:
+    names = ["scene_encoder.project_to_scene_dim.0.weight", "prior_lstm.lstm.weight_ih_l0"]
+    return lambda rng, weights: weights | {draw(rng, names): torch.zeros(size)}
+
+
+def renamed(rng: np.random.Generator, weights: Any) -> Any:
+    for name in list(weights)[: rng.integers(1, len(weights))]:
+        weights[name.replace("scene_encoder", "scene_encoder.blocks.x")] = weights.pop(name)
+    return weights
+
+
+def payload_in_weights(deeper: bool) -> Change:
+    def damage(rng: np.random.Generator, folder: Path) -> None:
+        payload = Payload(folder / MARKER)
+        _save_weights(folder, {"a": payload} if deeper else payload)
+
+    return damage
+
+
+SIZES = {str(size): size for size in ((10**9, 0), (0, 10**9), (10**6, 1), (1, 10**6), (8,), (3, 3))}
+NO_WEIGHTS: dict[str, object] = {"a list": [], "empty": {}, "an empty dictionary": {"a": {}}, "5": 5}
+WEIGHT_EDITS: Table[Edit] = {
+    **part("", 4, ENTRIES),
+    **part("size became ", 1, each(another_size, SIZES)),
+    "too large for float32": (1, at(ANY, lambda rng, tensor: tensor.double() + 1e200)),
+    "renamed": (1, renamed),
+    **part("became ", 0.6, each(put, NO_WEIGHTS)),
+}
+WEIGHT_VALUES: Table[Change] = {
+    **part("", 7.6, lifted(in_weights, WEIGHT_EDITS)),
+    "payload": (0.2, payload_in_weights(False)),
+    "payload in a dictionary": (0.2, payload_in_weights(True)),
+}
 
 
 def agree_weights(expected: Numbers, found: Numbers) -> None:
@@ -412,61 +465,57 @@ def agree_metrics(expected: Numbers, found: Numbers) -> None:
         assert value is None or isinstance(value, int | float | str), name
 
 
-ODD_VALUES: list[Any] = [
-    *(
-        None,
-        True,
-        "text",
-        "<script>alert(1)</script>",
-        "",
-        [],
-        [1, 2],
-        {},
-        {"a": 1},
-        10**400,
-        1e300,
-        -1e308,
-        float("nan"),
-    ),
-    *(float("inf"), -5, 0, 1e39, "9" * 1000, "\x1b[2J", "$\\frac{$", 10**30),
-]
-ODD_NAMES = ["mse", "mse_stderr", "training_seed", "count_2_found_2", "count_9999_found_1", "data", "seed", "x" * 5000]
-ODD_NAMES += [
-    "<script>alert(1)</script>",
-    "",
-    "kl_\u4e2d",
-    "kl_$",
-    "step",
-    "frechet_features",
-    "frechet",
-    "val_nll",
-    "nll",
-]
+TextChange = Callable[[np.random.Generator, str], str]
 
 
-def damage_json(rng: np.random.Generator, text: str) -> str:
-    values = json.loads(text)
-    for _ in range(rng.integers(1, 4)):
-        name = ODD_NAMES[rng.integers(len(ODD_NAMES))]
-        values[name] = ODD_VALUES[rng.integers(len(ODD_VALUES))]
-    choice = rng.integers(12)
-    if choice == 0:
-        return json.dumps([values, [], None, 5, "text"][rng.integers(1, 5)])
-    if choice == 1:
-        return '{"mse": ' + "[" * 100_000
-    if choice == 2:
-        return '{"mse": ' + "9" * 5000 + "}"
-    if choice == 3:
-        return '{"mse": 1e999, "nll": -1e-999}'
-    return json.dumps(values, ensure_ascii=bool(rng.integers(2)))
+def with_value(value: object) -> TextChange:
+    return lambda rng, text: _with(rng, text, {draw(rng, JSON_NAMES.values()): value})
 
 
-def damage_metrics(rng: np.random.Generator, folder: Path) -> None:
-    path = folder / RUN / METRICS
-    if rng.random() < 0.4:
-        damage_one_of(rng, [path])
-    else:
-        path.write_text(damage_json(rng, path.read_text()), encoding="utf-8")
+def with_name(name: str) -> TextChange:
+    return lambda rng, text: _with(rng, text, {name: draw(rng, [0.5, 3, *JSON.values()])})
+
+
+def with_several(rng: np.random.Generator, text: str) -> str:
+    odd = {draw(rng, JSON_NAMES.values()): draw(rng, JSON.values()) for _ in range(rng.integers(2, 4))}
+    return _with(rng, text, odd)
+
+
+def _with(rng: np.random.Generator, text: str, odd: dict[str, Any]) -> str:
+    return json.dumps(json.loads(text) | odd, ensure_ascii=bool(rng.integers(2)))
+
+
+JSON_CHANGES: Table[TextChange] = {
+    **part("value: ", 3, each(with_value, JSON)),
+    **part("name: ", 2, each(with_name, JSON_NAMES)),
+    "several values": (3, with_several),
+    **part("became ", 4, each(lambda became: lambda rng, text: became, JSON_TEXTS)),
+}
+
+
+def in_metrics(change: TextChange) -> Change:
+    def damage(rng: np.random.Generator, folder: Path) -> None:
+        path = folder / RUN / METRICS
+        path.write_text(change(rng, path.read_text()), encoding="utf-8")
+
+    return damage
+
+
+def in_log(change: TextChange) -> Change:
+    """Changes a line."""
+
+    def damage(rng: np.random.Generator, folder: Path) -> None:
+        path = folder / RUN / LOG
+        lines = path.read_text().splitlines()
+        index = rng.integers(len(lines))
+        lines[index] = change(rng, lines[index])
+        path.write_text("\n".join(lines), encoding="utf-8")
+
+    return damage
+
+
+METRICS_CHANGES: Table[Change] = {**bytes_of(str(METRICS), 2), **part("", 3, lifted(in_metrics, JSON_CHANGES))}
+LOG_CHANGES: Table[Change] = {**bytes_of(LOG), **part("", 1, lifted(in_log, JSON_CHANGES))}
 
 
 def log(folder: Path) -> Numbers:
@@ -475,17 +524,6 @@ def log(folder: Path) -> Numbers:
 
 def drawn_log(folder: Path) -> Numbers:
     return {"shape": curves(read_log(folder / RUN / LOG), goal=100.0).shape}
-
-
-def damage_log(rng: np.random.Generator, folder: Path) -> None:
-    path = folder / RUN / LOG
-    if rng.random() < 0.5:
-        damage_one_of(rng, [path])
-        return
-    lines = path.read_text().splitlines()
-    index = rng.integers(len(lines))
-    lines[index] = damage_json(rng, lines[index])
-    path.write_text("\n".join(lines), encoding="utf-8")
 
 
 def agree_log(expected: Numbers, found: Numbers) -> None:
@@ -499,12 +537,14 @@ def agree_log(expected: Numbers, found: Numbers) -> None:
 
 
 RUN_KINDS = {
-    "configuration": Kind(make_run, damage_config, {"config": config, "networks": networks}, agree_config),
-    "checkpoint": Kind(make_run, damage_checkpoint, CHECKPOINT_READERS, same),
-    "checkpoint values": Kind(make_run, damage_checkpoint_values, CHECKPOINT_READERS, agree_values),
-    "weights": Kind(make_weights, damage_weights, {"zip": importing(WEIGHTS[0])}, agree_weights),
-    "weights before PyTorch 1.6": Kind(make_weights, damage_weights, {"legacy": importing(WEIGHTS[1])}, agree_values),
-    "weight values": Kind(make_weights, damage_weight_values, {n: importing(n) for n in WEIGHTS}, agree_values),
-    "metrics": Kind(make_run, damage_metrics, {"metrics": metrics, "page": report_page}, agree_metrics),
-    "log": Kind(make_run, damage_log, {"log": log, "curves": drawn_log}, agree_log),
+    "configuration": Kind(make_run, CONFIGURATIONS, {"config": config, "networks": networks}, agree_config),
+    "checkpoint": Kind(make_run, lifted(both, bytes_of(LAST)), CHECKPOINT_READERS, same),
+    "checkpoint values": Kind(make_run, lifted(both, CHECKPOINTS), CHECKPOINT_READERS, agree_values),
+    "weights": Kind(make_weights, bytes_of(WEIGHTS[0]), {"zip": importing(WEIGHTS[0])}, agree_weights),
+    "weights before PyTorch 1.6": Kind(
+        make_weights, bytes_of(WEIGHTS[1]), {"legacy": importing(WEIGHTS[1])}, agree_values
+    ),
+    "weight values": Kind(make_weights, WEIGHT_VALUES, {n: importing(n) for n in WEIGHTS}, agree_values),
+    "metrics": Kind(make_run, METRICS_CHANGES, {"metrics": metrics, "page": report_page}, agree_metrics),
+    "log": Kind(make_run, LOG_CHANGES, {"log": log, "curves": drawn_log}, agree_log),
 }

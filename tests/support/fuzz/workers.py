@@ -1,6 +1,7 @@
 """A process that reads damaged files with little memory, watched, and started anew when it dies."""
 
 import importlib
+import itertools
 import multiprocessing
 import resource
 import shutil
@@ -14,10 +15,11 @@ from typing import Self
 import numpy as np
 
 from support.fuzz.outcomes import FAILED, Kind, Numbers, Outcome, judge
+from support.fuzz.tables import chosen, entropy
 
 SECONDS = 300.0  # until a case counts as hanging; a loaded machine is slow
 SPARE_BYTES = 1024**3  # what a case may allocate beside what the process has
-CHECK_EVERY = 8  # cases between two readings of the sound files, to see that the process is well
+CHECK_EVERY = 32  # cases between two readings of the sound files, to see that the process is well
 
 
 class Worker:
@@ -49,9 +51,9 @@ class Worker:
         self._process.kill()
         self._process.join()
 
-    def judge(self, kind: str, seed: int, case: int) -> Outcome:
-        """What becomes of a case of a kind of file; the same seed and case give the same file."""
-        self._connection.send((kind, seed, case))
+    def judge(self, kind: str, seed: int, case: int, only: str | None = None) -> Outcome:
+        """What becomes of a case of a kind of file, as damaged by `damaged_copy`."""
+        self._connection.send((kind, seed, case, only))
         try:
             if self._connection.poll(self._seconds):
                 outcome: Outcome = self._connection.recv()
@@ -67,11 +69,17 @@ class Worker:
         return Outcome(FAILED, what)
 
 
-def damaged_copy(kind: Kind, seed: Sequence[int], folder: Path) -> Path:
-    """Makes the sound files of a kind in `folder/sound`, unless they are there, and a damaged copy; its folder."""
-    path = folder / "-".join(map(str, seed))
+def damaged_copy(kind: Kind, seed: Sequence[int], folder: Path, only: str | None = None) -> Path:
+    """Makes the sound files of a kind in `folder/sound`, unless they are there, and a damaged copy; its folder.
+
+    The seed draws the mutation, unless `only` names one, and what the mutation draws: the same seed and mutation give
+    the same files.
+    """
+    name = only or chosen(kind.mutations, seed)
+    own = entropy(seed, name)
+    path = folder / "-".join(map(str, own))
     shutil.copytree(_make_sound(kind, folder), path)
-    kind.damage(np.random.default_rng(seed), path)
+    kind.mutations[name][1](np.random.default_rng(own), path)
     return path
 
 
@@ -96,9 +104,9 @@ def _read_sound(kind: Kind, folder: Path) -> dict[str, Numbers]:
 def _serve(connection: Connection, folder: Path, module: str) -> None:
     kinds: Mapping[str, Kind] = importlib.import_module(f"support.fuzz.{module}").KINDS
     expected: dict[str, Mapping[str, Numbers]] = {}
-    while True:
+    for number in itertools.count(1):
         try:
-            name, seed, case = connection.recv()
+            name, seed, case, only = connection.recv()
         except EOFError:
             return
         kind, place = kinds[name], folder / name
@@ -107,11 +115,11 @@ def _serve(connection: Connection, folder: Path, module: str) -> None:
                 _limit_memory(None)
                 expected[name] = _read_sound(kind, place)
                 _limit_memory(SPARE_BYTES)
-            path = damaged_copy(kind, [seed, case], place)
+            path = damaged_copy(kind, [seed, case], place, only)
             outcome = judge(kind, expected[name], path)
             if outcome.result != FAILED:
                 shutil.rmtree(path)  # what failed stays, to be looked at
-            if case % CHECK_EVERY == CHECK_EVERY - 1:
+            if number % CHECK_EVERY == 0:
                 for reader, numbers in _read_sound(kind, place).items():
                     kind.agree(expected[name][reader], numbers)
         except BaseException:
