@@ -1,4 +1,4 @@
-"""The presets: published hyper-parameters under the names of their data, and some for a laptop."""
+"""The presets: published hyper-parameters, named after their data, and small ones for a laptop."""
 
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
@@ -25,15 +25,15 @@ Fields = dict[str, Any]
 
 @dataclass(frozen=True)
 class Preset:
-    """A run by its name.
+    """A named configuration of a run.
 
     Attributes:
-        config: The run.
-        summary: What it is, in one line.
+        config: The configuration.
+        summary: A description in one line.
         needs: The data and time it needs, in one line.
-        makes_data: Arguments of `data make` if the run makes its own data; None if the user must give a file.
-        data_name: What that data file is called; None: as the preset.
-        suits_data: Whether fields that are not given follow the data (`suited_to`).
+        makes_data: Arguments of `data make` if the run makes its own data. None if the user must give a file.
+        data_name: The name of that data file. None means the name of the preset.
+        suits_data: Whether fields that are not given are chosen from the data (`suited_to`).
     """
 
     config: RunConfig
@@ -44,10 +44,10 @@ class Preset:
     suits_data: bool = False
 
     def suited_to(self, look: Look, gpu: bool) -> "Preset":
-        """The same with the fields that a look at the data suggests, if its fields follow the data.
+        """A copy with fields chosen from the data, or the preset itself if its fields do not depend on the data.
 
         Args:
-            look: What the data is like.
+            look: Properties of the data.
             gpu: Whether there is a GPU to train on.
         """
         if not self.suits_data or not isinstance(self.config, SRIConfig):
@@ -61,7 +61,7 @@ class Preset:
         return {name: (values[name], default) for name, default in defaults.items() if values[name] != default}
 
     def sized(self, image_size: int) -> "Preset":
-        """The same, with data of another image size if it makes its own."""
+        """A copy for another image size, if the preset makes its own data."""
         usual = self.config.image_size
         if self.makes_data is None or image_size == usual:
             return self
@@ -69,7 +69,7 @@ class Preset:
         return replace(self, makes_data={**self.makes_data, "size": image_size}, data_name=f"{name}-{image_size}")
 
     def tiny(self) -> "Preset":
-        """The same at a size that runs in seconds, on a few images that it makes."""
+        """A copy that runs in seconds, on a few images that it makes."""
         config = replace(self.config.tiny(), dataset="towers") if self.suits_data else self.config.tiny()
         data = {"size": config.image_size, "train": 8, "val": 2, "test": 2}
         return replace(
@@ -106,12 +106,12 @@ _EMORL_SCHEDULE: Fields = {
     "halving_steps": 100_000,
     "halving": "smooth",
 }
-# As EMORL's release: no speed-up, a step that is the same for all image sizes, the plain ELBO first.
+# As in EMORL's release: no speed-up, the same step for all image sizes, and the plain ELBO first.
 _EMORL_GECO: Fields = {"geco_speedup": 1.0, "geco_scaled": False, "geco_warm_start": 1_000}
 _LATER_ONCE: Fields = {"later_refinement_steps": 1, "refinement_drop": 100_000}
 _EMORL_TETROMINOES: Fields = {"slot_size": 32, "decoder": "small", "steps": 200_000}
 
-# On a laptop; docs/quick.md says why.
+# For a laptop. docs/quick.md explains the choices.
 _QUICK: Fields = {
     "slot_size": 16,
     "lstm_units": 256,
@@ -141,7 +141,7 @@ _QUICK: Fields = {
     "picture_every": 2_000,
     "checkpoint_every": 500,
 }
-# The segregation alone, then all stages, then the prior alone, which takes many cheap steps.
+# First only the segregation, then all stages, then only the prior, with many cheap steps.
 _QUICK_SRI: Fields = {
     "scene_size": 64,
     "scene_width": 64,
@@ -168,7 +168,7 @@ _QUICK_TETROMINOES: Fields = {
     "steps": 7_200,
 }
 
-# EMORL, alone and in SRI, at a size that one core trains in half an hour; ours throughout.
+# EMORL by itself and in SRI, at a size that one core trains in half an hour. All settings are our own.
 _QUICK_EMORL: Fields = {
     "dataset": "tetrominoes",
     "image_size": 32,
@@ -246,7 +246,7 @@ PRESETS: dict[str, Preset] = {
     for preset in (
         Preset(
             SRIConfig(preset="sri-quick", **_TOWERS, **(_QUICK | _QUICK_SRI)),
-            "SRI on small flat towers, for a laptop: separates objects and draws scenes in a learnt order",
+            "SRI on small flat towers, for a laptop: separates objects and generates scenes in a learnt order",
             "makes its own data (32x32); 12 minutes on a fast core; weights are bundled",
             makes_data=_QUICK_DATA,
             data_name="towers",
@@ -260,7 +260,7 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             GenesisV2Config(preset="genesis_v2-quick", **_TOWERS, **_QUICK),
-            "GENESIS-v2 on the same towers, with sri-quick's options where they apply: a baseline",
+            "GENESIS-v2 on the same towers, with all options of sri-quick that apply: a baseline",
             "makes its own data (32x32); 14 minutes on a fast core",
             makes_data=_QUICK_DATA,
             data_name="towers",
@@ -269,7 +269,7 @@ PRESETS: dict[str, Preset] = {
             SRIConfig(
                 preset="sri-own", dataset="own", image_size=64, num_slots=7, geco_mse=0.0048, **(_QUICK | _QUICK_SRI)
             ),
-            "SRI on data of your own: slots, likelihood and length follow the images ('pyro-sri data suggest F.h5')",
+            "SRI on your own data: chooses slots, likelihood and steps from the images ('pyro-sri data suggest F.h5')",
             "a file of square images of 32, 64, 96 or 128 pixels ('pyro-sri data convert')",
             suits_data=True,
         ),
@@ -304,7 +304,7 @@ PRESETS: dict[str, Preset] = {
                 steps=9_000,
             ),
             "SRI on EMORL on the same images",
-            "makes its own data (32x32); about forty minutes on one core",
+            "makes its own data (32x32); about 40 minutes on one core",
             makes_data=_QUICK_DATA,
             data_name="tetrominoes-32",
         ),
@@ -338,7 +338,7 @@ PRESETS: dict[str, Preset] = {
         ),
         _sri(
             "sri-mog-clevr6",
-            "SRI, mixture likelihood, 3 to 6 CLEVR objects; likelihood and target are our choice, as GENESIS-v2's",
+            "SRI, mixture likelihood, 3 to 6 CLEVR objects; our choice of likelihood and target, as for GENESIS-v2",
             _NEEDS_CLEVR6,
             **_CLEVR6,
             **_MOG_CLEVR6,
@@ -370,7 +370,7 @@ PRESETS: dict[str, Preset] = {
         ),
         _sri(
             "sri_sa-shapestacks",
-            "SRI-SA*, a Slot Attention encoder with learnt slots, towers of blocks (table 1); our matching",
+            "SRI-SA*, a Slot Attention encoder with learnt slots, towers of blocks (table 1); with our own matching",
             _NEEDS_STACKS,
             **_STACKS,
             **_MOG,
@@ -399,7 +399,7 @@ PRESETS: dict[str, Preset] = {
         ),
         _emorl(
             "tetrominoes",
-            "Tetrominoes as released; the target can never be met (the NLL is at least ln 0.3 = -1.204)",
+            "Tetrominoes, as released; its target can never be met (the NLL is at least ln 0.3 = -1.204)",
             _NEEDS_TETROMINOES,
             _TETROMINOES | _EMORL_TETROMINOES | {"pixel_std": 0.3, "geco_target": -1.224, "geco_unreachable": True},
         ),
@@ -411,13 +411,13 @@ PRESETS: dict[str, Preset] = {
         ),
         _emorl(
             "multi_dsprites",
-            "flat sprites, as released: without GECO",
+            "flat sprites, as released, without GECO",
             _NEEDS_DSPRITES,
             _DSPRITES | _LATER_ONCE | {"pixel_std": 0.1, "geco": False},
         ),
         _emorl(
             "multi_dsprites-geco",
-            "flat sprites with GECO and the decoder small; likelihood and target are our choice",
+            "flat sprites, with GECO and the small decoder; our choice of likelihood and target",
             _NEEDS_DSPRITES,
             _DSPRITES | {"pixel_std": 0.1, "geco_target": -2.265, "decoder": "small"},
         ),
@@ -429,7 +429,7 @@ PRESETS: dict[str, Preset] = {
         ),
         _emorl(
             "clevr6-big",
-            "3 to 6 CLEVR objects with the decoder big, which costs a fraction of the released one",
+            "3 to 6 CLEVR objects, with the big decoder, which costs a fraction of the released one",
             _NEEDS_CLEVR6,
             _CLEVR6 | _LATER_ONCE | {"likelihood": "mog", "pixel_std": 0.1, "geco_target": -2.206, "decoder": "big"},
         ),
@@ -448,10 +448,10 @@ PRESETS: dict[str, Preset] = {
 
 
 def find_preset(name: str) -> Preset:
-    """The preset of that name.
+    """Returns the preset of a name.
 
     Raises:
-        UserError: If there is none; names the nearest.
+        UserError: If there is none. The message suggests the closest name.
     """
     if name not in PRESETS:
         raise UserError(f"there is no preset '{name}': {nearest(name, PRESETS)}")
@@ -459,19 +459,19 @@ def find_preset(name: str) -> Preset:
 
 
 def train_options(config: RunConfig, tiny: bool = False) -> list[str]:
-    """The options of `train` that make this configuration of its preset; those of an unknown preset name every field.
+    """The options of `train` that turn the preset into this configuration; for an unknown preset, all fields.
 
     Args:
         config: The configuration.
-        tiny: Whether `--tiny` comes before them.
+        tiny: Whether the options follow `--tiny`.
     """
     preset = PRESETS.get(config.preset)
     default: dict[str, Any] = {}
     if preset is not None and tiny:
         default = asdict(preset.tiny().config)
-    elif preset is not None:  # whose schedule follows --steps
+    elif preset is not None:  # its schedule is scaled with --steps
         default = asdict(preset.config.stretched(config.steps)) | {"steps": preset.config.steps}
-        if preset.suits_data:  # fields that are not given follow the data
+        if preset.suits_data:  # fields that are not given depend on the data
             default = {}
     words = []
     for name, value in asdict(config).items():

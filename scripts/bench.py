@@ -1,4 +1,4 @@
-"""`pyro-sri bench`: what a training step, an inference and a sample cost, and where the time of a step goes."""
+"""The command `pyro-sri bench`: measures training steps, inference, sampling, and the stages of a step."""
 
 import dataclasses
 import itertools
@@ -57,13 +57,13 @@ _SHORT = re.compile(r"--batch(?==|$)")
 Result = dict[str, Any]
 Clock = Callable[[], float]
 
-_HELP = """Measure how fast a preset trains, infers and samples on random images, and how fast images are loaded.
+_HELP = """Measure the speed of training, inference, sampling and image loading for a preset, on random images.
 
-The step is the one that `train` runs, at any size and precision. Every field of the preset is an option.
+The training step is the one that `train` runs, at any size and precision. Every field of the preset is an option.
 
-Machines differ and are noisy, so compare the best step with a fixed piece of work that is timed on the same machine
-(python -m pyro_sri.scripts.unit). The loader reads a temporary file from the operating system's cache, so its figures
-do not show a slow disk. The table of stages comes from one extra step, which is neither compiled nor captured.
+Machines differ and timings are noisy, so compare the best step with a fixed piece of work that is timed on the same
+machine (python -m pyro_sri.scripts.unit). The loader reads a temporary file from the operating system's cache, so its
+numbers do not show a slow disk. The table of stages comes from one extra step, which is neither compiled nor captured.
 
 For example:
 
@@ -78,9 +78,9 @@ pyro-sri bench sri-mog-shapestacks --precision bf16 --capture
 --batch is short for --batch-size. --steps is the number of timed steps, after a warm-up.
 
 Args:
-    fast: Choose --precision, --capture and --compile by trying them on the GPU at hand; options that you give stay.
-        On a CPU this changes nothing.
-    json: Print the results as one line of JSON at the end.
+    fast: Choose --precision, --capture and --compile by trying them on the GPU. Options that you give are kept.
+        This has no effect on a CPU.
+    json: Also print the results as one line of JSON at the end.
 """
 
 
@@ -108,7 +108,7 @@ def _read(preset: RunConfig, args: Sequence[str]) -> tuple[RunConfig, bool]:
     config.require(["steps"], lambda value: value > 0, "at least 1")
     for name, reason in UNUSED.items():
         if getattr(config, name) != getattr(default, name):
-            raise UserError(f"{flag(name)} does not apply to a benchmark ({reason}): leave it out")
+            raise UserError(f"{flag(name)} does not apply to a benchmark ({reason}); leave it out")
     if "--fast" in words:
         config, said = fastest(config, pick_device(config.device), fixed=given(words))
         note(said)
@@ -116,20 +116,20 @@ def _read(preset: RunConfig, args: Sequence[str]) -> tuple[RunConfig, bool]:
 
 
 def measure(config: RunConfig) -> Result:
-    """Times training steps, inference and samples, the loader, and the stages of one more step.
+    """Times training steps, inference, sampling, the loader, and the stages of one more step.
 
     Args:
-        config: The run; `config.steps` are timed, of `config.batch_size` random images, on one device.
+        config: The run. `config.steps` steps on `config.batch_size` random images are timed, on one device.
 
     Returns:
-        What `bench --json` prints: times in ms, memory in MiB at the peak of the training steps (of the process on the
-        CPU, of the allocator on a GPU). Inference is that of a batch by `explain` without the imagined rollout;
-        samples are a batch of decoded scenes; a system without a prior has None for them, and `<name>_reason`. The
-        stages are forward pass, backward pass and optimiser, which add up to a step, the forward passes of single
-        networks, which are parts of the first, and what is left of it.
+        The content of `bench --json`: times in ms, and peak memory of the training steps in MiB (of the process on the
+        CPU, of the allocator on a GPU). Inference is `explain` on a batch, without the imagined rollout. Sampling is
+        drawing and decoding a batch of scenes. A system without a prior has None for it, and `<name>_reason`. The
+        stages are the forward pass, the backward pass and the optimiser, which add up to a step; the forward passes of
+        single networks, which are parts of the forward pass; and the rest of the forward pass.
 
     Raises:
-        UserError: If there is no such device, or no room for the loader's temporary file.
+        UserError: If the device does not exist, or there is no space for the loader's temporary file.
     """
     device = pick_device(config.device)
     now = _clock(device)
@@ -149,7 +149,7 @@ def measure(config: RunConfig) -> Result:
 
 
 def _clock(device: torch.device) -> Clock:
-    """Reads milliseconds once the device has done its work."""
+    """Returns a clock in milliseconds that waits for the device first."""
 
     def now() -> float:
         if device.type == "cuda":
@@ -164,7 +164,7 @@ def _name(device: torch.device) -> str:
 
 
 def _times(work: Callable[[], object], count: int, now: Clock, warm_up: int = 1) -> list[float]:
-    """Milliseconds of every call after the first ones."""
+    """Milliseconds of every call after the warm-up."""
     times = []
     for _ in range(warm_up + count):
         start = now()
@@ -174,7 +174,7 @@ def _times(work: Callable[[], object], count: int, now: Clock, warm_up: int = 1)
 
 
 def _speed(config: RunConfig, images: Tensor, now: Clock) -> Result:
-    """Steps, their memory, and what the system does without gradients, networks run as the configuration says."""
+    """Measures training steps, their memory, inference and sampling, with the precision of the configuration."""
     if images.is_cuda:
         torch.cuda.reset_peak_memory_stats()
     stepper = new_stepper(config, images.device)
@@ -207,7 +207,7 @@ def _sampling(module: TrainingStep) -> Callable[[int], object]:
 
 
 def _rates(rate: str, latency: str, batch: int, now: Clock, work: Callable[[int], object]) -> Result:
-    """Images per second in batches, by the best of some passes, and the median milliseconds of a single one."""
+    """Images per second in batches (best of several passes), and milliseconds for a single image (median)."""
     return {
         rate: round(1000 * batch / min(_times(lambda: work(batch), PASSES, now)), 2),
         latency: round(statistics.median(_times(lambda: work(1), LATENCIES, now)), 2),
@@ -215,7 +215,7 @@ def _rates(rate: str, latency: str, batch: int, now: Clock, work: Callable[[int]
 
 
 def _loader_rates(config: RunConfig, device: torch.device, now: Clock) -> Result:
-    """Images per second from memory and from disk, as float batches on the device, by the best of some passes."""
+    """Images per second from memory and from disk, as float batches on the device (best of several passes)."""
     size, batch = config.image_size, config.batch_size
     num_images = max(batch, LOADER_BYTES // (3 * size**2))
     images = np.random.default_rng(config.seed).integers(0, 256, (num_images, size, size, 3), dtype=np.uint8)
@@ -268,12 +268,12 @@ def _stage_times(config: RunConfig, images: Tensor, now: Clock) -> dict[str, flo
 
 
 def _stages(module: TrainingStep) -> dict[str, nn.Module]:
-    """The networks that model, guide and what they hold are made of."""
+    """The networks of the model and the guide, also inside nested programs."""
     return dict([*_networks("model", module.model), *_networks("guide", module.guide)])
 
 
 def _networks(name: str, program: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Those of a program and of the programs in it, by name; what a segregation pair holds is named after the pair."""
+    """The networks of a program and of its nested programs, by name; those of a segregation pair get its name."""
     for child_name, child in program.named_children():
         full_name = f"{name} {child_name.replace('_', ' ')}"
         if isinstance(child, Program):
@@ -284,9 +284,9 @@ def _networks(name: str, program: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 @contextmanager
 def _watching(networks: dict[str, nn.Module], now: Clock) -> Iterator[dict[str, float]]:
-    """Adds up the milliseconds that are spent in each network while inside, whichever of its modules is called.
+    """Adds up the milliseconds spent in each network, whichever of its modules is called.
 
-    What one network calls of another counts for the first; a module that two share counts for the one named first.
+    If one network calls another, the time counts for the caller. A shared module counts for the network named first.
     """
     milliseconds: dict[str, float] = {}
     depth, start = 0, 0.0

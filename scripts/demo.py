@@ -1,4 +1,4 @@
-"""`make demo`: data, training, evaluation and a report, with the clock running."""
+"""`make demo`: generates data, trains, evaluates and writes a report within ten minutes."""
 
 import argparse
 import shlex
@@ -32,9 +32,9 @@ TIMED = 40  # steps of the segregation that say how fast this machine is
 def demo(out: Path, seed: int) -> None:
     """Trains the quick preset from scratch, evaluates it and writes `out/report.html`.
 
-    It trains for as many steps as there is time for, and looks twice: how fast the machine is says when the prior
-    trains alone, and what is left of the time then says for how long. So other programs on the same cores cost steps,
-    not minutes. Stopped half-way, it continues.
+    The number of steps depends on the time available. It is set twice: the speed of the machine determines when the
+    prior starts to train alone, and the time that is then left determines for how long. So if other programs use the
+    same cores, there are fewer steps, not more minutes. If the demo is stopped, the same command continues it.
 
     Args:
         out: Folder for the run and the report.
@@ -42,7 +42,7 @@ def demo(out: Path, seed: int) -> None:
     """
     start = time.monotonic()
     path, page = out / PRESET, out / "report.html"
-    from pyro_sri import runs  # not before threads have been told how to wait
+    from pyro_sri import runs  # only after the threads have been configured
 
     train = ["train", PRESET, "--seed", str(seed), "--out", str(path), "--resume"]
     if not (path / runs.CONFIG).exists():
@@ -54,42 +54,42 @@ def demo(out: Path, seed: int) -> None:
         left = SECONDS - (time.monotonic() - start)
         speed = statistics.median(line["images_per_second"] for line in stored.log() if "images_per_second" in line)
         alone = steps_alone(left, speed / stored.config.batch_size)
-        note(f"== 2/4 {alone} steps of the prior alone")
+        note(f"== 2/4 training only the prior for {alone} more steps")
         run(["train", PRESET, "--out", str(path), "--resume", "--steps", str(stored.config.steps + alone)])
     note("== 3/4 evaluating on held-out images")
     run(["evaluate", str(path), "--num-images", str(IMAGES)])
     note("== 4/4 writing the report")
-    page.unlink(missing_ok=True)  # the demo's own page, written anew
+    page.unlink(missing_ok=True)  # the demo's own page, replaced
     run(["report", str(path), "--out", str(page)])
     for line in closing(runs.open_run(path), page, (time.monotonic() - start) / 60):
         note(line)
 
 
 def closing(trained: "Run", page: Path, minutes: float) -> tuple[str, str, str]:
-    """The demo's last lines: what was reached, where to look, and what to try next."""
+    """The demo's last lines: the results, where to look, and what to try next."""
     metrics = trained.metrics() or {}
     sample = shlex.join(["pyro-sri", "sample", str(trained.path), "--num", "64"])
     apart, stand = metrics.get("ari_fg"), metrics.get("structure_accuracy")
     return (
-        f"reached in {minutes:.1f} minutes and {trained.step} steps: objects are separated with an ARI-FG of "
+        f"after {minutes:.1f} minutes and {trained.step} steps, objects are separated with an ARI-FG of "
         f"{'-' if apart is None else f'{apart:.2f}'} (1 is perfect), and "
         f"{'-' if stand is None else f'{100 * stand:.0f} %'} of the generated towers stand",
-        f"where to look: open {page.resolve()} in a browser",
-        f"what next: {sample}; docs/quick.md explains the rest",
+        f"to see the report, open {page.resolve()} in a browser",
+        f"to draw new scenes: {sample}; docs/quick.md explains more",
     )
 
 
 def first_options() -> list[str]:
-    """Options of `train` up to where the prior trains alone: the preset's schedule, as long as there is time for.
+    """Options of `train` until the prior trains alone: the preset's schedule, for as many steps as there is time for.
 
-    On one thread or on all, whichever is faster: networks this small seldom gain by a second one.
+    Uses one thread or all threads, whichever is faster. Networks this small are seldom faster with a second thread.
     """
     import torch
 
     from pyro_sri.config import flag
     from pyro_sri.presets import find_preset
 
-    note(f"== 1/4 timing {TIMED} steps, on one thread and on all")
+    note(f"== 1/4 timing {TIMED} steps with one thread and with all threads")
     speeds = {threads: steps_per_second(threads) for threads in sorted({torch.get_num_threads(), 1})}
     threads = max(speeds, key=speeds.__getitem__)
     preset = find_preset(PRESET).config
@@ -100,12 +100,12 @@ def first_options() -> list[str]:
 
 
 def steps_alone(seconds: float, steps_per_second: float) -> int:
-    """How many steps of the prior alone there is time for in the seconds that are left, evaluation and report apart."""
+    """How many steps of the prior alone fit into the remaining seconds, without evaluation and report."""
     return max(FEWEST_ALONE, int((seconds * steps_per_second - REST) / STEP_ALONE) // 100 * 100)
 
 
 def steps_per_second(threads: int) -> float:
-    """How fast the segregation trains, by the second half of a few steps."""
+    """The training speed of the segregation, measured on the second half of a few steps."""
     from pyro_sri import runs
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""`pyro-sri evaluate`: every metric of one or several runs on held-out images."""
+"""The command `pyro-sri evaluate`: computes every metric of one or more runs on held-out images."""
 
 import json
 from collections.abc import Sequence
@@ -49,8 +49,8 @@ def evaluate_runs(
 ) -> None:
     """Compute every metric of one or more runs on held-out images.
 
-    Prints those that matter most, and writes all to RUN/evaluation/metrics.json. An earlier file is kept under another
-    name. Runs that differ only in the seed are also summarised: mean, standard deviation and the value of each seed.
+    Prints the most important metrics and writes all of them to RUN/evaluation/metrics.json. An earlier file is kept
+    under another name. Runs that differ only in the seed are also summarised by mean and standard deviation.
 
     For example:
 
@@ -62,26 +62,28 @@ def evaluate_runs(
 
     Args:
         given: Run directories, or names of presets with bundled weights.
-        data: Dataset file (if not given: the one that the run was trained on).
-        num_images: Evaluate only this many images, from the start of the split (if not given: all).
-        split: The split: train, val or test.
-        checkpoint: The checkpoint: best (by validation) or last.
-        batch_size: Images evaluated at once.
-        num_samples: Scenes to generate for the Fréchet distance and the structural accuracy; 0 leaves these metrics out
-            (if not given: as many as images, at most 10,000).
-        inception: TorchScript file of the Inception network, which makes the Fréchet distance an FID. Without it, fixed
-            wavelet features are compared, and the distance is not an FID. A TorchScript file is a program: use only one
-            that you trust.
+        data: Dataset file (default: the one that the run was trained on).
+        num_images: Evaluate only the first images of the split, this many (default: all).
+        split: Split to evaluate: train, val or test.
+        checkpoint: Checkpoint to evaluate: best (by validation) or last.
+        batch_size: Number of images per batch.
+        num_samples: Number of scenes to generate for the Fréchet distance and the structural accuracy. 0 skips these
+            metrics (default: as many as images, at most 10,000).
+        inception: TorchScript file of the Inception network, for computing the FID. Without it, the Fréchet distance
+            uses fixed wavelet features and is not an FID. A TorchScript file is a program, so only use one that you
+            trust.
         download_inception: Use the published Inception file. It is downloaded once if it is not in the cache.
         iwae_images: Number of images, from the start of the split, for the importance-weighted bound and the posterior
-            predictive checks; 0 leaves these metrics out.
-        iwae_samples: Draws per image for these metrics.
+            predictive checks. 0 skips these metrics.
+        iwae_samples: Number of draws per image for these metrics.
         seed: Seed of the draws.
-        device: Where to compute; auto uses a GPU if there is one.
+        device: Device to use. auto uses a GPU if there is one.
         every: Print all metrics.
-        only: Print and write this metric alone, which metrics.json does not heed; may be given several times.
-        csv: File to write as CSV: mean, standard deviation and every seed of each configuration, in full.
-        latex: File to write as LaTeX: a table of mean and standard deviation, with a column for each configuration.
+        only: Print only this metric, and write only this metric to the CSV and LaTeX files. Repeat the option for
+            several metrics. metrics.json always contains all of them.
+        csv: CSV file to write, with the mean, standard deviation and every seed of each configuration at full
+            precision.
+        latex: LaTeX file to write, with a table of means and standard deviations and a column for each configuration.
         as_json: Print JSON instead of tables.
     """
     check_seed(seed)
@@ -90,7 +92,7 @@ def evaluate_runs(
         if path is not None:
             check_new_file(path, (suffix,), option)
     if not given:
-        raise UserError("which runs? give at least one: pyro-sri evaluate RUN [RUN ...]")
+        raise UserError("no run given; name at least one: pyro-sri evaluate RUN [RUN ...]")
     for name, value in {"--iwae-images": iwae_images, "--num-samples": num_samples}.items():
         if value is not None and value < 0:
             raise UserError(f"{name} is {value}: it must be 0 or more")
@@ -149,7 +151,7 @@ def evaluate_runs(
         evaluations.append(metrics)
         if not as_json:
             print_metrics(name, metrics, only, every)
-        if not run.path.is_relative_to(runs.WEIGHTS):  # bundled weights lie where nothing may be written
+        if not run.path.is_relative_to(runs.WEIGHTS):  # never write into the folder of bundled weights
             write_metrics(run.path / runs.METRICS, metrics)
             note(f"written to {run.path / runs.METRICS}")
     if as_json:
@@ -165,19 +167,21 @@ def evaluate_runs(
 
 
 def _extractor(inception: Path | None, download: bool) -> FeatureExtractor:
-    """What images are compared by."""
+    """The features by which images are compared."""
     if inception is None and not download:
         return ScatteringFeatures()
     file = find_inception(inception, download)
     if file is None:
-        note("the Inception file could not be downloaded: comparing wavelet features instead, which do not give an FID")
+        note(
+            "the Inception file could not be downloaded, so wavelet features are used instead; they do not give an FID"
+        )
     return ScatteringFeatures() if file is None else InceptionFeatures(file)
 
 
 def _print_json(
     found: Sequence[Run], given: Sequence[str], evaluations: Sequence[Metrics], only: Sequence[str]
 ) -> None:
-    """Every run with its metrics, then every configuration with mean, deviation and seeds."""
+    """Prints every run with its metrics, then every configuration with mean, standard deviation and seeds."""
     told = [
         {"run": name, "metrics": {key: value for key, value in metrics.items() if not only or _metric(key) in only}}
         for name, metrics in zip(given, evaluations, strict=True)
@@ -191,10 +195,10 @@ def _metric(key: str) -> str:
 
 
 def _print_summaries(of_configurations: Sequence[Summary], only: Sequence[str], every: bool) -> None:
-    """A table for each configuration; and why there is none, where no mean can be taken."""
+    """Prints a table for each configuration, or why there is no mean."""
     for problem in dict.fromkeys(summary.problem for summary in of_configurations if summary.problem):
         names = [summary.name for summary in of_configurations if summary.problem == problem]
-        note(f"no mean of {', '.join(names)}: {problem}")
+        note(f"no mean over {', '.join(names)}: {problem}")
     for summary in of_configurations:
         if not summary.problem:
             print()
@@ -202,13 +206,13 @@ def _print_summaries(of_configurations: Sequence[Summary], only: Sequence[str], 
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
+    """Writes a text file atomically."""
     content = text.encode()
     write_atomically(path, lambda file: file.write(content))
 
 
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
-    """Writes metrics.json; keeps an earlier one, as metrics.1.json and so on."""
+    """Writes metrics.json, and keeps earlier ones as metrics.1.json and so on."""
     write_numbered(path, (json.dumps(metrics, indent=2) + "\n").encode())
 
 

@@ -1,4 +1,4 @@
-"""`pyro-sri import-weights`: the authors' published weights as a run."""
+"""The command `pyro-sri import-weights`: converts the authors' published weights to a run."""
 
 import shlex
 import shutil
@@ -36,10 +36,10 @@ def import_weights(
     decoder: PositionDecoderKind | None = None,
     dataset: str = "unknown",
 ) -> None:
-    """Turn the authors' published weights into a run: of SRI, GENESIS-v2, GENESIS, EMORL or Slot Attention.
+    """Convert the authors' published weights of SRI, GENESIS-v2, GENESIS, EMORL or Slot Attention to a run.
 
-    No code in the file is run. Network sizes are read from the weights where possible; give the others as options.
-    The run can be sampled, evaluated and reported like one trained here.
+    Code in the file is never run. Network sizes are read from the weights if possible. Give the others as options.
+    The run works with sample, evaluate and report, like any other run.
 
     For example:
 
@@ -48,22 +48,21 @@ def import_weights(
     pyro-sri import-weights emorl.pth --system emorl --out runs/emorl --image-size 96 --num-slots 7 --pixel-std 0.1
 
     Args:
-        file: The state dict, or a checkpoint that holds one, as saved by torch.save.
-        out: Run directory, new or empty.
-        image_size: Side of the images that the networks were trained on, in pixels.
-        num_slots: K, the number of slots.
-        system: Whose weights they are.
-        kernel: Kernel of the instance colouring (sri, genesis_v2; if not given: gaussian).
-        semiconv: Whether the instance colours are semi-convolutional (sri, genesis_v2).
-        pixel_std: sigma, the pixel standard deviation (if not given: 0.7 for sri and genesis_v2, 0.3 for emorl, and for
-            genesis what the weights say).
-        first_pixel_std: sigma of the first slot (genesis; if not given: what the weights say).
-        likelihood: The image likelihood that the networks were trained with (if not given: mog for sri and genesis_v2,
-            gaussian for emorl).
-        num_layers: L, the layers of bottom-up inference (emorl; if not given: 3).
-        prior: The hierarchical prior (emorl; if not given: rpp).
-        decoder: Which published decoder they have (if not given: iodine for emorl, small for slot_attention).
-        dataset: Name of the data that they were trained on, for the record.
+        file: A state dict, or a checkpoint that contains one, written by torch.save.
+        out: Run directory. It must be new or empty.
+        image_size: Side length of the training images, in pixels.
+        num_slots: Number of slots, K.
+        system: The system that the weights belong to.
+        kernel: Kernel of the instance colouring, for sri and genesis_v2 (default: gaussian).
+        semiconv: Whether the instance colours are semi-convolutional, for sri and genesis_v2.
+        pixel_std: Pixel standard deviation, sigma (default: 0.7 for sri and genesis_v2, 0.3 for emorl, and the value in
+            the weights for genesis).
+        first_pixel_std: Sigma of the first slot, for genesis (default: the value in the weights).
+        likelihood: Image likelihood in training (default: mog for sri and genesis_v2, gaussian for emorl).
+        num_layers: Number of layers of bottom-up inference, L, for emorl (default: 3).
+        prior: Hierarchical prior, for emorl (default: rpp).
+        decoder: Published decoder (default: iodine for emorl, small for slot_attention).
+        dataset: Name of the training data, stored in config.yaml.
     """
     state_dict = read_state_dict(file)
     given = {
@@ -88,36 +87,38 @@ def import_weights(
     module = ELBOModule(model.float(), guide.float(), objective)
     checkpoints.check_fits(ELBOModule(ours_model, ours_guide, objective), module.state_dict(), file)
     if not all(map(is_finite, module.state_dict().values())):
-        raise UserError(f"{file} holds values that are not finite in single precision: use other weights")
+        raise UserError(f"{file} contains values that are not finite in single precision; use other weights")
     runs.check_new(out)
     run = runs.Run(out, config)
     try:
         for name in ("best", "last"):
             checkpoints.save_checkpoint(run.checkpoint(name), {"step": 0, "objective": module.state_dict()})
         runs.write_config(out, config)
-    except UserError:  # a full disk: nothing half-done stays
+    except UserError:  # a full disk: leave no partial run
         shutil.rmtree(out / runs.CHECKPOINTS, ignore_errors=True)
         raise
     note(f"imported {len(state_dict)} tensors; next: {shlex.join(['pyro-sri', 'sample', str(out)])}")
 
 
 def read_state_dict(file: Path) -> Mapping[str, torch.Tensor]:
-    """The state dict in a file: the whole of it, or the one entry of a checkpoint that is one.
+    """Reads the state dict from a file that is one, or from a checkpoint that contains one.
 
     Raises:
-        UserError: If the file is missing, damaged, holds code, or does not hold a state dict.
+        UserError: If the file is missing or damaged, contains code, or does not contain a state dict.
     """
     if not file.is_file():
         raise UserError(f"there is no file {file}")
     try:
         content: Any = load_torch_file(file)
     except Exception as error:  # a damaged file can fail in many ways
-        raise UserError(f"{file} cannot be read as weights: it is damaged, or holds more than tensors") from error
+        raise UserError(
+            f"{file} cannot be read as weights: it is damaged, or contains something other than tensors"
+        ) from error
     candidates = [content, *(content.values() if isinstance(content, dict) else [])]
     for candidate in candidates:
         if isinstance(candidate, dict) and candidate and all(torch.is_tensor(v) for v in candidate.values()):
             return candidate
-    raise UserError(f"{file} does not hold a state dict: it must map parameter names to tensors")
+    raise UserError(f"{file} does not contain a state dict, which maps parameter names to tensors")
 
 
 def main(args: Sequence[str]) -> None:

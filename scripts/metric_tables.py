@@ -1,4 +1,4 @@
-"""The tables of `evaluate`: the metrics of a run, and of several seeds; the ones that matter, or all."""
+"""The tables of `evaluate`: metrics of a run and of several seeds, either the most important ones or all."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,19 +16,19 @@ OTHER = "other metrics"
 
 
 def check_names(only: Iterable[str]) -> None:
-    """Raises UserError for names that are no metrics; names the nearest."""
+    """Raises UserError for a name that is not a metric, and suggests the closest one."""
     for name in only:
         if name not in MEANINGS:
             raise UserError(f"there is no metric '{name}': {nearest(name, MEANINGS)}")
 
 
 def chosen(found: Iterable[str], only: Sequence[str], every: bool) -> dict[str, list[str]]:
-    """The metrics that are shown, under the headings that they stand below.
+    """Selects the metrics to show, grouped by heading.
 
     Args:
-        found: The names of what was evaluated.
-        only: These alone, if there are any.
-        every: Whether to show all metrics, not just those that matter most.
+        found: The names of the entries that were computed.
+        only: If not empty, show only these metrics.
+        every: Whether to show all metrics instead of only the most important ones.
     """
     there = [name for name in dict.fromkeys(found) if is_metric(name)]
     groups = {heading: [name for name in meanings if name in there] for heading, meanings in METRICS.items()}
@@ -43,17 +43,17 @@ def chosen(found: Iterable[str], only: Sequence[str], every: bool) -> dict[str, 
 
 
 def is_metric(name: str) -> bool:
-    """Whether an entry of metrics.json is a metric, not a condition, a reason, a standard error or a count."""
+    """Whether an entry of metrics.json is a metric, and not a condition, a reason, a standard error or a count."""
     return not (name in CONDITIONS or name.endswith(("_reason", "_stderr")) or CONFUSION.fullmatch(name))
 
 
 def print_metrics(name: str, metrics: Metrics, only: Sequence[str], every: bool) -> None:
-    """Prints the metrics of a run for people.
+    """Prints the metrics of a run as a table.
 
     Args:
-        name: What the run is called.
-        metrics: What `evaluate` found.
-        only: These metrics alone, if there are any.
+        name: The name of the run.
+        metrics: The result of `evaluate`.
+        only: If not empty, print only these metrics.
         every: Whether to print all metrics.
     """
     groups = chosen(metrics, only, every)
@@ -74,11 +74,11 @@ def print_metrics(name: str, metrics: Metrics, only: Sequence[str], every: bool)
         _print_confusion(metrics)
     left_out = sum(map(is_metric, metrics)) - sum(map(len, groups.values()))
     if left_out and not only:
-        print(f"s.e.: standard error over images. {left_out} more metrics: --all, or metrics.json.")
+        print(f"s.e.: standard error over images. {left_out} more metrics are in metrics.json; --all prints them.")
 
 
 def _explanation(metric: str, metrics: Metrics) -> str:
-    """What a metric is, or why it has no value; and what its reader must know of the run."""
+    """What a metric is, or why it has no value, with warnings about the run."""
     if metrics[metric] is None:
         return str(metrics.get(f"{metric}_reason"))
     words = MEANINGS[metric].text if metric in MEANINGS else ""
@@ -96,11 +96,11 @@ def _remarks(metrics: Metrics, shown: Sequence[str]) -> Iterator[str]:
 
 
 def print_seeds(summary: Summary, only: Sequence[str], every: bool) -> None:
-    """Prints mean, standard deviation and every seed of a configuration.
+    """Prints the mean, the standard deviation and every seed of a configuration.
 
     Args:
         summary: The configuration.
-        only: These metrics alone, if there are any.
+        only: If not empty, print only these metrics.
         every: Whether to print all metrics.
     """
     seeds = [f"seed {metrics.get('training_seed')}" for metrics in summary.metrics]
@@ -118,12 +118,12 @@ def print_seeds(summary: Summary, only: Sequence[str], every: bool) -> None:
 
 
 def number(value: Any) -> str:
-    """A number in four digits; a dash where there is none."""
+    """Formats a number with four digits, or a missing one as a dash."""
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _print_confusion(metrics: Metrics) -> None:
-    """Rows: how many objects there are; columns: how many were found."""
+    """Prints the confusion matrix: rows are true numbers of objects, columns are numbers found."""
     cells = {name: value for name, value in metrics.items() if CONFUSION.fullmatch(name)}
     pairs = {tuple(map(int, re.findall(r"\d+", name))): value for name, value in cells.items()}
     if not pairs:

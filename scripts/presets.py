@@ -1,4 +1,4 @@
-"""`pyro-sri presets`: lists the presets, or shows one of them."""
+"""The command `pyro-sri presets`: lists the presets, or shows one of them."""
 
 import dataclasses
 import inspect
@@ -21,7 +21,7 @@ def presets(
     /,
     as_json: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """List the presets: what each one is and what it needs. With a name, show that preset.
+    """List the presets, or show one of them.
 
     For example:
 
@@ -32,9 +32,9 @@ def presets(
     pyro-sri presets sri-quick --json
 
     Args:
-        name: A preset. Shows what it is, what it needs, the fields in which it differs from its system's defaults, and
-            the commands that train and evaluate it.
-        as_json: Print everything as JSON, with all fields: a list of presets, or the one that is named.
+        name: Preset to show: a description, what it needs, the fields in which it differs from its system's defaults,
+            and the commands that train and evaluate it.
+        as_json: Print JSON with all fields. This is a list of all presets, or the named preset.
     """
     shown = list(PRESETS.values()) if name is None else [find_preset(name)]
     if as_json:
@@ -47,7 +47,7 @@ def presets(
 
 
 def print_list(shown: Iterable[Preset]) -> None:
-    """Prints the presets under the data that they need."""
+    """Prints the presets, grouped by the data that they need."""
     groups: dict[str, list[list[str]]] = {}
     for preset in shown:
         data, _, remark = preset.needs.partition("; ")
@@ -56,7 +56,7 @@ def print_list(shown: Iterable[Preset]) -> None:
     for data, of_group in groups.items():
         rows += [[""], [f"{data}:"], *of_group]
     print_table(["preset", "what it is"], rows, text_last=True)
-    print("\npyro-sri presets NAME shows one of them, with its commands")
+    print("\nTo show a preset and its commands: pyro-sri presets NAME")
 
 
 def print_preset(preset: Preset) -> None:
@@ -82,7 +82,7 @@ def print_preset(preset: Preset) -> None:
 
 
 def describe(preset: Preset) -> dict[str, Any]:
-    """Everything about a preset that a program may want to know, as plain values."""
+    """Describes a preset in plain values, for JSON."""
     config, bundled = preset.config, (WEIGHTS / preset.config.preset).is_dir()
     return {
         "preset": config.preset,
@@ -103,7 +103,7 @@ def describe(preset: Preset) -> dict[str, Any]:
 
 
 def commands(preset: Preset, bundled: bool) -> list[list[str]]:
-    """The commands that make the data, train, evaluate and report, in this order."""
+    """The commands that generate the data, train, evaluate and write the report, in this order."""
     config, given = preset.config, []
     made: list[list[str]] = []
     if preset.makes_data is None:

@@ -1,4 +1,4 @@
-"""The command `pyro-sri report`: one page about one or several runs."""
+"""The command `pyro-sri report`: writes a page about one or more runs."""
 
 import inspect
 import shlex
@@ -28,11 +28,10 @@ def report(
     data: Path | None = None,
     seed: int = 0,
 ) -> None:
-    """Write one page about one or more runs, side by side: metrics, pictures, curves, configuration, commands.
+    """Write a page with the metrics, pictures, curves, configuration and commands of one or more runs.
 
-    The page is a single file that needs no network: open it in any browser, or send it to someone.
-    Runs that differ only in the seed are grouped, with mean and standard deviation.
-    An existing file is never overwritten.
+    Several runs are shown side by side. Runs that differ only in the seed are grouped, with mean and standard
+    deviation. The page is a single file that works offline, in any browser. An existing file is never overwritten.
 
     For example:
       pyro-sri report runs/quick
@@ -40,19 +39,19 @@ def report(
 
     Args:
         runs: Run directories, or names of presets with bundled weights.
-        out: The .html file to make.
-        data: Dataset file whose images are shown (if not given: the one that each run was trained on).
-        seed: Seed of the pictures' draws.
+        out: The .html file to write.
+        data: Dataset file whose images are shown (default: the one that each run was trained on).
+        seed: Random seed for the pictures.
 
     Raises:
         UserError: If a run cannot be read, or the file exists or cannot be written.
     """
     if not runs:
-        raise UserError("which runs? give at least one: pyro-sri report RUN [RUN ...] --out report.html")
+        raise UserError("no run given; name at least one: pyro-sri report RUN [RUN ...] --out report.html")
     check_new_file(out, (".html", ".htm"))
     check_seed(seed)
     runs = tuple(dict.fromkeys(runs))
-    found = [find_run(given) for given in runs]  # all of them, before work on the first begins
+    found = [find_run(given) for given in runs]  # find all of them before the work on the first one starts
     named = zip(found, runs, short_names(runs), strict=True)
     subjects = [
         show_run(run, given, name, data=data or own_data_of(run), seed=seed, commands=_commands(run, given))
@@ -66,13 +65,13 @@ def report(
 
 
 def short_names(given: Sequence[str]) -> list[str]:
-    """The last parts of paths where they differ, else the whole."""
+    """The last parts of the paths if these are all different, otherwise the whole paths."""
     last = [Path(name).resolve().name if Path(name).exists() else name for name in given]
     return last if len(set(last)) == len(last) else list(given)
 
 
 def _commands(run: Run, given: str) -> tuple[str, ...]:
-    """What trains the run, and what evaluates it as it was evaluated if it was; defaults are left out."""
+    """The command that trains the run, and the one that evaluates it in the same way as before, without defaults."""
     words = ["pyro-sri", "evaluate", given]
     metrics = run.metrics() or {}
     if file := _other_data(run, metrics):
@@ -87,11 +86,11 @@ def _commands(run: Run, given: str) -> tuple[str, ...]:
 
 
 def _other_data(run: Run, metrics: Mapping[str, Any]) -> str:
-    """The file that a run was evaluated on, where `evaluate` would not take it by itself; else nothing."""
+    """The file that a run was evaluated on, if it is not the one that `evaluate` uses by default; otherwise empty."""
     name, own, preset = metrics.get("data"), run.config.data, PRESETS.get(run.config.preset)
     if not isinstance(name, str) or (own is None and preset is not None and preset.makes_data is not None):
         return ""
-    file = str(metrics.get("data_file", name.removeprefix("generated: ")))  # earlier versions noted the name alone
+    file = str(metrics.get("data_file", name.removeprefix("generated: ")))  # earlier versions stored only the name
     same = own is not None and (Path(file).name == own.name if "data_file" not in metrics else Path(file) == own)
     return "" if same else file
 

@@ -1,4 +1,4 @@
-"""The command `pyro-sri sample`: scenes drawn from a model, given some slots of an image or nothing."""
+"""The command `pyro-sri sample`: samples scenes from a model, unconditionally or given some slots of an image."""
 
 import itertools
 import re
@@ -46,13 +46,14 @@ def sample(
 ) -> None:
     """Draw new scenes from a trained model, or edit an image: keep some of its slots and imagine the rest.
 
-    A .png, .pdf or .svg is a grid of the scenes. A .npz holds arrays, slots in the order of generation:
+    A .png, .pdf or .svg file shows the scenes in a grid. A .npz file contains these arrays, with the slots in the order
+    of generation:
       images      uint8    N x H x W x 3
       slot_rgb    uint8    N x K x H x W x 3   the colours of each slot
       slot_masks  float16  N x K x H x W x 1   each slot's share of a pixel; they sum to 1 over the slots
 
-    With --condition, the .png shows the image, its reconstruction and its numbered slots, then the new scenes. The .npz
-    has another array, kept (int64): which of the K slots are the image's.
+    With --condition, the .png shows the image, its reconstruction and its numbered slots, followed by the new scenes.
+    The .npz has an additional array, kept (int64): the positions of the slots that were kept from the image.
 
     The same seed gives the same file. An existing file is never overwritten.
 
@@ -61,8 +62,8 @@ def sample(
       pyro-sri sample runs/rooms --num 16 --slots 5 --temperature 0.7 --out calm.png
       pyro-sri sample runs/rooms --num 10000 --seed 1 --out scenes.npz
 
-    To edit an image, first look at its slots. Then keep some and imagine the others, leave one out, or imagine one more
-    (an eighth, below). The slots and their numbers depend on --seed:
+    To edit an image, first look at its slots. Then keep some and imagine the others, remove one, or imagine one more
+    (the eighth, in the last line below). The slots and their numbers depend on --seed:
       pyro-sri sample runs/rooms --condition photo.png
       pyro-sri sample runs/rooms --condition photo.png --keep-slots 0,2 --num 16
       pyro-sri sample runs/rooms --condition photo.png --remove-slots 1
@@ -71,16 +72,16 @@ def sample(
     Args:
         run: A run directory, or the name of a preset with bundled weights.
         num: Number of scenes.
-        slots: Slots per scene (if not given: as many as in training, or as the edited image has left). More slots can
-            paint more objects.
-        temperature: Factor on every standard deviation of the prior. 1 samples the model as it is; lower values give
-            more typical scenes; 0 gives the mean scene, whatever the seed.
-        seed: Seed of the draws.
-        out: The .png, .pdf, .svg or .npz to make; a free name like RUN/samples/samples-seed0.png if not given.
-        condition: An image to edit: a picture file, or FILE.h5:INDEX for one of a dataset file's test images. It is
-            cropped to its middle square and resized if necessary.
-        keep_slots: Numbers of the slots to keep, like 0,2; the others are imagined (if not given: keep all).
-        remove_slots: Numbers of the slots to leave out, like 1.
+        slots: Number of slots per scene (default: as many as in training, or as many as the edited image has left).
+            More slots can draw more objects.
+        temperature: Factor that multiplies every standard deviation of the prior. 1 samples from the model as it is,
+            lower values give more typical scenes, and 0 gives the mean scene for any seed.
+        seed: Random seed.
+        out: The .png, .pdf, .svg or .npz file to write (default: an unused name like RUN/samples/samples-seed0.png).
+        condition: Image to edit: a picture file, or FILE.h5:INDEX for a test image of a dataset file. If necessary, the
+            image is cropped to its middle square and resized.
+        keep_slots: Numbers of the slots to keep, for example 0,2. The others are imagined (default: keep all).
+        remove_slots: Numbers of the slots to remove, for example 1.
 
     Raises:
         UserError: For a value out of range, an image or a system that cannot be edited, or a file that exists or cannot
@@ -91,7 +92,7 @@ def sample(
     if out is not None:
         check_new_file(out, (".png", ".npz", *(f".{kind}" for kind in VECTORS)))
     if condition is None and (keep_slots, remove_slots) != (None, None):
-        raise UserError("--keep-slots and --remove-slots need an image: name it with --condition")
+        raise UserError("--keep-slots and --remove-slots need an image; add --condition IMAGE")
     found = find_run(run)
     stem = "samples" if condition is None else "edited"
     path = out or _free_name(_samples_folder(found), f"{stem}-seed{seed}", ".png")
@@ -117,18 +118,18 @@ def sample(
     else:
         arrays: dict[str, Any] = _arrays(drawn.pieces) | drawn.arrays
         write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
-    print(f"drew {drawn.num} {'scene' if drawn.num == 1 else 'scenes'} into {path}{drawn.remark}")
+    print(f"wrote {drawn.num} {'scene' if drawn.num == 1 else 'scenes'} to {path}{drawn.remark}")
 
 
 class Drawn(NamedTuple):
-    """Scenes on their way into a file.
+    """Scenes that are to be written to a file.
 
     Attributes:
-        num: How many.
+        num: The number of scenes.
         pieces: The scenes, a few at a time.
-        lay_out: Makes the picture of their images, uint8 [N, H, W, 3].
-        arrays: What a .npz holds in addition to the scenes.
-        remark: What else there is to say.
+        lay_out: Makes the picture from the images, uint8 [N, H, W, 3].
+        arrays: Additional arrays for a .npz file.
+        remark: Text to add to the message.
     """
 
     num: int
@@ -139,13 +140,13 @@ class Drawn(NamedTuple):
 
 
 class Edit(NamedTuple):
-    """What becomes of the slots of an image.
+    """What happens to the slots of an image.
 
     Attributes:
-        kept: Those that stay.
-        removed: Those that are left out.
-        places: Where those that stay will be, in the same order.
-        num_slots: Slots afterwards; those at other places are imagined.
+        kept: The slots that are kept.
+        removed: The slots that are removed.
+        places: The new positions of the kept slots, in the same order.
+        num_slots: The number of slots afterwards. Slots at other positions are imagined.
     """
 
     kept: list[int]
@@ -160,34 +161,34 @@ class Edit(NamedTuple):
 
 
 def plan_edit(num_inferred: int, keep_slots: str | None, remove_slots: str | None, num_slots: int | None) -> Edit:
-    """Checks what the options ask for.
+    """Checks the options for an edit.
 
     Args:
-        num_inferred: Slots of the image.
+        num_inferred: The number of slots of the image.
         keep_slots: The option, or None.
         remove_slots: The option, or None.
-        num_slots: Slots afterwards; None for those that are not removed.
+        num_slots: The number of slots afterwards. None means all slots that are not removed.
 
     Raises:
-        UserError: If an option is not a list of slots, or they do not go together.
+        UserError: If an option is not a list of slots, or the options contradict each other.
     """
     removed = [] if remove_slots is None else _numbers("--remove-slots", remove_slots, num_inferred)
     left = [k for k in range(num_inferred) if k not in removed]
     kept = left if keep_slots is None else _numbers("--keep-slots", keep_slots, num_inferred)
     if not left:
-        raise UserError("--remove-slots leaves no slot; remove fewer")
+        raise UserError("--remove-slots removes all slots; remove fewer")
     if both := sorted(set(kept) - set(left)):
-        raise UserError(f"slot {both[0]} cannot be both kept and removed; name it in one of the two options")
+        raise UserError(f"slot {both[0]} cannot be both kept and removed; use only one of the two options for it")
     places = [left.index(k) for k in kept]
     num_slots = len(left) if num_slots is None else num_slots
     if max(places) >= num_slots:
-        raise UserError(f"--slots {num_slots} leaves no room for slot {kept[-1]}; use {max(places) + 1} or more")
+        raise UserError(f"--slots {num_slots} is too small to keep slot {kept[-1]}; use {max(places) + 1} or more")
     return Edit(kept, removed, places, num_slots)
 
 
 def _numbers(option: str, text: str, num_slots: int) -> list[int]:
     if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text):
-        raise UserError(f"{option} '{text}' is not a list of slots; write their numbers like 0,2")
+        raise UserError(f"{option} '{text}' is not a list of slots; write numbers separated by commas, for example 0,2")
     numbers = sorted({int(number) for number in text.split(",")})
     if numbers[-1] >= num_slots:
         raise UserError(f"{option}: there is no slot {numbers[-1]}; the slots are 0 to {num_slots - 1}")
@@ -195,11 +196,11 @@ def _numbers(option: str, text: str, num_slots: int) -> list[int]:
 
 
 def read_image(source: str, size: int) -> Tensor:
-    """One image [1, 3, size, size] in [0, 1]; notes on standard error how it was fitted, if it had to be.
+    """Reads an image [1, 3, size, size] in [0, 1]. If it is cropped or resized, says so on standard error.
 
     Args:
-        source: A picture file, or FILE.h5:INDEX for an image of a dataset file's split farthest from training.
-        size: The side that it should have.
+        source: A picture file, or FILE.h5:INDEX for an image of a dataset file's last split (test if there is one).
+        size: The side that the image should have.
 
     Raises:
         UserError: If there is no such image.
@@ -208,10 +209,12 @@ def read_image(source: str, size: int) -> Tensor:
         with DatasetFile(place[1]) as file:
             split, index = file.splits[-1], int(place[2])
             if index >= file.num_images(split):
-                raise UserError(f"{source} does not exist: split {split} ends at image {file.num_images(split) - 1}")
+                raise UserError(
+                    f"{source} does not exist: the last image of split {split} is {file.num_images(split) - 1}"
+                )
             pixels = file.read(file.images(split), [index])[0]
     elif many := re.fullmatch(r"(.+\.h5)(:\d+)?", source):
-        raise UserError(f"{many[1]} holds many images: choose one by its number, as in {many[1]}:0")
+        raise UserError(f"{many[1]} contains many images; choose one by its number, for example {many[1]}:0")
     else:
         pixels = read_rgb(Path(source))
     height, width, _ = pixels.shape
@@ -226,7 +229,7 @@ def read_image(source: str, size: int) -> Tensor:
 def _draw_edited(
     model: Model, guide: Guide, image: Tensor, inferred: Tensor, edit: Edit, num: int, temperature: float
 ) -> Drawn:
-    """Scenes with some slots of the image: as many as asked for, or one if nothing is imagined."""
+    """Draws `num` scenes with some slots of the image, or a single scene if no slot is imagined."""
     slots, remark = remove(inferred, edit.removed), ""
     if edit.imagines:
         options: dict[str, Any] = {
@@ -237,7 +240,7 @@ def _draw_edited(
         sizes = [min(SCENES_AT_ONCE, num - start) for start in range(0, num, SCENES_AT_ONCE)]
         imagined = [imagine_rest(model, slots.expand(n, -1, -1), edit.places, **options) for n in sizes]
         slots, effective = (torch.cat(tensors) for tensors in zip(*imagined, strict=True))
-        remark = f"; each chosen from {CANDIDATES} candidates (effectively {effective.mean():.0f})"
+        remark = f"; each chosen from {CANDIDATES} candidates (effective number: {effective.mean():.0f})"
 
     def lay_out(images: NDArray[np.uint8]) -> Picture:
         return _edit_sheet(image, decode(model, inferred), edit, images)
@@ -264,13 +267,13 @@ def _edit_sheet(image: Tensor, inferred: Scenes, edit: Edit, images: NDArray[np.
 
 def _check(num: int, slots: int | None, temperature: float) -> None:
     if num < 1:
-        raise UserError(f"--num {num} asks for no scenes; use 1 or more")
+        raise UserError(f"--num is {num}: it must be 1 or more")
     if slots is not None and not 1 <= slots <= MOST_SLOTS:
         raise UserError(f"--slots {slots} is out of range; use 1 to {MOST_SLOTS}")
     if temperature != 0 and not COLDEST <= temperature <= HOTTEST:  # written so that NaN fails
         raise UserError(
-            f"--temperature {temperature:g} is out of range; use {COLDEST:g} to {HOTTEST:g}, 1 for the model as it is, "
-            "or 0 for its mean scene"
+            f"--temperature {temperature:g} is out of range; use 0 for the mean scene, or {COLDEST:g} to {HOTTEST:g} "
+            "(1 samples from the model as it is)"
         )
 
 

@@ -1,4 +1,4 @@
-"""The command `pyro-sri visualize`: everything worth looking at in a trained model, as pictures in a folder."""
+"""The command `pyro-sri visualize`: draws pictures of a trained model into a folder."""
 
 import shutil
 import subprocess
@@ -31,23 +31,23 @@ def visualize(
     data: Path | None = None,
     format: Literal["png", "pdf", "svg"] = "png",
 ) -> None:
-    """Draw what a trained model sees and imagines, as pictures in a new folder.
+    """Draw what a trained model infers and generates, as pictures in a new folder.
 
-    Files (those that apply to the model):
+    Files (only those that apply to the model):
       reconstructions.png   images, reconstructions, what the scene variable alone imagines, masks, every slot
       slots.png             attention masks, decoder masks and colours of every slot
-      imagination.png       what the scene variable alone imagines, below images and reconstructions
+      imagination.png       images, reconstructions, and what the scene variable alone imagines
       boxes.png             the objects that AIR finds
       samples.png           new scenes
       samples_slots.png     new scenes slot by slot, in the order of generation
-      samples_order.png     new scenes as one slot after the other is added
-      temperatures.png      the same draws at lower and higher temperatures, with one slot fewer and one more
-      scene_walk.gif        walks through the scene variable
+      samples_order.png     new scenes while slots are added one by one
+      temperatures.png      the same draws at several temperatures, also with one slot less and one more
+      scene_walk.gif        random walks of the scene variable
       slot_traversals.png   the effect of the ten most active dimensions of the most active slot
-      slot_traversals.gif   their effect in every slot
+      slot_traversals.gif   the effect of these dimensions in every slot
       curves.png            the training curves
       model_plates.png      the generative story in plate notation
-      model.gv              all its random variables, for Graphviz (also model.png if Graphviz is installed)
+      model.gv              all random variables, for Graphviz (also model.png if Graphviz is installed)
       *.mp4                 the animations as videos, if ffmpeg is installed
 
     For example:
@@ -56,15 +56,15 @@ def visualize(
 
     Args:
         run: A run directory, or the name of a preset with bundled weights.
-        out: The folder to make; it must be new or empty.
-        num: Number of images or scenes on a sheet.
-        split: The split that images are taken from: train, val or test.
-        seed: Seed of all draws.
-        data: Dataset file; the one the run was trained on if not given.
-        format: Of what does not move: png, or for papers pdf and svg, in which texts and lines stay texts and lines.
+        out: Output folder. It must be new or empty.
+        num: Number of images or scenes per picture.
+        split: Split of the images: train, val or test.
+        seed: Random seed.
+        data: Dataset file (default: the one that the run was trained on).
+        format: Format of the still pictures: png, or pdf or svg for papers, with text and lines as vector graphics.
 
     Raises:
-        UserError: If the folder is in use or cannot be written, or the data does not fit.
+        UserError: If the folder is not empty or cannot be written, or the data does not match the run.
     """
     if not 1 <= num <= MOST_SCENES:
         raise UserError(f"--num is {num}: it must be 1 to {MOST_SCENES}")
@@ -82,11 +82,11 @@ def visualize(
     for name, content in _graph(module.model, found.config.image_size, format):
         _write(out / name, content)
     if images is None:
-        note(f"skipped the pictures that need images: {missing_data(found)}; name the file with --data")
+        note(f"skipped the pictures that need images: {missing_data(found)}; pass the file with --data")
 
 
 def _film(exhibit: Exhibit, path: Path, ffmpeg: str) -> None:
-    """Writes an animation as MP4 too; a note if that fails."""
+    """Also writes an animation as MP4. Prints a note if that fails."""
     try:
         content = viz.mp4(exhibit.frames, exhibit.milliseconds, ffmpeg)
     except viz.FilmError as error:
@@ -101,14 +101,14 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _graph(model: Model, image_size: int, kind: str) -> Iterator[tuple[str, bytes]]:
-    """The model's graph in Graphviz's language, and as a picture where Graphviz is installed."""
+    """The model's graph as a Graphviz file, and as a picture if Graphviz is installed."""
     graph = viz.graphviz(model, image_size)
     yield "model.gv", graph.source.encode()
     if shutil.which("dot") is not None:
         try:
             picture = graph.pipe(format=kind)
         except (OSError, RuntimeError, subprocess.CalledProcessError) as error:  # it cannot be run, or fails
-            note(f"left out model.{kind}: {str(error).splitlines()[0]}")
+            note(f"skipped model.{kind}: {str(error).splitlines()[0]}")
             return
         yield f"model.{kind}", picture
 

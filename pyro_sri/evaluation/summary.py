@@ -1,4 +1,4 @@
-"""Several seeds of one configuration: which runs they are, and mean and standard deviation of their metrics."""
+"""Groups runs that differ only in the seed, and computes the mean and standard deviation of their metrics."""
 
 import dataclasses
 import math
@@ -11,37 +11,37 @@ from typing import Any, NamedTuple
 from pyro_sri.runs import Run
 from pyro_sri.system.errors import UserError
 
-# Runs that differ in nothing else are repetitions; the content of the data must be the same (`data_hash`).
+# Runs that differ only in these are repetitions. The content of the data must be the same (`data_hash`).
 REPETITION_FIELDS = frozenset({"seed", "data"})
-NAMES_OF_DATA = frozenset({"dataset"})  # which say nothing that the hash does not
+NAMES_OF_DATA = frozenset({"dataset"})  # redundant if there is a hash
 HASH_DIGITS = 8  # of a data hash in a name
 
-# How an evaluation was made, as opposed to what it found.
+# Entries that describe how an evaluation was made, as opposed to its results.
 CONDITIONS = {
     "data": "the dataset file",
-    "data_file": "where that file was",
-    "split": "the split of it",
-    "num_images": "how many images, from the start of the split",
-    "num_images_without_foreground": "images left out of ARI-FG: they show no object",
+    "data_file": "path of that file",
+    "split": "the split of that file",
+    "num_images": "number of images, from the start of the split",
+    "num_images_without_foreground": "images without any object, which are left out of ARI-FG",
     "seed": "seed of the evaluation's draws",
     "step": "training step of the weights",
     "checkpoint": "best (by validation) or last",
     "preset": "the preset that the run started from",
     "training_seed": "seed of the run",
     "iwae_images": "images for the importance-weighted bound",
-    "iwae_samples": "draws per image for it",
-    "frechet_features": "the features that are compared",
-    "frechet_images": "how many test images the generated ones are compared with",
-    "num_samples": "how many scenes are generated",
-    "dci_images": "images whose objects' codes are scored",
+    "iwae_samples": "draws per image for this bound",
+    "frechet_features": "the features used to compare images",
+    "frechet_images": "number of real images that the generated ones are compared with",
+    "num_samples": "number of generated scenes",
+    "dci_images": "number of images used for DCI",
     "structure_rule": "the rule that generated scenes are checked by",
-    "collapse": "what went wrong with the slots, and what to try",
-    "beta_flag": "bits per dimension compare only with those of runs that ended at 1",
-    "device": "where it was computed",
-    "untrained": "what was never trained: metrics that need it come from random weights",
+    "collapse": "how the slots have collapsed, and what to try",
+    "beta_flag": "compare bits per dimension only with runs whose beta ended at 1",
+    "device": "the device of the evaluation",
+    "untrained": "the parts that were never trained, so that metrics that need them come from random weights",
 }
-COMPARABLE = ("data", "split", "num_images")  # evaluations compare only if these agree
-# Some metrics need more to agree, by how their names start.
+COMPARABLE = ("data", "split", "num_images")  # evaluations can be compared only if these agree
+# Additional conditions for some metrics, by the prefix of their name.
 OWN_CONDITIONS = {
     ("iwae_", "ppc_"): ("iwae_images", "iwae_samples"),
     ("frechet", "precision", "recall", "density", "coverage"): ("frechet_features", "frechet_images", "num_samples"),
@@ -59,12 +59,12 @@ BELOW_0 = (
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but their seed and where their data lies.
+    """Runs that differ only in the seed and the path of the data.
 
     Attributes:
         name: A short name, different from the other groups'.
         runs: The runs, in the order in which they were given.
-        differences: The fields in which the groups differ, and this group's values; a field that its system does not
+        differences: The fields in which the groups differ, with this group's values. A field that the system does not
             have is missing.
     """
 
@@ -74,14 +74,14 @@ class Group:
 
 
 class Spread(NamedTuple):
-    """A metric over seeds; as a string, mean ± standard deviation.
+    """A metric over several seeds. As a string, it is mean ± standard deviation.
 
     Attributes:
         mean: Mean of the values.
         std: Their standard deviation with n - 1 in the denominator; None for a single value.
         values: The values, in the order of the evaluations.
-        seeds: The training seed of each value; None where the evaluation does not say.
-        missing: How many evaluations have no value.
+        seeds: The training seed of each value, or None if the evaluation does not contain it.
+        missing: The number of evaluations without a value.
     """
 
     mean: float
@@ -95,14 +95,14 @@ class Spread(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What several seeds of a configuration have in common, or a run that stands alone.
+    """The metrics of several seeds of a configuration, or of a single run.
 
     Attributes:
-        name: The configuration's name, or the run's.
-        runs: How the runs are called.
-        metrics: What `evaluate` found for each of them.
-        spreads: Their mean and standard deviation by metric.
-        problem: Why there is no mean over this run and others of its configuration; None if there is nothing to say.
+        name: The name of the configuration or of the run.
+        runs: The names of the runs.
+        metrics: The results of `evaluate` for each of them.
+        spreads: Mean and standard deviation of each metric.
+        problem: Why there is no mean over this run and others of its configuration, or None.
     """
 
     name: str
@@ -113,14 +113,14 @@ class Summary(NamedTuple):
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Puts the seeds of a configuration together.
+    """Groups runs that differ only in the seed.
 
     Args:
         runs: Any runs.
 
     Returns:
-        Groups in the order of their first runs. Runs on data of another content (`data_hash`) stand apart, and so does
-        one that has not noted it.
+        Groups in the order of their first runs. Runs on data of different content (`data_hash`) are in different
+        groups, and so are runs with and without a hash.
     """
     members: dict[str, list[Run]] = {}
     configurations: dict[str, dict[str, Any]] = {}
@@ -142,17 +142,17 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
 
 def summarise(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
-    """Mean and standard deviation of every metric over evaluations of several seeds.
+    """Computes the mean and standard deviation of every metric over several seeds.
 
     Args:
-        metrics: What `evaluate` wrote for each run; flat.
+        metrics: The metrics.json of each run.
 
     Returns:
         A spread for each name whose value is a finite number in at least one evaluation. Conditions of the evaluation
         are left out, and so are metrics that were computed in different ways (`differing_conditions`).
 
     Raises:
-        UserError: If the evaluations do not compare, or a seed occurs twice.
+        UserError: If the evaluations cannot be compared, or a seed occurs twice.
     """
     if reason := why_not_summarised(metrics):
         raise UserError(reason)
@@ -168,12 +168,12 @@ def summarise(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
 
 
 def summaries(runs: Sequence[Run], names: Sequence[str], metrics: Sequence[Mapping[str, Any]]) -> list[Summary]:
-    """Puts the seeds of each configuration together; runs over which a mean would mislead stand alone, and say why.
+    """Summarises the seeds of each configuration, or each run by itself if a mean would mislead.
 
     Args:
         runs: Evaluated runs.
-        names: How each is called.
-        metrics: What `evaluate` found for each.
+        names: The names of the runs.
+        metrics: The results of `evaluate` for each run.
     """
     result = []
     for group in group_runs(runs):
@@ -188,34 +188,34 @@ def summaries(runs: Sequence[Run], names: Sequence[str], metrics: Sequence[Mappi
 
 
 def why_not_summarised(metrics: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why a mean over these evaluations would mislead; None if it would not."""
+    """Why a mean over these evaluations would mislead, or None if it would not."""
     if differing := differing_conditions(metrics):
         values = [" and ".join(dict.fromkeys(str(found.get(name)) for found in metrics)) for name in differing]
         told = ", ".join(f"{name} is {value}" for name, value in zip(differing, values, strict=True))
-        return f"the evaluations cannot be compared: {told}; evaluate every run in the same way"
+        return f"the evaluations cannot be compared: {told}; evaluate all runs in the same way"
     seeds = Counter(found["training_seed"] for found in metrics if found.get("training_seed") is not None)
     if twice := [seed for seed, count in seeds.items() if count > 1]:
-        return f"training seed {twice[0]} occurs twice: it would count twice in the mean; leave one of these runs out"
+        return f"training seed {twice[0]} occurs twice and would count twice in the mean; leave out one of these runs"
     return None
 
 
 def flagged(name: str, metrics: Mapping[str, Any]) -> str:
-    """What a reader of a metric must know of the run, or nothing: that bits per dimension are of no finished bound."""
+    """A warning about a metric of a run, or nothing: bits per dimension of a bound that training did not maximise."""
     return str(metrics.get("beta_flag") or "") if name in ("bpd", "bpd_with_cross", "iwae_bpd") else ""
 
 
 def below_zero(metrics: Mapping[str, Any]) -> str:
-    """What a reader of negative bits per dimension must know; nothing if there are none."""
+    """A remark about negative bits per dimension, or nothing if there are none."""
     values: list[Any] = [metrics.get(name) for name in BITS]
     return BELOW_0 if any(_is_number(value) and value < 0 for value in values) else ""
 
 
 def differing_conditions(metrics: Sequence[Mapping[str, Any]], name: str = "") -> list[str]:
-    """The conditions that keep evaluations from being compared: those of every metric, and those of one.
+    """The conditions that differ, so that evaluations cannot be compared.
 
     Args:
-        metrics: What `evaluate` wrote for each run.
-        name: A metric; evaluations that lack it need not agree on its own conditions.
+        metrics: The metrics.json of each run.
+        name: A metric, whose additional conditions are checked for the evaluations that have it.
     """
     having = [found for found in metrics if found.get(name) is not None]
     own = [condition for starts, names in OWN_CONDITIONS.items() if name.startswith(starts) for condition in names]
@@ -231,7 +231,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _differing(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The fields whose values, or whose existence, differ."""
+    """The fields that differ, or that only some configurations have."""
     fields = dict.fromkeys(field for configuration in configurations for field in configuration)
     return [f for f in fields if len({repr(c[f]) if f in c else "" for c in configurations}) > 1]
 

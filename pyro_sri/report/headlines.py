@@ -1,4 +1,4 @@
-"""The headline numbers of a run, in plain words, each with what a good value is."""
+"""The most important numbers of a run, in plain words, each with its best value."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,8 +15,8 @@ class Headline(NamedTuple):
     """A metric in plain words.
 
     Attributes:
-        title: What it is.
-        good: What a good value is.
+        title: A plain name.
+        good: Which values are good.
     """
 
     title: str
@@ -33,7 +33,9 @@ HEADLINES = {
         "Distance between generated and real images",
         "0 is perfect; compare only values with the same features, data and number of images",
     ),
-    "order_consistency": Headline("Order of the slots", "1: an object's place determines its slot; 0: random"),
+    "order_consistency": Headline(
+        "Order of the slots", "1: the place of an object determines its position in the sequence; 0: random"
+    ),
     "iwae_bpd": Headline("Bits per dimension", "lower is better; values below 0 are normal"),
     "active_dimensions": Headline("Slot dimensions in use", "0 means that the slots hold nothing"),
     "bpd": Headline("Bits per dimension, simple bound", "lower is better; values below 0 are normal"),
@@ -41,7 +43,7 @@ HEADLINES = {
 
 
 def headlines(evaluated: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The metrics to show of these evaluations: at most five, and none that does not compare."""
+    """The metrics to show for these evaluations: at most five, and only those that can be compared."""
     there = [name for name in HEADLINES if any(isinstance(found.get(name), int | float) for found in evaluated)]
     return [name for name in there if not differing_conditions(evaluated, name)][:MOST]
 
@@ -52,7 +54,7 @@ def cards(metrics: Mapping[str, Any]) -> Html:
     for name in headlines([metrics]):
         title, good = HEADLINES[name]
         if name == "structure_accuracy" and (expected := metrics.get("structure_accuracy_data")) is not None:
-            good = f"{good}; the data's own scenes reach {_short(expected)}"
+            good = f"{good}; for scenes from the data it is {_short(expected)}"
         error = metrics.get(f"{name}_stderr")
         spread = [" ", element("small", f"±{NO_BREAK}{error:.2g}")] if error else []
         number = element("strong", element("span", _short(metrics[name]), class_="whole"), *spread)
@@ -62,8 +64,9 @@ def cards(metrics: Mapping[str, Any]) -> Html:
 
 
 def comparison(subjects: Sequence[Subject]) -> Html:
-    """The numbers of several runs in a table, with the mean of each configuration's seeds on top; nothing where none
-    compares.
+    """A table of the numbers of several runs, with the mean over the seeds of each configuration at the top.
+
+    Empty if no number can be compared.
     """
     evaluated = [subject for subject in subjects if subject.metrics is not None]
     names = headlines([subject.metrics or {} for subject in evaluated])

@@ -1,4 +1,4 @@
-"""The page about one or several runs, side by side."""
+"""The report page about one or more runs, side by side."""
 
 import dataclasses
 import re
@@ -15,24 +15,24 @@ from pyro_sri.report.tables import headers, metrics_section, not_evaluated, unio
 
 WORDY_FACTS = ("data", "what it is", "started from", "collapse")
 
-# What readers look for first stands first and open; what moves comes after what does not.
+# The most important pictures come first and are open. Animations come after still pictures.
 FIRST, LAST = ("reconstructions", "boxes", "samples", "samples_slots"), "curves"
-LINKED = ("metrics", "runs", "configuration", "commands")  # of what is folded, which is a list of titles itself
+LINKED = ("metrics", "runs", "configuration", "commands")  # folded parts that have a link at the top
 
 LEAD = (
     "The model splits an image into slots, one for each object and one for the background, and generates new scenes. "
-    "A good reconstruction equals its image, and a good mask covers one object. Good samples look like the data. "
+    "A good reconstruction looks like its image, and a good mask covers one object. Good samples look like the data. "
     "Everything else is folded: click on a title to open it."
 )
 
 
 def make_page(subjects: Sequence[Subject], command: str, seed: int) -> str:
-    """The whole page: what is seen, the numbers that matter most, pictures; then everything else, folded.
+    """Makes the whole page: a summary, the most important numbers and pictures, then everything else, folded.
 
     Args:
-        subjects: The runs, in the order in which they stand side by side.
-        command: What makes this page again.
-        seed: Seed of the pictures' draws.
+        subjects: The runs, in the order in which they are shown.
+        command: The command that makes this page again.
+        seed: The random seed of the pictures.
     """
     pictures = _pictures(subjects)
     first = [picture for picture in pictures if picture[0] in FIRST]
@@ -55,7 +55,7 @@ def make_page(subjects: Sequence[Subject], command: str, seed: int) -> str:
 
 
 def _lead(subjects: Sequence[Subject]) -> Html:
-    """What one sees, in a paragraph; and what went wrong, if something did."""
+    """A paragraph that introduces the page, and warnings."""
     if len(subjects) == 1:
         told = subjects[0].facts
         start = f", after {told['started from']}" if "started from" in told else ""
@@ -69,7 +69,7 @@ def _lead(subjects: Sequence[Subject]) -> Html:
 
 
 def _numbers(subjects: Sequence[Subject]) -> Html:
-    """The headline numbers, or how to get them."""
+    """The most important numbers, or how to compute them."""
     missing = [subject for subject in subjects if subject.metrics is None]
     parts = [not_evaluated(subject) for subject in missing]
     if len(subjects) == 1 and subjects[0].metrics is not None:
@@ -93,13 +93,13 @@ def _runs(subjects: Sequence[Subject]) -> Html:
 
 
 def _leading_number(value: str) -> str:
-    """What a fact is sorted by: the number it starts with, if it does."""
+    """The key for sorting a fact: the number at its start, if there is one."""
     number = re.match(r"\d+(\.\d+)?", value)
     return number[0] if number else value
 
 
 def _pictures(subjects: Sequence[Subject]) -> list[tuple[str, str, Html]]:
-    """A section for each exhibit, with every run's side by side: its anchor, title and content."""
+    """A section for each exhibit, with the runs side by side: its anchor, title and content."""
     figures = {key: figure for subject in subjects for key, figure in subject.figures.items()}
     ranks = {key: rank for rank, key in enumerate(figures)}
 
@@ -125,12 +125,12 @@ def _without(subject: Subject, name: str) -> Html:
     elif (missing := missing_data(subject.run)) is not None:
         reason = f"Not drawn: {missing}."
     else:
-        reason = "This system has none."
+        reason = "This picture does not apply to the system."
     return element("p", reason, class_="soft")
 
 
 def _configuration(subjects: Sequence[Subject]) -> Html:
-    """Every field; of several runs, those in which they differ come first."""
+    """A table of all fields. If there are several runs, the fields in which they differ come first."""
     configs = [{"system": s.run.config.system, **dataclasses.asdict(s.run.config)} for s in subjects]
     shown = {
         name: ["not a field" if name not in c else "none" if c[name] is None else str(c[name]) for c in configs]
@@ -158,4 +158,4 @@ def _commands(subjects: Sequence[Subject], command: str) -> Html:
     parts = []
     for subject in subjects:
         parts += [element("h3", subject.name), element("pre", "\n".join(subject.commands))]
-    return join([*parts, element("h3", "this page"), element("pre", command)])
+    return join([*parts, element("h3", "This page"), element("pre", command)])

@@ -1,4 +1,4 @@
-"""Runs as the report shows them: what they are, their pictures, and the commands that repeat them."""
+"""Runs as the report shows them: facts, pictures, and the commands that repeat them."""
 
 import inspect
 from pathlib import Path
@@ -17,14 +17,14 @@ from pyro_sri.runs import Run, find_run
 from pyro_sri.system.errors import UserError
 
 NUM_SCENES = 6  # on a sheet
-NO_COLLAPSE = ("not looked for, without images", "none seen")
+NO_COLLAPSE = ("not checked, because there are no images", "none seen")
 
 
 class Figure(NamedTuple):
-    """An exhibit as it stands on the page.
+    """An exhibit on the page.
 
     Attributes:
-        title: What it is called.
+        title: The title.
         html: The picture and its caption.
     """
 
@@ -33,16 +33,16 @@ class Figure(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """A run and what the page shows of it.
+    """A run and what the page shows about it.
 
     Attributes:
         given: How the user named the run.
         name: A short name, different from the others'.
         run: The run.
-        facts: What it is, in a few words each.
-        figures: Its pictures, by the name of the exhibit and whether it moves.
-        metrics: What `evaluate` found, or None.
-        commands: What trains and evaluates it.
+        facts: Facts about the run, in a few words each.
+        figures: Its pictures, by the name of the exhibit and whether it is an animation.
+        metrics: The result of `evaluate`, or None.
+        commands: The commands that train and evaluate the run.
     """
 
     given: str
@@ -55,22 +55,22 @@ class Subject(NamedTuple):
 
     @property
     def warnings(self) -> list[str]:
-        """What went wrong with the run: slots that hold nothing, parts that were never trained."""
+        """Problems of the run: collapsed slots, and parts that were never trained."""
         untrained = self.run.config.untrained(self.run.step)
         collapse = self.facts.get("collapse")
         return [*([untrained] if untrained else []), *([collapse] if collapse and collapse not in NO_COLLAPSE else [])]
 
 
 def show_run(run: Run, given: str, name: str, *, data: Path | None, seed: int, commands: tuple[str, ...]) -> Subject:
-    """Draws a run's pictures and gathers what is known of it.
+    """Draws the pictures of a run and collects the facts about it.
 
     Args:
         run: The run.
         given: How the user named it.
         name: A short name, different from the others'.
-        data: The dataset file whose images are shown; the run's own if None.
-        seed: Seed of the pictures' draws.
-        commands: What trains and evaluates it.
+        data: The dataset file whose images are shown. None means the run's own.
+        seed: The random seed of the pictures.
+        commands: The commands that train and evaluate the run.
     """
     module, metrics = run.load_module(), run.metrics()
     images = load_images(run, None, ACTIVENESS_IMAGES, data)
@@ -81,7 +81,7 @@ def show_run(run: Run, given: str, name: str, *, data: Path | None, seed: int, c
 
 
 def _collapse(module: ELBOModule, images: Images | None, metrics: dict[str, Any] | None, seed: int) -> str:
-    """What went wrong with the slots: what `evaluate` found, or what the images here show."""
+    """Whether the slots have collapsed, as found by `evaluate` or from the images here."""
     if metrics is not None and metrics.get("collapse"):
         return str(metrics["collapse"])
     if images is None:
@@ -118,7 +118,7 @@ def _facts(run: Run, module: ELBOModule, images: Images | None, metrics: dict[st
 
 
 def steps_before(run: Run) -> str:
-    """Which runs a run started from, the nearest first, with the steps of each; and how many these are together."""
+    """The runs that a run started from, the latest first, with the steps of each and the total."""
     told: list[str] = []
     total, known, seen = 0, True, {run.path.resolve()}
     start = run.config.start_from
@@ -127,7 +127,7 @@ def steps_before(run: Run) -> str:
             earlier = find_run(start)
             steps = earlier.step
         except (UserError, OSError, ValueError):  # a name may be anything
-            told.append(f"{start} (not here; its steps are unknown)")
+            told.append(f"{start} (missing, so its number of steps is unknown)")
             known = False
             break
         told.append(f"{start} ({steps} steps)")

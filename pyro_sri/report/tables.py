@@ -1,4 +1,4 @@
-"""The report's tables of metrics: of runs, or of the seeds of a configuration."""
+"""The report's tables of metrics, for runs and for the seeds of a configuration."""
 
 import shlex
 from collections.abc import Iterable, Sequence
@@ -18,17 +18,17 @@ from pyro_sri.report.html import NO_BREAK, Cell, Html, element, facts, hint, joi
 from pyro_sri.report.subjects import Subject
 
 OTHER = "other metrics"
-WHAT_IT_IS = Cell("what it is", kind="long soft")  # stands above explanations
+WHAT_IT_IS = Cell("what it is", kind="long soft")  # the header of the explanations
 
 
 class Column(NamedTuple):
     """A column of the table of metrics: a run, or the seeds of a configuration.
 
     Attributes:
-        name: What stands above it.
+        name: The header.
         note: A small line below the name.
-        metrics: What `evaluate` found for each seed.
-        spreads: Their mean and standard deviation by metric.
+        metrics: The result of `evaluate` for each seed.
+        spreads: Mean and standard deviation of each metric.
     """
 
     name: str
@@ -48,14 +48,14 @@ def metrics_section(subjects: Sequence[Subject]) -> Html:
     parts += [element("p", note) for note in notes]
     if len(columns) > 1:
         compare = not differing_conditions(every)
-        different = "These runs were evaluated on different images: values do not compare."
-        best = element("p", "The best value of a row is bold.", class_="soft")
+        different = "These runs were evaluated on different images, so their values cannot be compared."
+        best = element("p", "The best value in each row is bold.", class_="soft")
         parts.append(best if compare else element("p", different))
     if any(name.endswith("_stderr") for column in columns for name in column.metrics[0] if len(column.metrics) == 1):
         parts.append(element("p", "s.e.: standard error over images.", class_="soft"))
     parts += [element("p", remark, class_="soft") for remark in dict.fromkeys(map(below_zero, every)) if remark]
     if any(len(column.metrics) > 1 for column in columns):
-        meaning = "Mean ± standard deviation over seeds (n - 1); below it the value of each seed."
+        meaning = "Mean ± standard deviation over seeds (n - 1). The values of the seeds are below."
         parts.append(element("p", meaning, class_="soft"))
     names = [name for name in union(every) if not name.endswith(("_reason", "_stderr"))]
     found = [name for name in names if name not in CONDITIONS and not CONFUSION.fullmatch(name)]
@@ -77,13 +77,13 @@ def headers(*names: str) -> list[Cell]:
 
 
 def not_evaluated(subject: Subject) -> Html:
-    """That a run has no metrics yet, and the command that makes them."""
+    """A note that a run has no metrics yet, and the command that computes them."""
     command = shlex.join(["pyro-sri", "evaluate", subject.given])
-    return join([element("p", f"{subject.name} is not evaluated yet. This does it:"), element("pre", command)])
+    return join([element("p", f"{subject.name} has not been evaluated yet. To evaluate it:"), element("pre", command)])
 
 
 def _columns(subjects: Sequence[Subject]) -> tuple[list[Column], list[str]]:
-    """Columns of the table of metrics, and why seeds were not put together where they could have been."""
+    """Columns of the table of metrics, and the reasons why seeds were not combined."""
     runs, names = [subject.run for subject in subjects], [subject.name for subject in subjects]
     columns: list[Column] = []
     problems: dict[str, list[str]] = {}
@@ -123,7 +123,7 @@ def _metrics_table(names: Sequence[str], columns: Sequence[Column], every: Seque
 
 
 def _metric_of(name: str) -> str | None:
-    """The metric that a name is or begins with, as ppc_contrast_surprising does with ppc_contrast; None if none is."""
+    """The metric that a name equals or starts with (ppc_contrast for ppc_contrast_surprising), or None."""
     return max((metric for metric in MEANINGS if f"{name}_".startswith(f"{metric}_")), key=len, default=None)
 
 
@@ -132,7 +132,7 @@ def _better(name: str) -> str | None:
 
 
 def with_arrow(name: str) -> str:
-    """A metric's name, with an arrow that points to better values."""
+    """A metric's name, with an arrow towards better values."""
     better = _better(name)
     return name if better is None else f"{name}{NO_BREAK}{'↑' if better == 'higher' else '↓'}"
 
@@ -176,7 +176,7 @@ def metric_cell(name: str, metrics: dict[str, Any]) -> Cell:
 
 
 def _mark_best(name: str, cells: Sequence[Cell]) -> list[Cell]:
-    """Makes the best value bold, and those that equal it."""
+    """Makes the best value bold, and all values equal to it."""
     numbers = [cell.key for cell in cells if isinstance(cell.key, int | float)]
     better = _better(name)
     if len(numbers) < 2 or better is None:
@@ -186,7 +186,7 @@ def _mark_best(name: str, cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _confusions(subjects: Sequence[Subject]) -> Html:
-    """How many objects there are and how many are found, for the runs that count."""
+    """Confusion matrices of the number of objects, for the runs that count objects."""
     parts = []
     for subject in subjects:
         pairs = {
@@ -204,5 +204,5 @@ def _confusions(subjects: Sequence[Subject]) -> Html:
 
 
 def union(mappings: Iterable[dict[str, Any]]) -> list[str]:
-    """All keys, in the order in which they come."""
+    """All keys, in the order of their first occurrence."""
     return list(dict.fromkeys(name for mapping in mappings for name in mapping))

@@ -162,7 +162,7 @@ def test_describe_data_names_the_source() -> None:
 def test_missing_data(tmp_path: Path, tetrominoes: Path) -> None:
     assert missing_data(make_run(tmp_path / "run", "sri-quick", data=tetrominoes)) is None
     nameless = make_run(tmp_path / "nameless", "sri-quick")
-    assert missing_data(nameless) == "the run names no data file"
+    assert missing_data(nameless) == "the run has no data file"
     assert load_images(nameless, "test", 1) is None
     gone = make_run(tmp_path / "gone", "sri-quick", data=tmp_path / "gone.h5")
     assert missing_data(gone) == f"its data file {tmp_path / 'gone.h5'} is missing"

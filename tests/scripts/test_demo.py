@@ -35,11 +35,11 @@ def test_the_demo_plans_as_many_steps_as_there_is_time_for(speed: float, monkeyp
 def test_the_demo_ends_with_what_was_reached_and_where_to_look(tmp_path: Path) -> None:
     trained = make_run(tmp_path / "a run", None, METRICS | {"structure_accuracy": 0.853})
     reached, look, following = demo.closing(trained, tmp_path / "report.html", 8.94)
-    assert "in 8.9 minutes and 7 steps" in reached
+    assert "after 8.9 minutes and 7 steps" in reached
     assert "ARI-FG of 0.91" in reached
     assert "85 % of the generated towers" in reached
     assert str(tmp_path / "report.html") in look
-    words = shlex.split(following.removeprefix("what next: ").partition(";")[0])
+    words = shlex.split(following.removeprefix("to draw new scenes: ").partition(";")[0])
     run([*words[1:], "--out", str(tmp_path / "samples.png")])
     assert (tmp_path / "samples.png").exists()
     assert "ARI-FG of -" in demo.closing(make_run(tmp_path / "bare", None), tmp_path / "report.html", 1)[0]

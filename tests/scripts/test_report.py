@@ -146,7 +146,7 @@ def test_a_run_without_evaluation_data_and_log(tmp_path: Path, tetrominoes: Path
     poor = make_run(tmp_path / "a run", tmp_path / "gone.h5")
     (poor.path / runs.LOG).unlink()
     alone = report_on(tmp_path / "alone.html", poor)
-    assert "a run is not evaluated yet" in alone.text
+    assert "a run has not been evaluated yet" in alone.text
     assert f"pyro-sri evaluate '{poor.path}'" in alone.text
     assert "gone.h5 is missing" in alone.text
     assert "generated" in alone.text
@@ -171,7 +171,7 @@ def test_runs_side_by_side(tmp_path: Path, tetrominoes: Path, quick: None) -> No
         "Objects separated",
         "1 is perfect, above 0.9 is good, 0 is chance level (ari_fg)",
     ]
-    assert "third is not evaluated yet" in page.text
+    assert "third has not been evaluated yet" in page.text
     assert "The runs differ in data, batch_size." in page.text
     assert page.row("batch_size ≠") == ["batch_size ≠", "32", "4", "32"]
     assert page.classes.count("differs") == 2
@@ -235,7 +235,7 @@ def test_what_a_run_started_from_stands_on_its_card(tmp_path: Path, tetrominoes:
     page = report_on(tmp_path / "page.html", third)
     chain = (
         f"{tmp_path / 'second'} (7 steps), which started from {tmp_path / 'first'} (7 steps), which started from "
-        "nowhere (not here; its steps are unknown): 14 or more steps before this run's own"
+        "nowhere (missing, so its number of steps is unknown): 14 or more steps before this run's own"
     )
     assert page.text.count(chain) == 2  # at the top and on the card
     assert steps_before(runs.open_run(tmp_path / "second")).startswith(f"{tmp_path / 'first'} (7 steps)")

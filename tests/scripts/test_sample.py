@@ -83,7 +83,7 @@ def test_the_picture_shows_the_image_its_slots_and_the_scenes(
     options = {"condition": picture, "keep_slots": "1", "num": 7}
     images = arrays(name, tmp_path / "a.npz", **options)["images"]
     sample(name, out=tmp_path / "a.png", **options)
-    assert "drew 7 scenes" in capsys.readouterr().out
+    assert "wrote 7 scenes" in capsys.readouterr().out
     sheet = np.asarray(Image.open(tmp_path / "a.png"))
     left = sheet.shape[1] - MARGIN - 5 * TILE_SIDE - 4 * GAP  # five columns: image, reconstruction, three slots
     tops = [MARGIN + FONT_SIZE + LABEL_GAP]
@@ -106,7 +106,7 @@ def test_without_a_choice_the_slots_are_shown(
 ) -> None:
     sample(name, condition=picture, out=tmp_path / "slots.png")
     assert len(np.asarray(Image.open(tmp_path / "slots.png"))) == 2 * MARGIN + FONT_SIZE + LABEL_GAP + TILE_SIDE
-    assert "drew 1 scene " in capsys.readouterr().out
+    assert "wrote 1 scene " in capsys.readouterr().out
     drawn = arrays(name, tmp_path / "slots.npz", condition=picture)
     model, guide = runs.find_run(name).load()
     pyro.set_rng_seed(0)
@@ -143,7 +143,10 @@ def test_images_of_a_file(tetrominoes: Path, capsys: pytest.CaptureFixture[str])
         pixels = file.images("test")[5]
     assert torch.equal(read_image(f"{tetrominoes}:5", 32), to_images(torch.from_numpy(pixels[None]), "cpu"))
     assert capsys.readouterr().err == ""
-    for place, says in ((":16", "split test ends at image 15"), ("", "choose one by its number, as in .*:0")):
+    for place, says in (
+        (":16", "the last image of split test is 15"),
+        ("", "choose one by its number, for example .*:0"),
+    ):
         with pytest.raises(UserError, match=says):
             read_image(f"{tetrominoes}{place}", 32)
 
@@ -165,16 +168,19 @@ def test_an_image_of_another_shape_is_fitted(tmp_path: Path, capsys: pytest.Capt
     [
         ({"keep_slots": "0,3"}, "--keep-slots: there is no slot 3; the slots are 0 to 2"),
         ({"remove_slots": "7"}, "--remove-slots: there is no slot 7; the slots are 0 to 2"),
-        ({"keep_slots": "one"}, "--keep-slots 'one' is not a list of slots; write their numbers like 0,2"),
+        (
+            {"keep_slots": "one"},
+            "--keep-slots 'one' is not a list of slots; write numbers separated by commas, for example 0,2",
+        ),
         ({"keep_slots": "-1"}, "--keep-slots '-1' is not a list"),
         ({"keep_slots": ""}, "--keep-slots '' is not a list"),
         ({"keep_slots": "0,1", "remove_slots": "1"}, "slot 1 cannot be both kept and removed"),
-        ({"remove_slots": "0,1,2"}, "leaves no slot"),
-        ({"keep_slots": "0,2", "slots": 2}, "--slots 2 leaves no room for slot 2; use 3 or more"),
+        ({"remove_slots": "0,1,2"}, "removes all slots"),
+        ({"keep_slots": "0,2", "slots": 2}, "--slots 2 is too small to keep slot 2; use 3 or more"),
         ({"condition": "gone.png"}, "gone.png is missing"),
         ({"condition": "gone.h5:1"}, "no file gone.h5"),
-        ({"condition": None, "keep_slots": "1"}, "name it with --condition"),
-        ({"condition": None, "remove_slots": "1"}, "name it with --condition"),
+        ({"condition": None, "keep_slots": "1"}, "add --condition IMAGE"),
+        ({"condition": None, "remove_slots": "1"}, "add --condition IMAGE"),
     ],
 )
 def test_what_is_refused(name: str, picture: str, tmp_path: Path, options: dict[str, Any], says: str) -> None:

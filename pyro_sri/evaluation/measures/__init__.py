@@ -1,6 +1,6 @@
-"""What is measured on inferred images.
+"""Measures of inferred images.
 
-A new measure is one file here with a `Measure`, which is then part of every evaluation, table and page.
+To add a measure, add a file with a `Measure` to this package. It is then part of every evaluation, table and page.
 """
 
 from pyro_sri.evaluation.measures.base import (

@@ -1,4 +1,4 @@
-"""What a measure is: it sees every batch of inferred images once, keeps a few numbers, and gives metrics."""
+"""The base class of measures, which see every batch of inferred images once and return metrics."""
 
 import math
 from abc import ABC, abstractmethod
@@ -16,17 +16,17 @@ from pyro_sri.metrics.structure import Rule
 Metrics = dict[str, float | int | str | None]
 
 NO_MASKS = "the data has no masks"
-NO_BOUND = "an auto-encoder has no prior: there is no bound on log p(x)"
-NO_RULE = "there are rules only for towers, stacks, rooms and CLEVR"
+NO_BOUND = "an auto-encoder has no prior, so there is no bound on log p(x)"
+NO_RULE = "the structural rules are only for towers, stacks, rooms and CLEVR"
 
 
 class Meaning(NamedTuple):
-    """What a metric is.
+    """A description of a metric.
 
     Attributes:
-        text: One line for people.
-        better: Which way is better; None where neither is.
-        detail: Whether tables leave it out until all metrics are asked for.
+        text: A description in one line.
+        better: Which values are better, or None if neither.
+        detail: Whether tables leave the metric out unless all metrics are requested.
     """
 
     text: str
@@ -38,12 +38,12 @@ Meanings = Mapping[str, Mapping[str, Meaning]]  # group -> metric -> meaning
 
 
 class Facts(NamedTuple):
-    """What a dataset file says of all its images.
+    """Properties of a whole dataset file.
 
     Attributes:
-        rule: The rule by which its scenes stand or fall; None if there is none.
-        factor_names: The columns of the factors.
-        no_factors: Why its factors are of no use, where it has some; or None.
+        rule: The structural rule for its scenes, or None.
+        factor_names: The names of the columns of the factors.
+        no_factors: Why the factors of the file cannot be used, or None.
     """
 
     rule: Rule | None = None
@@ -52,10 +52,10 @@ class Facts(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """What a dataset file knows of a batch of images.
+    """The ground truth for a batch of images.
 
     Attributes:
-        masks: What is seen of each entity: uint8 [B, O, H, W, 1], each pixel in one entity or none; or None.
+        masks: The visible part of each entity, uint8 [B, O, H, W, 1], or None. Each pixel is in at most one entity.
         background: Which entities are background.
         factors: Floats [B, O, F], or None.
     """
@@ -66,37 +66,37 @@ class Truth(NamedTuple):
 
 
 class Measure(ABC):
-    """Takes inferred batches one after the other, then gives metrics.
+    """Takes inferred batches one after the other, then returns metrics.
 
     A subclass in a module of this package is part of every evaluation.
 
     Attributes:
-        meanings: Group -> metric -> what it means, for tables, pages and readers.
+        meanings: Group -> metric -> description, for tables and pages.
     """
 
     meanings: ClassVar[Meanings] = {}
 
     @classmethod
     def of(cls, facts: Facts) -> Self:
-        """A new one for a dataset file."""
+        """Creates a measure for a dataset file."""
         return cls()
 
     @abstractmethod
     def update(self, explanation: Explanation, truth: Truth) -> None:
-        """Sees a batch."""
+        """Adds a batch."""
 
     @abstractmethod
     def result(self) -> Metrics:
-        """What was found: numbers, or None with `<name>_reason`."""
+        """Returns the metrics: numbers, or None with `<name>_reason`."""
 
 
 def missing(reason: str, *names: str) -> Metrics:
-    """Metrics that cannot be had, and why."""
+    """Metrics that are not available, with the reason."""
     return {key: value for name in names for key, value in ((name, None), (f"{name}_reason", reason))}
 
 
 def mean_and_error(name: str, values: NDArray[np.floating]) -> Metrics:
-    """The mean over images, and its standard error where there are at least two."""
+    """The mean over images, and its standard error if there are at least two."""
     result: Metrics = {name: float(values.mean())}
     if len(values) > 1:
         result[f"{name}_stderr"] = float(values.std(ddof=1) / math.sqrt(len(values)))
@@ -104,10 +104,10 @@ def mean_and_error(name: str, values: NDArray[np.floating]) -> Metrics:
 
 
 def slot_arrays(masks: Tensor) -> NDArray[np.floating]:
-    """Masks [B, K, 1, H, W] -> [B, K, H, W, 1]: of the slots alone, which share the foreground among themselves."""
+    """Masks [B, K, 1, H, W] -> [B, K, H, W, 1]: only the masks of the slots, without a background mask."""
     return masks.movedim(2, -1).cpu().numpy()
 
 
 def as_arrays(masks: Tensor) -> NDArray[np.floating]:
-    """Masks [B, K, 1, H, W] -> [B, K, H, W, 1]; with a last one for the background where slots leave it out."""
+    """Masks [B, K, 1, H, W] -> [B, K, H, W, 1]; with a last mask for the background if slots leave it out."""
     return with_background(slot_arrays(masks)).astype(np.float32, copy=False)

@@ -1,4 +1,4 @@
-"""Reconstruction error, the terms of the objective, and the bound that they make."""
+"""Reconstruction error, the terms of the objective, and the bound."""
 
 from typing import ClassVar
 
@@ -20,21 +20,23 @@ from pyro_sri.metrics import bits_per_dimension, mean_squared_error
 
 
 class Bound(Measure):
-    """Reconstruction error, the terms of the objective, and the bound that they make."""
+    """Reconstruction error, the terms of the objective, and the bound."""
 
     meanings: ClassVar[Meanings] = {
         "reconstruction and likelihood": {
             "mse": Meaning("mean squared error of the reconstruction, per pixel and channel in [0, 1]", "lower"),
             "nll": Meaning("-log p(x | z), nats per image, normalised likelihood", "lower"),
             "nll_above_floor": Meaning(
-                "nll minus that of a perfect reconstruction, nats per image", "lower", detail=True
+                "nll minus its value for a perfect reconstruction, nats per image", "lower", detail=True
             ),
             "bpd": Meaning("-ELBO in bits per dimension", "lower"),
             "bpd_with_cross": Meaning("-ELBO plus kl_cross in bits per dimension", "lower", detail=True),
             "segregation_nll": Meaning(
                 "-log p(x | z) of the segregation's own model, nats per image", "lower", detail=True
             ),
-            "squared_error": Meaning("squared error summed over an image: Slot Attention's loss", "lower", detail=True),
+            "squared_error": Meaning(
+                "squared error, summed over an image; the loss of Slot Attention", "lower", detail=True
+            ),
         },
         "KL divergences, in nats per image": {
             "kl": Meaning("all latents together"),
@@ -47,9 +49,9 @@ class Bound(Measure):
             "kl_where": Meaning("places of objects", detail=True),
             "kl_what": Meaning("codes of objects", detail=True),
             "kl_cross": Meaning("cross-order KL; not part of the bound", detail=True),
-            "mask_kl": Meaning("between attention masks and decoded masks; not part of the bound", detail=True),
-            "segregation_mask_kl": Meaning("the same in the segregation; not part of the bound", detail=True),
-            "segregation_kl": Meaning("the segregation's own posterior; not part of the bound", detail=True),
+            "mask_kl": Meaning("KL between attention masks and decoded masks; not part of the bound", detail=True),
+            "segregation_mask_kl": Meaning("the same for the segregation; not part of the bound", detail=True),
+            "segregation_kl": Meaning("KL of the segregation's own posterior; not part of the bound", detail=True),
         },
     }
 
@@ -57,7 +59,7 @@ class Bound(Measure):
         self.values: dict[str, list[NDArray[np.floating]]] = {}
 
     def update(self, explanation: Explanation, truth: Truth) -> None:
-        """Sees a batch."""
+        """Adds a batch."""
         terms = {name: term.double().cpu().numpy() for name, term in explanation.terms.items()}
         above = {} if explanation.nll_floor is None else {"nll_above_floor": terms["nll"] - explanation.nll_floor}
         for name in ("nll", "segregation_nll"):
@@ -74,7 +76,7 @@ class Bound(Measure):
             self.values.setdefault(name, []).append(values)
 
     def result(self) -> Metrics:
-        """`mse`, `nll`, `kl` and so on, each with `<name>_stderr`."""
+        """Returns `mse`, `nll`, `kl` and so on, each with `<name>_stderr`."""
         result: Metrics = {}
         for name, parts in self.values.items():
             result |= mean_and_error(name, np.concatenate(parts))

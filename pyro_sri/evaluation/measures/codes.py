@@ -1,4 +1,4 @@
-"""How much the slots' codes tell about the objects that they hold."""
+"""How well the slots' codes describe the objects that they hold."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Self
@@ -10,7 +10,7 @@ from pyro_sri.evaluation.measures.base import Facts, Meaning, Meanings, Measure,
 from pyro_sri.inference import Explanation
 from pyro_sri.metrics import active_dimensions, activeness, dci, matched_codes, object_factors
 
-MOST_IMAGES = 1000  # estimators are fitted to their codes
+MOST_IMAGES = 1000  # limits the time for fitting the estimators
 
 NO_CODES = "the system has no slots with their own codes"
 
@@ -20,19 +20,19 @@ class CodeQuality(Measure):
 
     Args:
         names: The names of the factors' columns.
-        no_factors: Why the data's factors cannot be used, if it has factors that cannot.
+        no_factors: Why the factors of the data cannot be used, or None.
     """
 
     meanings: ClassVar[Meanings] = {
         "order and codes": {
             "dci_disentanglement": Meaning(
-                "how few factors each dimension of a slot captures (1 is perfect)", "higher", detail=True
+                "1 if each dimension of a slot represents only one factor", "higher", detail=True
             ),
-            "dci_completeness": Meaning("how few dimensions capture each factor (1 is perfect)", "higher", detail=True),
+            "dci_completeness": Meaning("1 if each factor is in only one dimension", "higher", detail=True),
             "dci_informativeness": Meaning(
                 "how well factors can be predicted from slots (1 is perfect)", "higher", detail=True
             ),
-            "active_dimensions": Meaning("dimensions of a slot whose posterior mean varies: variance above 0.01"),
+            "active_dimensions": Meaning("dimensions of a slot whose posterior mean varies (variance above 0.01)"),
             "activeness": Meaning(
                 "spread of the posterior means divided by the posterior's width, averaged over a slot's dimensions",
                 detail=True,
@@ -55,11 +55,11 @@ class CodeQuality(Measure):
 
     @classmethod
     def of(cls, facts: Facts) -> Self:
-        """A new one for a dataset file."""
+        """Creates a measure for a dataset file."""
         return cls(facts.factor_names, facts.no_factors)
 
     def update(self, explanation: Explanation, truth: Truth) -> None:
-        """Sees a batch."""
+        """Adds a batch."""
         if explanation.codes is None or self.num_images >= MOST_IMAGES:
             return
         means, scales = (values.cpu().numpy() for values in explanation.codes)
@@ -75,7 +75,7 @@ class CodeQuality(Measure):
         self.num_images += len(means)
 
     def result(self) -> Metrics:
-        """`dci_disentanglement`, `dci_completeness`, `dci_informativeness`, `active_dimensions`, `activeness`."""
+        """Returns the three DCI scores, `active_dimensions` and `activeness`."""
         return self._dci() | self._activeness()
 
     def _activeness(self) -> Metrics:

@@ -1,4 +1,4 @@
-"""Failures of a slot model that its metrics do not name, reported in one plain sentence."""
+"""Detects collapsed slots, and describes the collapse in a sentence."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,9 +8,9 @@ from pyro_sri.inference import Explanation
 from pyro_sri.metrics import active_dimensions, entity_labels, slot_labels
 
 FEWEST_IMAGES = 16  # fewer are not enough to judge
-MOST_IMAGES = 1000  # of which codes are kept
+MOST_IMAGES = 1000  # whose codes are kept
 ONE_SLOT = 0.99  # of an image's pixels in its largest slot, in the median image
-SOMETHING = 0.02  # of an image's pixels outside its largest true entity: there is something to find
+SOMETHING = 0.02  # of an image's pixels are outside its largest true entity, so there is something to find
 AS_GOOD = 0.9  # from this ratio on, another image's masks explain an image as well as its own
 
 NOTHING = "the slots hold nothing: no dimension of any slot varies from image to image (posterior collapse)"
@@ -24,14 +24,14 @@ TRY = {
 
 
 class Collapse(Measure):
-    """Looks for collapse in batches of inferred images.
+    """Checks batches of inferred images for collapse.
 
     - Nothing in the slots: the variance over images of every dimension of every slot's posterior mean is at most 0.01.
     - One slot for everything: in the median image, 0.99 of the pixels are in one slot, although there is something else
       to see (at least 0.02 of the pixels, if there are true masks).
     - Regions: the masks of another image explain the variance of an image's colours about as well as its own.
 
-    Systems that infer the number of objects are only checked for the first, because pixels outside their objects are
+    Systems that infer the number of objects are only checked for empty slots, because pixels outside their objects are
     not in any slot.
     """
 
@@ -44,7 +44,7 @@ class Collapse(Measure):
         self.left_by_own, self.left_by_others = 0.0, 0.0
 
     def update(self, explanation: Explanation, truth: Truth) -> None:
-        """Sees a batch."""
+        """Adds a batch."""
         if explanation.codes is not None and self.num_images < MOST_IMAGES:
             self.means.append(explanation.codes.means.double().cpu().numpy())
         self.num_images += len(explanation.images)
@@ -66,12 +66,12 @@ class Collapse(Measure):
             self.to_find.append(1 - np.max(largest, axis=0))
 
     def result(self) -> Metrics:
-        """`collapse`, the sentence, where something went wrong."""
+        """Returns `collapse`, the sentence, if the slots have collapsed."""
         sentence = self.sentence()
         return {} if sentence is None else {"collapse": sentence}
 
     def sentence(self) -> str | None:
-        """What went wrong and what to try, in one sentence. None if nothing went wrong or there are too few images."""
+        """The kind of collapse and what to try, in a sentence. None if there is none, or too few images to judge."""
         found = None if self.num_images < FEWEST_IMAGES else self._find()
         return None if found is None else f"{found}; {TRY[found]}"
 

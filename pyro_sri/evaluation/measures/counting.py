@@ -1,4 +1,4 @@
-"""How many objects are found."""
+"""The number of objects found."""
 
 import re
 from typing import ClassVar
@@ -14,12 +14,10 @@ CONFUSION = re.compile(r"count_(\d+)_found_(\d+)")  # images by their number of 
 
 
 class Counting(Measure):
-    """How many objects a guide that counts finds; nothing for the others."""
+    """Accuracy of the number of objects, for guides that count objects; nothing for other guides."""
 
     meanings: ClassVar[Meanings] = {
-        "segmentation": {
-            "count_accuracy": Meaning("share of images whose number of objects is found exactly", "higher")
-        }
+        "segmentation": {"count_accuracy": Meaning("share of images with the correct number of objects", "higher")}
     }
 
     def __init__(self) -> None:
@@ -27,7 +25,7 @@ class Counting(Measure):
         self.counts = False
 
     def update(self, explanation: Explanation, truth: Truth) -> None:
-        """Sees a batch."""
+        """Adds a batch."""
         if explanation.counts is None:
             return
         self.counts = True
@@ -37,7 +35,7 @@ class Counting(Measure):
             self.pairs.append(np.stack([there, explanation.counts.cpu().numpy()], axis=1))
 
     def result(self) -> Metrics:
-        """`count_accuracy`, and the confusion matrix as `count_i_found_j`."""
+        """Returns `count_accuracy`, and the confusion matrix as `count_i_found_j`."""
         if not self.counts:
             return {}
         if not self.pairs:

@@ -1,4 +1,4 @@
-"""Whether slots come in an order that their objects explain."""
+"""Whether the roles of objects explain the order of the slots."""
 
 from typing import ClassVar
 
@@ -21,19 +21,19 @@ from pyro_sri.metrics import commonest_position, object_roles, order_consistency
 
 
 class Order(Measure):
-    """Whether objects have a consistent order in the slot sequence, and, separately, whether the background has."""
+    """Whether objects have a consistent order in the slot sequence, and separately whether the background does."""
 
     meanings: ClassVar[Meanings] = {
         "order and codes": {
             "order_consistency": Meaning(
-                "how well an object's role, background aside, determines its slot's position (0: at random, 1: fully)",
+                "how well an object's role determines its slot's position, without background (0: random, 1: fully)",
                 "higher",
             ),
             "order_information": Meaning(
                 "mutual information of an object's role and its slot's position, bits", "higher", detail=True
             ),
             "order_background": Meaning(
-                "share of images with the background at its commonest position in the sequence", detail=True
+                "share of images with the background at its most common position in the sequence", detail=True
             ),
         }
     }
@@ -47,7 +47,7 @@ class Order(Measure):
         self.background: tuple[int, ...] = ()
 
     def update(self, explanation: Explanation, truth: Truth) -> None:
-        """Sees a batch."""
+        """Adds a batch."""
         if truth.masks is None:
             return
         masks = as_arrays(explanation.slot_masks)
@@ -58,19 +58,19 @@ class Order(Measure):
         self.roles.append(roles)
 
     def result(self) -> Metrics:
-        """`order_consistency` with its standard error, `order_information` in bits, and `order_background`."""
+        """Returns `order_consistency` with its standard error, `order_information` in bits, and `order_background`."""
         if not self.roles:
             return missing(NO_MASKS, *self.NAMES, self.BACKGROUND)
         positions = np.concatenate(self.positions)
         result = self._of_background(positions)
         order = order_consistency(positions, np.concatenate(self.roles))
         if not np.isfinite(order.score):
-            return result | missing("no image shows an order: none has two objects in separate slots", *self.NAMES)
+            return result | missing("no image has two objects in separate slots, so there is no order", *self.NAMES)
         error: Metrics = {"order_consistency_stderr": order.stderr} if np.isfinite(order.stderr) else {}
         return result | {"order_consistency": order.score, **error, "order_information": order.information}
 
     def _of_background(self, positions: NDArray[np.integer]) -> Metrics:
-        """`order_background`; of several background entities, that of the one whose place varies most."""
+        """`order_background`. If there are several background entities, the one whose position varies most counts."""
         places = [commonest_position(positions[:, entity]) for entity in self.background]
         found = [place[~np.isnan(place)] for place in places]
         found = [place for place in found if len(place)]

@@ -44,7 +44,7 @@ class Segmentation(Measure):
         self.has_masks = False
 
     def update(self, explanation: Explanation, truth: Truth) -> None:
-        """Sees a batch."""
+        """Adds a batch."""
         if truth.masks is None:
             return
         self.has_masks = True
@@ -61,13 +61,13 @@ class Segmentation(Measure):
         self.values[name].append(scores)
 
     def result(self) -> Metrics:
-        """Means over the images that have a foreground, and how many have none."""
+        """Returns means over the images with a foreground, and the number of images without one."""
         if not self.has_masks:
             return missing(NO_MASKS, *self.NAMES)
         result: Metrics = {}
         for name, parts in self.values.items():
             values = np.concatenate(parts) if parts else np.empty(0)
-            scored = values[~np.isnan(values)]  # NaN marks an image without foreground: it has no score
+            scored = values[~np.isnan(values)]  # an image without foreground is NaN and has no score
             if len(scored):
                 result |= mean_and_error(name, scored)
             else:

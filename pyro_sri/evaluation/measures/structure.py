@@ -1,4 +1,4 @@
-"""Whether the data's own scenes stand."""
+"""Whether the scenes of the data stand."""
 
 from typing import ClassVar, Self
 
@@ -20,12 +20,12 @@ from pyro_sri.metrics.structure import Rule, check_structure
 
 
 class TrueStructure(Measure):
-    """The structural rule on the data's own masks: how often it holds where every scene is as it should be."""
+    """Applies the structural rule to the true masks, to show how often it accepts real scenes."""
 
     meanings: ClassVar[Meanings] = {
         "generated scenes": {
             "structure_accuracy_data": Meaning(
-                "share of the data's scenes that stand by that rule, on true masks: the value to expect"
+                "the same share for the data's own scenes, with true masks: the value to expect"
             )
         }
     }
@@ -36,20 +36,20 @@ class TrueStructure(Measure):
 
     @classmethod
     def of(cls, facts: Facts) -> Self:
-        """A new one for a dataset file."""
+        """Creates a measure for a dataset file."""
         return cls(facts.rule)
 
     def update(self, explanation: Explanation, truth: Truth) -> None:
-        """Sees a batch."""
+        """Adds a batch."""
         if self.rule is not None and truth.masks is not None:
             nobodys = np.where(truth.masks.any(1, keepdims=True), 0, 255).astype(np.uint8)
-            masks = np.concatenate([truth.masks, nobodys], axis=1)  # what is in no entity is background too
+            masks = np.concatenate([truth.masks, nobodys], axis=1)  # pixels of no entity are also background
             background = (*truth.background, truth.masks.shape[1])
             verdicts = check_structure(masks, rule=self.rule, background=background)
             self.stands += [verdict.stands for verdict in verdicts]
 
     def result(self) -> Metrics:
-        """`structure_accuracy_data`."""
+        """Returns `structure_accuracy_data`."""
         if self.rule is None:
             return missing(NO_RULE, "structure_accuracy_data")
         if not self.stands:
