@@ -1,4 +1,4 @@
-"""What a model and its guide infer from images, as plain tensors for metrics, pictures and users."""
+"""Infers images with a model and its guide, and draws scenes. The results are plain tensors."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -19,15 +19,15 @@ from pyro_sri.programs import Guide, Model, Record, check_range, device_of, eval
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.seeds import keeping_random_state
 
-SCENES_AT_ONCE = 16  # scenes decoded together: bounds the memory, 9 slots of 64x64 need about half a GB
+SCENES_AT_ONCE = 16  # scenes decoded together; with 9 slots of 64x64, they take about half a GB
 
 
 class Codes(NamedTuple):
-    """What a guide knows about the latents of each slot.
+    """The posterior of the latents of each slot.
 
     Attributes:
         means: Posterior means [B, K, D].
-        scales: Posterior standard deviations [B, K, D]; 0 for slots that are computed, not drawn.
+        scales: Posterior standard deviations [B, K, D]. 0 for slots that are computed and not drawn.
     """
 
     means: Tensor
@@ -35,23 +35,23 @@ class Codes(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """One inference of a batch of images. Everything over slots is in the order of the slot sequence.
+    """The result of inference for a batch of images. Slots are in the order of the slot sequence.
 
     Attributes:
         images: The images [B, 3, H, W] in [0, 1].
         reconstruction: Mask-weighted mean of the slots [B, 3, H, W].
         slot_rgb: Colour of each slot [B, K, 3, H, W].
         slot_masks: Decoder masks, probabilities [B, K, 1, H, W].
-            They may leave part of a pixel to a background that no slot stands for (AIR).
+            With AIR, the rest of a pixel belongs to a background that has no slot.
         attention_masks: The guide's own masks [B, K, 1, H, W], or None if it has none.
-        imagination: The imagined rollout, decoded [B, 3, H, W]; None if the guide has none, or it was not asked for.
+        imagination: The decoded imagined rollout [B, 3, H, W]. None if the guide has none or it was not requested.
         terms: Terms of the objective, each [B] in nats.
         kl: Sum of the bound's terms except `nll`, [B] in nats.
-        log_normaliser: Nats per image that an unnormalised likelihood leaves out of its `nll`.
+        log_normaliser: The constant that an unnormalised likelihood leaves out of its `nll`, in nats per image.
         nll_floor: The lowest possible `nll`, or None if the likelihood has none.
-        codes: The slots' codes; GENESIS has those of the components. None for systems without, such as AIR.
-        has_bound: Whether the terms make a bound on log p(x); those of an auto-encoder, which has no prior, do not.
-        counts: How many objects a guide that counts finds [B], or None.
+        codes: The slots' codes (for GENESIS, those of the components). None for systems without codes, such as AIR.
+        has_bound: Whether the terms form a bound on log p(x). For an auto-encoder, which has no prior, they do not.
+        counts: The number of objects [B], for guides that count objects, or None.
     """
 
     images: Tensor
@@ -73,19 +73,19 @@ class Explanation(NamedTuple):
 def explain(
     model: Model, guide: Guide, images: Tensor, elbo: TermsELBO | None = None, *, imagine: bool = True
 ) -> Explanation:
-    """Infers images once and reads off what the slots look like, all in evaluation mode.
+    """Infers images in evaluation mode, and returns reconstructions, slots and the terms of the objective.
 
-    A guide that counts shows the objects that it finds most likely, and the terms stay those of its objective.
+    For a guide that counts objects, the scene contains the most likely objects. The terms are those of its objective.
 
     Args:
         model: A model.
         guide: Its guide.
         images: [B, 3, H, W] in [0, 1].
-        elbo: Its objective; None for that which the pair was built or loaded with, or else that of its system.
-        imagine: Whether to decode the imagined rollout, which takes a third of the time.
+        elbo: The objective. None means the one that the pair was built or loaded with, or else that of its system.
+        imagine: Whether to decode the imagined rollout. It takes a third of the time.
 
     Raises:
-        UserError: If the images have another shape, or values out of range.
+        UserError: If the images have the wrong shape or values out of range.
     """
     elbo = objective_of(model, guide) if elbo is None else elbo
     check_range(model, images)
@@ -132,22 +132,22 @@ def _explain(model: Model, guide: Guide, images: Tensor, elbo: TermsELBO, imagin
 
 
 def run_inference(guide: Guide, images: Tensor) -> Trace:
-    """A run of a guide whose scene can be shown: one draw; of a guide that counts, what it finds most likely.
+    """Runs a guide once, so that its scene can be shown. A guide that counts objects gives the most likely ones.
 
-    An objective may run a guide in another way, with all objects there for example.
+    An objective may run the guide differently, for example with all objects present.
     """
     with MostLikely() if record_of(guide).of("presence") else contextlib.nullcontext():
         return poutine.trace(guide).get_trace(images)
 
 
 def _counts(record: Record, value: dict[str, Tensor]) -> Tensor | None:
-    """Objects per image [B], where there are sites that say whether there is one."""
+    """Objects per image [B], if the model has presence sites."""
     present = [value[name] for latents in record.of("presence") for name in latents.names(value)]
     return torch.stack(present, 1).sum(1).long() if present else None
 
 
 def _codes(elbo: TermsELBO, traces: Any, record: Record) -> Codes | None:
-    """The posterior of the latents that say what slots look like."""
+    """The posterior of the latents that describe what slots look like."""
     means, scales = [], []
     for latents in record.codes:
         known = [moments(elbo.posterior(traces, name)) for name in latents.names(traces.guide.nodes)]
@@ -181,22 +181,22 @@ def sample_scenes(
     temperature: float = 1.0,
     chunk: int = SCENES_AT_ONCE,
 ) -> Scenes:
-    """Draws scenes from the prior, a chunk at a time so that memory stays bounded.
+    """Draws scenes from the prior, a chunk at a time to limit the memory.
 
     Args:
         model: A scene model.
         num_scenes: N, 0 or more.
-        num_slots: Slots per scene; the model's own number if None.
-        temperature: Factor on every prior standard deviation; 0 draws the mean scene.
-        chunk: Scenes decoded at once.
+        num_slots: Slots per scene. None means the model's own number.
+        temperature: Factor on every standard deviation of the prior. 0 gives the mean scene.
+        chunk: Number of scenes decoded at once.
 
     Raises:
         UserError: If the number or the temperature is negative.
     """
     if num_scenes < 0:
-        raise UserError(f"{num_scenes} scenes cannot be drawn: ask for 0 or more")
+        raise UserError(f"{num_scenes} scenes cannot be drawn; use 0 or more")
     options: dict[str, Any] = {"num_slots": num_slots, "temperature": temperature}
-    if num_scenes == 0:  # their shapes are those of any
+    if num_scenes == 0:  # empty tensors of the right shapes
         with keeping_random_state(device_of(model)):
             return Scenes(*(tensor[:0] for tensor in join_scenes(draw_scenes(model, 1, **options))))
     return join_scenes(draw_scenes(model, num_scenes, chunk=chunk, **options))
@@ -211,7 +211,7 @@ def draw_scenes(
     temperature: float = 1.0,
     chunk: int = SCENES_AT_ONCE,
 ) -> Iterator[Scenes]:
-    """The same scenes, a chunk after the other."""
+    """Draws the same scenes as `sample_scenes`, one chunk after the other."""
     for start in range(0, num_scenes, chunk):
         count = min(chunk, num_scenes - start)
         yield _run_model(model, num_scenes=count, num_slots=num_slots, temperature=temperature)
@@ -220,12 +220,12 @@ def draw_scenes(
 def decode_scenes(model: Model, latents: dict[str, Tensor], *, num_slots: int | None = None) -> Iterator[Scenes]:
     """Decodes latent variables by running the model conditioned on them, a few scenes at a time.
 
-    Gradients are kept where a latent asks for them.
+    Gradients are kept if a latent requires them.
 
     Args:
         model: A scene model.
-        latents: Values of its sites, each [N, ..]; it draws those that are not given.
-        num_slots: Slots per scene; the model's own number if None.
+        latents: Values of sites of the model, each [N, ..]. The other sites are drawn.
+        num_slots: Slots per scene. None means the model's own number.
     """
     count, learning = len(next(iter(latents.values()))), any(value.requires_grad for value in latents.values())
     for start in range(0, count, SCENES_AT_ONCE):
@@ -237,7 +237,7 @@ def decode_scenes(model: Model, latents: dict[str, Tensor], *, num_slots: int | 
 
 
 def join_scenes(pieces: Iterable[Scenes]) -> Scenes:
-    """Pieces, one after the other; at least one."""
+    """Concatenates scenes. There must be at least one piece."""
     return Scenes(*(torch.cat(tensors) for tensors in zip(*pieces, strict=True)))
 
 

@@ -16,22 +16,22 @@ from torch import Tensor, nn
 
 from pyro_sri.system.errors import UserError
 
-SLACK = 0.01  # how far images may leave [0, 1]: rounding, and noise below a grey level of 255
+SLACK = 0.01  # tolerance for images outside [0, 1]: rounding, and noise below one grey level of 255
 
 Role = Literal["scene", "slot", "presence", "inner"]
 
 
 @dataclass(frozen=True)
 class Latents:
-    """One kind of latent variables of a model.
+    """A kind of latent variable of a model.
 
     Attributes:
-        site: The name of its sample site. With `{k}` in it, there is a site for each slot k. Without, there is a single
-            site: for all slots [K, D] if the role is "slot", otherwise for the whole scene.
-        term: The term of the bound that its KL belongs to. Several kinds may share one. None if it is not scored.
-        role: What it describes: the "scene"; a "slot"; the "presence" of slot k (1 or 0); or something "inner" that
+        site: The name of its sample site. If the name contains `{k}`, there is a site for each slot k. Otherwise, there
+            is a single site: for all slots [K, D] if the role is "slot", and for the whole scene if not.
+        term: The term of the bound that its KL belongs to. Several kinds can share a term. None if it is not scored.
+        role: What it describes: the "scene", a "slot", the "presence" of slot k (1 or 0), or something "inner" that
             other latents depend on.
-        code: Whether it says what a slot looks like. Disentanglement and active dimensions are measured on it.
+        code: Whether it describes what a slot looks like. Disentanglement and active dimensions are measured on it.
         label: The name of a dimension in pictures, before its number.
         dimensions: The names of its dimensions, if they have meanings.
     """
@@ -49,11 +49,11 @@ class Latents:
         return "{k}" in self.site
 
     def name(self, k: int) -> str:
-        """The site of slot k, or the one site of all slots."""
+        """The site of slot k, or the single site of all slots."""
         return self.site.format(k=k)
 
     def names(self, sites: Any) -> list[str]:
-        """Its sites that are in a mapping (or set) of sites, in the order of the slots."""
+        """Those of its sites that are in a mapping or set of sites, in the order of the slots."""
         if not self.of_each_slot:
             return [self.site] if self.site in sites else []
         found: list[str] = []
@@ -64,30 +64,30 @@ class Latents:
 
 @dataclass(frozen=True)
 class Record:
-    """How a model, and the guide that infers it, describe themselves.
+    """A description of a model and of the guide that infers it.
 
     Objectives, inference, pictures, editing and evaluation use it.
 
     Attributes:
-        latents: Its latent variables, in the order of the story; those of one role in the order of pictures.
-        has_prior: Whether scenes can be drawn from it; an auto-encoder has no prior.
+        latents: The latent variables in the order of the story. Pictures show those of the same role in this order.
+        has_prior: Whether scenes can be drawn from the model. An auto-encoder has no prior.
     """
 
     latents: tuple[Latents, ...] = ()
     has_prior: bool = True
 
     def of(self, role: Role) -> tuple[Latents, ...]:
-        """The latents of a role."""
+        """The latents with a role."""
         return tuple(latents for latents in self.latents if latents.role == role)
 
     @property
     def codes(self) -> tuple[Latents, ...]:
-        """The latents that say what a slot looks like."""
+        """The latents that describe what a slot looks like."""
         return tuple(latents for latents in self.of("slot") if latents.code)
 
     @property
     def sequence(self) -> Latents | None:
-        """The slots, if they are drawn one after the other and each is one site. Then scenes can be edited."""
+        """The slots, if each is one site and they are drawn one after the other, so that scenes can be edited."""
         slots = self.of("slot")
         alone = len(slots) == 1 and slots[0].of_each_slot and not self.of("presence")
         return slots[0] if alone else None
@@ -106,28 +106,28 @@ STANDARD = Record((Latents("scene", "kl_scene", "scene"), Latents("slot_{k}", "k
 
 
 class Program(PyroModule):
-    """The base of models, guides and segregation pairs: a `PyroModule` that works with and without Pyro's store.
+    """The base class of models, guides and segregation pairs: a `PyroModule` that works with and without Pyro's store.
 
-    Parameters of a program belong to it (`module_local_params`), so that it works as a torch module. Under SVI they are
-    in Pyro's parameter store. Subclasses need not care about this. Looking up a network costs nothing if the store is
-    not used. A plain `PyroModule` with `module_local_params` on sends a message for each weight of a network whenever
-    the
-    network is looked up: 240 in a step of SRI, a third of its time on one small image. No answer is used, so this class
-    sends none.
+    The parameters of a program belong to it (`module_local_params`), so that it works as a torch module. Under SVI they
+    are in Pyro's parameter store. Subclasses do not have to handle this.
 
-    Models and guides refuse images of another shape, and plates around them: theirs is the one over scenes. Temperature
-    0 draws the mean of every latent that a temperature scales.
+    If the store is not used, looking up a network costs nothing. A plain `PyroModule` with `module_local_params` sends
+    a message for each weight whenever a network is looked up: 240 in a step of SRI, a third of its time on one small
+    image. Nothing uses the answers, so this class does not send the messages.
+
+    Models and guides reject images of the wrong shape. They also reject enclosing plates, because they open their own
+    plate over scenes. At temperature 0, every latent that is scaled by the temperature has its mean as its value.
 
     Attributes:
-        record: Description of the latents; the standard ones are `scene`, `slot_0`, `slot_1`, ..
-        starts_small: Names of modules that `init="official"` starts small.
-        objective: What trains a segregation pair with this guide; called with `geco=`, a controller or None. None: the
-            bound of its model and guide, one sample per image.
-        image_size: Image side H = W; 0 where it is not said.
+        record: Description of the latents. The standard ones are `scene`, `slot_0`, `slot_1`, ..
+        starts_small: Names of modules that get small initial weights with `init="official"`.
+        objective: Creates the objective that trains a segregation pair with this guide. It is called with `geco=`, a
+            controller or None. None means the bound of the model and guide, with one sample per image.
+        image_size: Image side H = W, or 0 if it is not known.
 
     Args:
-        name: Root of the parameters' names in Pyro's store.
-        num_slots: K; None for programs that are parts of others.
+        name: Prefix of the parameters' names in Pyro's store.
+        num_slots: K. None for programs that are parts of others.
         image_size: Image side H = W of a model or guide.
     """
 
@@ -150,7 +150,7 @@ class Program(PyroModule):
             self.image_size = image_size
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the program, in whose `forward` the arguments are explained."""
+        """Runs the program. See `forward` for the arguments."""
         if "num_slots" not in self.__dict__:  # a part of another
             return super().__call__(*args, **kwargs)
         images = args[0] if args else kwargs.get("images")
@@ -170,12 +170,12 @@ class Program(PyroModule):
 
     @property
     def propose_scene(self) -> Callable[[Tensor], Independent] | None:
-        """A guide's q(s | some slots [B, K, D]), if it has one: a proposal for scenes that keep these slots."""
+        """The guide's q(s | some slots [B, K, D]), a proposal for scenes that keep these slots, or None."""
         return None
 
 
 class Model(Protocol):
-    """A generative story: a program, or one within handlers."""
+    """A generative story: a program, possibly inside handlers."""
 
     def __call__(
         self,
@@ -192,7 +192,7 @@ class Model(Protocol):
 
 
 class Guide(Protocol):
-    """An inference story: a program, or one within handlers."""
+    """An inference story: a program, possibly inside handlers."""
 
     def __call__(
         self,
@@ -221,14 +221,16 @@ class _Means(Messenger):
 
 @contextlib.contextmanager
 def _cooling(temperature: float, images: Any) -> Iterator[float]:
-    """The temperature that a program runs at; at 0, which has no densities, a handler makes draws means."""
+    """The temperature for a program. At 0, where there are no densities, a handler replaces draws by means."""
     if not temperature >= 0:  # written so that NaN fails
         raise UserError(f"temperature {temperature} is out of range: it must be 0 or more")
     if temperature > 0:
         yield temperature
         return
     if images is not None:
-        raise UserError("temperature 0 has no densities to score images with: leave them out, or take a higher one")
+        raise UserError(
+            "temperature 0 has no densities to score images with; leave out the images or use a higher temperature"
+        )
     with _Means():
         yield 1.0
 
@@ -237,8 +239,8 @@ def _check_plates(program: Program) -> None:
     for plate in get_plates():
         if plate.name == "scenes":
             raise UserError(
-                f"the plate 'scenes' is open, and {type(program).__name__} opens it itself; Pyro runs one program at a "
-                "time, so use processes instead of threads"
+                f"the plate 'scenes' is already open, and {type(program).__name__} opens it itself; Pyro runs only one "
+                "program at a time, so use processes instead of threads"
             )
         if plate.vectorized:
             raise UserError(
@@ -248,7 +250,7 @@ def _check_plates(program: Program) -> None:
 
 
 def _check_images(program: Program, images: Any) -> None:
-    """Raises UserError unless these can be images of a program; their values are left unread."""
+    """Raises UserError unless the images have the right type and shape. Does not read their values."""
     if not isinstance(images, Tensor):
         raise UserError(f"{type(program).__name__} takes images as a tensor, not as {type(images).__name__}")
     size, shape = program.image_size, tuple(images.shape)
@@ -263,22 +265,22 @@ def _check_images(program: Program, images: Any) -> None:
 
 
 def check_range(program: Any, images: Tensor) -> None:
-    """Raises UserError unless images that a program of ours is to see lie in [0, 1]; waits for their device."""
+    """Raises UserError unless the images for a `Program` are in [0, 1]. Waits for their device."""
     if not isinstance(unwrap(program), Program) or not isinstance(images, Tensor) or images.is_meta:
         return
-    if images.ndim != 4 or not images.numel():  # their shape is refused elsewhere
+    if images.ndim != 4 or not images.numel():  # wrong shapes are rejected elsewhere
         return
     low, high = (value.item() for value in images.detach().aminmax())
     if not (low >= -SLACK and high <= 1 + SLACK):  # written so that NaN fails
         raise UserError(
-            f"images of shape {list(images.shape)} have values from {low:.4g} to {high:.4g}: they must lie in [0, 1]; "
+            f"images of shape {list(images.shape)} have values from {low:.4g} to {high:.4g}: they must be in [0, 1]; "
             "divide bytes by 255, or scale and clamp them"
         )
 
 
 @contextlib.contextmanager
 def evaluating(*parts: Any) -> Iterator[None]:
-    """Models, guides and objectives are in evaluation mode meanwhile, and then each module in the mode that it was."""
+    """Puts models, guides and objectives in evaluation mode, and restores the mode of each module at the end."""
     modules = [part for part in map(unwrap, parts) if isinstance(part, nn.Module)]
     training = {module: module.training for part in modules for module in part.modules()}
     for part in modules:
@@ -291,9 +293,9 @@ def evaluating(*parts: Any) -> Iterator[None]:
 
 
 def join(guide: Any, objective: Any) -> None:
-    """Lets a guide know the objective that it was made for, without owning it."""
+    """Stores in a guide the objective that it was made for, without registering it as a submodule."""
     if isinstance(program := unwrap(guide), nn.Module):
-        program.__dict__["_objective"] = (objective,)  # past the registration of modules
+        program.__dict__["_objective"] = (objective,)  # bypasses the registration of modules
 
 
 def joined(guide: Any) -> Any:
@@ -302,13 +304,13 @@ def joined(guide: Any) -> Any:
 
 
 def record_of(program: Any) -> Record:
-    """The record of a model or guide, also inside handlers; the standard one if it has none."""
+    """The record of a model or guide, also inside handlers. The standard record if it has none."""
     record = getattr(unwrap(program), "record", None)
     return record if isinstance(record, Record) else STANDARD
 
 
 def device_of(program: Any) -> torch.device:
-    """Where a model or guide is, also inside handlers: where its first parameter or buffer is; else the CPU."""
+    """The device of a model or guide, also inside handlers: that of its first parameter or buffer, or the CPU."""
     module = unwrap(program)
     if not isinstance(module, nn.Module):
         return torch.device("cpu")
@@ -317,7 +319,7 @@ def device_of(program: Any) -> torch.device:
 
 
 def adopt(program: nn.Module) -> None:
-    """Lets plain `PyroModule`s that were made without `module_local_params` be called with it."""
+    """Prepares plain `PyroModule`s created without `module_local_params` for being called with it."""
     for module in program.modules():
         if isinstance(module, PyroModule) and not hasattr(module._pyro_context, "param_state"):
             module._pyro_context.param_state = {"params": {}, "constraints": {}}

@@ -135,6 +135,6 @@ def test_plates_around_a_program_are_refused_in_one_line(preset: str) -> None:
         with pytest.raises(UserError, match="vectorize_particles=True or parallel=True") as caught:
             call()
         assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="'scenes' is open"), pyro.plate("scenes", 2):
+    with pytest.raises(UserError, match="'scenes' is already open"), pyro.plate("scenes", 2):
         model(num_scenes=2)
     assert pyro.infer.Trace_ELBO(num_particles=2).loss(model, guide, images) is not None

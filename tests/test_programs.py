@@ -148,7 +148,7 @@ def test_what_goes_with_an_own_objective(images: Tensor) -> None:
     with pytest.raises(ValueError, match="no mask KL"):
         SRI_ELBO(mask_kl="decoder").terms(model, guide, images)
     geco = GenesisGECO(target=0.0, image_size=32)
-    with pytest.raises(ValueError, match="give its controller to that"):
+    with pytest.raises(ValueError, match="pass the controller to that"):
         SRI_ELBO(segregation=OwnObjective(), segregation_geco=geco)
     given = SRI_ELBO(segregation=OwnObjective(geco=geco))
     assert given.controllers() == {"beta_segregation": geco}

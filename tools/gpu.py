@@ -1,8 +1,8 @@
-"""What only a GPU can show: ``make gpu`` runs this in half an hour, and writes the GPU part of docs/performance.md.
+"""Checks and measures on a GPU: ``make gpu`` runs this for half an hour and fills the GPU part of docs/performance.md.
 
-First whether it is right (waits, recorded steps, checkpoints, resuming, the group norm), then how fast, then a training
-of ten minutes that must reach the figures of the bundled weights. Needs a PyTorch that can use a GPU; ``--device cpu``
-runs the same lines on the CPU at a tiny size, to try the script, and writes nothing.
+The script first checks correctness (waits, recorded steps, checkpoints, resuming, the group norm). Then it measures
+speeds. Finally it trains for ten minutes and compares the result with the bundled weights. It needs a PyTorch that can
+use a GPU. ``--device cpu`` runs the same code on the CPU at a tiny size, to test the script, and writes nothing.
 """
 
 import argparse
@@ -40,9 +40,9 @@ PAGE = Path("docs/performance.md")
 BEGIN, END = "<!-- written by make gpu: begin -->", "<!-- written by make gpu: end -->"
 MINUTES = 10  # of training
 TIMED = 30  # steps
-ROUNDING = 1e-3  # of float32 parameters after a few steps: how far two orders of sums may lead, relative
-SLACK = {"ari_fg": -0.02, "mse": 0.0003}  # how far from the bundled weights' figures counts as reaching them
-EXPLANATION = "Steps of `sri-mog-shapestacks` (64x64, 9 slots, batch 32) on random images; the median of {} steps."
+ROUNDING = 1e-3  # relative, of float32 parameters after a few steps: differences from the order of sums
+SLACK = {"ari_fg": -0.02, "mse": 0.0003}  # tolerances for the comparison with the bundled weights
+EXPLANATION = "Steps of `sri-mog-shapestacks` (64x64, 9 slots, batch 32) on random images, median of {} steps."
 
 WAYS: dict[str, dict[str, Any]] = {
     "`--precision float32`": {},
@@ -55,7 +55,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 class Finding(NamedTuple):
-    """What one check found: whether it is well (None: that is not the question), and what there is to say."""
+    """The result of a check: whether it passed (None if it is only information), and a description."""
 
     well: bool | None
     text: str
@@ -68,23 +68,23 @@ Findings = Iterator[Finding]
 
 
 class Place(NamedTuple):
-    """Where all of it runs, and in which folder."""
+    """The device and the working folder of the checks."""
 
     device: torch.device
     folder: Path
 
     @property
     def is_gpu(self) -> bool:
-        """Whether it is more than a trial of this script."""
+        """Whether this is a real run and not a test of the script."""
         return self.device.type == "cuda"
 
     def wait(self) -> None:
-        """Until the device has done its work."""
+        """Waits until the device has finished."""
         if self.is_gpu:
             torch.cuda.synchronize()
 
     def data(self, size: int) -> Path:
-        """A small set of images of a size."""
+        """A small dataset with images of a given size."""
         path = self.folder / f"{size}.h5"
         if not path.exists():
             make_dataset("tetrominoes", path, size=size, train=32, val=4, test=4, seed=1)
@@ -92,12 +92,12 @@ class Place(NamedTuple):
 
 
 def systems() -> dict[str, str]:
-    """A preset of each system."""
+    """One preset for each system."""
     return {preset.config.system: name for name, preset in reversed(PRESETS.items())}
 
 
 def stepping(config: RunConfig, place: Place, steps: int) -> tuple[Stepper, Tensor]:
-    """What has taken some steps on random images; and the images."""
+    """A stepper after some steps on random images, and the images."""
     stepper = new_stepper(config, place.device)
     stepper.module.train()
     shape = (config.batch_size, config.image_size, config.image_size, 3)
@@ -110,30 +110,30 @@ def stepping(config: RunConfig, place: Place, steps: int) -> tuple[Stepper, Tens
 
 
 def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """Between two states, relative to the second; 0 where every bit is the same."""
+    """The distance of two states, relative to the second. 0 if they are equal bit for bit."""
     pairs = [(one[name].double(), other[name].double()) for name in one if one[name].is_floating_point()]
     size = sum(float(second.square().sum()) for _, second in pairs)
     return (sum(float((first - second).square().sum()) for first, second in pairs) / size) ** 0.5
 
 
 def check_waits(place: Place) -> Findings:
-    """No step of any system waits for the device: PyTorch raises at the line that does."""
+    """Checks that no training step waits for the device. PyTorch raises an error if one does."""
     for system, preset in systems().items():
         stepper, images = stepping(PRESETS[preset].config.tiny(), place, 2)
         if place.is_gpu:
             torch.cuda.set_sync_debug_mode("error")
         try:
             stepper(images, 2)
-            yield Finding(True, f"a step of {system} waits for nothing")
+            yield Finding(True, f"a step of {system} does not wait for the device")
         except RuntimeError as error:
-            yield Finding(False, f"a step of {system} waits: {str(error).splitlines()[0][:200]}")
+            yield Finding(False, f"a step of {system} waits for the device: {str(error).splitlines()[0][:200]}")
         finally:
             if place.is_gpu:
                 torch.cuda.set_sync_debug_mode("default")
 
 
 def check_recording(place: Place) -> Findings:
-    """Recorded steps are the steps."""
+    """Checks that recorded steps equal steps run from Python."""
     for system, preset in systems().items():
         config = PRESETS[preset].config.tiny()
         states = []
@@ -141,11 +141,11 @@ def check_recording(place: Place) -> Findings:
             stepper, _ = stepping(dataclasses.replace(config, capture=capture), place, WARM_UP + 5)
             states.append(stepper.module.state_dict())
         apart = distance(*states)
-        yield Finding(apart <= ROUNDING, f"recorded steps of {system} are {apart:.1e} from those of Python")
+        yield Finding(apart <= ROUNDING, f"recorded steps of {system} differ by {apart:.1e} from steps run from Python")
 
 
 def check_runs(place: Place) -> Findings:
-    """Resuming, and checkpoints that hold tensors of the CPU."""
+    """Checks resuming, and that checkpoints contain CPU tensors."""
     config = PRESETS["sri-quick"].config.tiny()
     device: Any = place.device.type
     config = dataclasses.replace(config, data=place.data(config.image_size), device=device, segregation_steps=2)
@@ -154,28 +154,28 @@ def check_runs(place: Place) -> Findings:
     parts = train(dataclasses.replace(config, steps=8), place.folder / "parts", resume=True)
     states = [checkpoints.load_checkpoint(run.checkpoint("last"))["objective"] for run in (parts, whole)]
     apart = distance(*states)
-    yield Finding(apart <= ROUNDING, f"a resumed run is {apart:.1e} from one that was not stopped")
+    yield Finding(apart <= ROUNDING, f"a resumed run differs by {apart:.1e} from an uninterrupted one")
     stored = torch.load(whole.checkpoint("last"), weights_only=True)["objective"]
-    yield Finding(all(tensor.device.type == "cpu" for tensor in stored.values()), "checkpoints hold tensors of the CPU")
+    yield Finding(all(tensor.device.type == "cpu" for tensor in stored.values()), "checkpoints contain CPU tensors")
 
 
 def check_group_norm(place: Place) -> Findings:
-    """The group norm that keeps channels last is PyTorch's, in double precision."""
+    """Checks that the channels-last group norm equals PyTorch's in double precision."""
     maps = torch.randn(4, 64, 16, 16, dtype=torch.float64, device=place.device)
     maps = maps.contiguous(memory_format=torch.channels_last)
     weight, bias = torch.randn(2, 64, dtype=torch.float64, device=place.device)
     ours, plain = channels_last_group_norm(maps, 8, weight, bias), F.group_norm(maps, 8, weight, bias)
     apart = float((ours - plain).abs().max())
-    yield Finding(apart < 1e-12, f"the group norm is {apart:.1e} from PyTorch's")
+    yield Finding(apart < 1e-12, f"the group norm differs by {apart:.1e} from PyTorch's")
 
 
 def speed(place: Place) -> Iterator[list[str]]:
-    """Rows of a table: a way, ms of a step, steps in a second, GiB at the peak."""
+    """Rows of a table: options, ms per step, steps per second, peak memory in GiB."""
     for name, fields in WAYS.items():
         if fields.get("compile") and not (place.is_gpu and can_compile(place.device)):
             yield [
                 name,
-                "no compiler for it" if place.is_gpu else "not tried on the CPU, where it takes minutes",
+                "no compiler for this GPU" if place.is_gpu else "skipped on the CPU, where it takes minutes",
                 "",
                 "",
             ]
@@ -195,7 +195,7 @@ def speed(place: Place) -> Iterator[list[str]]:
                 stepper(images, step)
                 place.wait()
                 times.append(time.perf_counter() - begin)
-        except Exception as error:  # what fails depends on the device: the other ways are still worth knowing
+        except Exception as error:  # failures depend on the device; measure the other options anyway
             yield [name, f"failed: {str(error).splitlines()[0][:80]}", "", ""]
             continue
         finally:
@@ -206,36 +206,36 @@ def speed(place: Place) -> Iterator[list[str]]:
 
 
 def check_training(place: Place) -> Findings:
-    """sri-quick from scratch, as `--fast` carries it out, in ten minutes; its figures beside those of the weights."""
+    """Trains sri-quick from scratch with `--fast` for ten minutes, and compares it with the bundled weights."""
     run = place.folder / "quick"
     size = [] if place.is_gpu else ["--tiny"]
     words = ["train", "sri-quick", "--fast", "--device", place.device.type, "--out", str(run), *size]
     begin = time.perf_counter()
     try:
-        done = _command(place, *words, timeout=60 * MINUTES + 300)  # data is made, and ways are tried, before
+        done = _command(place, *words, timeout=60 * MINUTES + 300)  # includes generating data and trying options
     except subprocess.TimeoutExpired:
-        yield Finding(False, f"sri-quick is not trained after {MINUTES + 5} minutes")
+        yield Finding(False, f"training sri-quick took longer than {MINUTES + 5} minutes and was stopped")
         return
     for line in done.stderr.splitlines():
         if line.startswith("--fast"):
             yield Finding(None, line)
     if done.returncode:
-        yield Finding(False, f"sri-quick does not train: {done.stderr.strip().splitlines()[-1]}")
+        yield Finding(False, f"training sri-quick failed: {done.stderr.strip().splitlines()[-1]}")
         return
     minutes = (time.perf_counter() - begin) / 60
     yield Finding(
-        minutes <= MINUTES or None, f"sri-quick is trained in {minutes:.1f} minutes, data and trials included"
+        minutes <= MINUTES or None, f"training sri-quick took {minutes:.1f} minutes, including data and trials"
     )
     if not place.is_gpu:
         return
     ours, bundled = (_figures(place, name, run) for name in (str(run), "sri-quick"))
     for name, slack in SLACK.items():
         reached = ours[name] >= bundled[name] + slack if slack < 0 else ours[name] <= bundled[name] + slack
-        yield Finding(reached, f"{name} is {ours[name]:.4f}; that of the bundled weights is {bundled[name]:.4f}")
+        yield Finding(reached, f"{name} is {ours[name]:.4f}, and {bundled[name]:.4f} for the bundled weights")
 
 
 def _figures(place: Place, name: str, run: Path) -> dict[str, float]:
-    """What `evaluate` finds of a run on the images of another; of bundled weights as it prints it."""
+    """The metrics of `evaluate` for a run or bundled weights, on the images of another run."""
     copy = place.folder / f"{Path(name).name}-evaluated"
     data = runs.open_run(run).config.data_file
     source = runs.find_run(name).path
@@ -256,7 +256,7 @@ CHECKS: tuple[Callable[[Place], Findings], ...] = (check_waits, check_recording,
 
 
 def carry_out(place: Place) -> tuple[list[Finding], list[list[str]]]:
-    """All of it, printed as it is done: findings, and the rows of the table of speeds."""
+    """Runs everything and prints the results as they come. Returns findings and the rows of the table of speeds."""
     findings: list[Finding] = []
 
     def note(found: Findings) -> None:
@@ -276,7 +276,7 @@ def carry_out(place: Place) -> tuple[list[Finding], list[list[str]]]:
 
 
 def lay_out(name: str, findings: list[Finding], rows: list[list[str]]) -> str:
-    """What goes into the page."""
+    """The text for the page."""
     header = ["training step", "ms", "steps/s", "peak memory, GiB"]
     table = "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * 4, *rows])
     found = "\n".join(f"- {finding}" for finding in findings)
@@ -285,20 +285,20 @@ def lay_out(name: str, findings: list[Finding], rows: list[list[str]]) -> str:
 
 
 def main() -> int:
-    """The exit status: 0 if all is well, 1 if some check fails, 2 if there is no GPU or no place to write."""
+    """Returns the exit status: 0 if all checks pass, 1 if one fails, 2 without a GPU or a place to write."""
     parser = argparse.ArgumentParser(prog="make gpu", description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: to try this script")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: test the script")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         print(
-            f"gpu: there is no GPU that PyTorch {torch.__version__} can use, so nothing was checked or measured; on a "
-            "machine with one, install a PyTorch for CUDA and name its Python: make gpu GPU_PYTHON=python3",
+            f"gpu: PyTorch {torch.__version__} cannot use a GPU here, so nothing was checked or measured; on a machine "
+            "with a GPU, install PyTorch with CUDA and name its Python: make gpu GPU_PYTHON=python3",
             file=sys.stderr,
         )
         return 2
     try:
         if args.device == "cuda":
-            fill(PAGE, "", BEGIN, END)  # refuses a page without a place now, not in half an hour
+            fill(PAGE, "", BEGIN, END)  # fail now if the page has no place for the text, not after half an hour
         with tempfile.TemporaryDirectory() as folder:
             place = Place(torch.device(args.device), Path(folder))
             findings, rows = carry_out(place)

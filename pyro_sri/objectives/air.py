@@ -1,4 +1,4 @@
-"""The objectives of AIR (Eslami et al. 2016): presence bits by score function, or summed out."""
+"""The objectives of AIR (Eslami et al. 2016), with presence bits by score function or summed out."""
 
 import math
 from collections.abc import Callable
@@ -23,27 +23,27 @@ PRESENCE, WHERE, WHAT = "z_pres_", "z_where_", "z_what_"
 
 
 class PresenceAnnealing(PerStep):
-    """A training schedule for the presence bits' KL: everything is tried before anything is decided.
+    """A training schedule for the KL of the presence bits, so that the model tries all numbers of objects first.
 
-    There are two ways, which can be combined. Both end at the model's own bound after `steps`. The model itself never
-    changes.
+    There are two kinds, which can be combined. Both end at the model's own bound after `steps`. The model itself is not
+    changed.
 
-    - `start`: the prior's presence probabilities move to the model's own from this one, linearly in their logits. The
+    - `start`: the prior's presence probabilities move from this value to the model's own, linearly in the logits. The
       published schedule starts near 1, so that many objects are tried before the decoder can draw any.
-    - `weight`: the initial weight of the KL, which falls geometrically to 1. The bound stays valid, though loose. The
-      posterior over the number of objects stays close to the prior, so the model learns from every number of objects,
-      and each object learns to do without those after it.
+    - `weight`: the initial weight of the KL, which falls geometrically to 1. The bound remains valid, but it is loose.
+      The posterior over the number of objects stays close to the prior, so the model learns from every number of
+      objects, and each object learns to work without the ones after it.
 
     Attributes:
         steps_done: Training steps so far, a buffer.
 
     Args:
         steps: Training steps until the bound is the model's own.
-        start: Presence probability of the prior at first, between 0 and 1; None leaves the prior alone.
-        weight: Weight of the KL at first, positive.
+        start: Initial presence probability of the prior, between 0 and 1. None does not change the prior.
+        weight: Initial weight of the KL, positive.
 
     Raises:
-        ValueError: On values out of range.
+        ValueError: If a value is out of range.
     """
 
     steps_done: Tensor
@@ -63,7 +63,7 @@ class PresenceAnnealing(PerStep):
         return (1 - self.steps_done / self.steps).clamp(min=0)
 
     def weight(self) -> Tensor:
-        """What the KL counts at this point of training."""
+        """The weight of the KL at this point of training."""
         return (self.remaining * self.log_weight).exp()
 
     def prior(self, prior: "Presence") -> "Presence":
@@ -75,16 +75,16 @@ class PresenceAnnealing(PerStep):
         return Presence(F.logsigmoid(logits), F.logsigmoid(-logits))
 
     def advance(self) -> None:
-        """One step more."""
+        """Advances by one step."""
         self.steps_done += 1
 
     def update(self, value: Any = None) -> None:
-        """One step more."""
+        """Advances by one step."""
         self.advance()
 
 
 class Presence(NamedTuple):
-    """Log probabilities that there is, or is not, an object at step t, given one at step t - 1: each [B, T]."""
+    """Log probabilities of an object and of no object at step t, given an object at step t - 1: each [B, T]."""
 
     log_yes: Tensor
     log_no: Tensor
@@ -95,27 +95,27 @@ class Presence(NamedTuple):
         return torch.cat([start, self.log_yes.cumsum(1)], 1) + torch.cat([self.log_no, start], 1)
 
     def of_bits(self, bits: Tensor) -> Tensor:
-        """Log probability of each presence bit given the one before, [B, T]: 0 once there was no object."""
+        """Log probability of each presence bit given the previous one, [B, T]. It is 0 after the last object."""
         return _before(bits) * torch.where(bits.bool(), self.log_yes, self.log_no)
 
     def weighed(self, trace: Trace, steps: range) -> "Presence":
-        """The same as scales and masks of the steps' sites weigh it."""
+        """The same, weighted by the scales and masks of the sites."""
         sites = [trace.nodes[f"{PRESENCE}{t}"] for t in steps]
         return Presence(*(torch.stack([weighed(logs[:, t], sites[t]) for t in steps], 1) for logs in self))
 
 
 class AIR_ELBO(TermsELBO):
-    r"""The published objective of AIR: presence bits by score function, with baselines.
+    r"""The published objective of AIR, with presence bits by score function and with baselines.
 
-    The negative ELBO from one sample per image, averaged over the batch. Its gradient is that of
+    It is the negative ELBO with one sample per image, averaged over the batch. Its gradient is the gradient of
 
     .. math::
         -\log p(x, z) + \log q(z^{where}, z^{what} \mid x)
         - \textstyle\sum_t \log q(z^{pres}_t)\, [R_t - b_t] + \sum_t ([R_t] - b_t)^2
 
-    where brackets hold constants, :math:`b_t` is the baseline of the guide's site `z_pres_t` (0 without) and
-    :math:`R_t` = log p - log q of all latents of steps t, t + 1, .. plus :math:`\log p(x \mid z)`: what Pyro's
-    `TraceGraph_ELBO` follows on the same sites, divided by the batch size. Annealing is part of the R_t.
+    where terms in brackets are constants, :math:`b_t` is the baseline of the guide's site `z_pres_t` (0 if it has none)
+    and :math:`R_t` = log p - log q of all latents of steps t, t + 1, .. plus :math:`\log p(x \mid z)`. This is the
+    gradient of Pyro's `TraceGraph_ELBO` on the same sites, divided by the batch size. Annealing is part of the R_t.
 
     Example::
 
@@ -125,7 +125,7 @@ class AIR_ELBO(TermsELBO):
         svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-4}), elbo)
 
     Args:
-        annealing: Schedule of the presence bits' KL in training; None leaves it alone.
+        annealing: Schedule of the presence bits' KL in training. None means no annealing.
     """
 
     bound = BOUND
@@ -135,9 +135,12 @@ class AIR_ELBO(TermsELBO):
         self.annealing = annealing
 
     def read(self, traces: Traces) -> Terms:
-        """Each [B] in nats: `nll`, `kl_pres`, `kl_where`, `kl_what` by Monte Carlo, which add up to the negative ELBO;
-        `annealing`, what annealing adds to them; `score`, always 0, which holds the score function's gradient;
-        `baseline`, the squared error of the baselines; `other` if any."""
+        """The terms, each [B] in nats.
+
+        `nll`, `kl_pres`, `kl_where` and `kl_what` are computed by Monte Carlo and add up to the negative ELBO.
+        `annealing` is what annealing adds to them. `score` is always 0 and carries the gradient of the score function.
+        `baseline` is the squared error of the baselines. There is also `other`, if any.
+        """
         guide, model = traces
         steps = _steps(guide, model)
         bits = torch.stack([guide.nodes[f"{PRESENCE}{t}"]["value"] for t in steps], 1)  # [B, T]
@@ -166,34 +169,35 @@ class AIR_ELBO(TermsELBO):
         } | other
 
     def weights(self) -> dict[str, float]:
-        """`beta`: what annealing makes the presence bits' KL weigh in training."""
+        """`beta`, the weight of the presence bits' KL in training."""
         return _weights(self)
 
     def objective(self, terms: Terms) -> Tensor:
-        """The negative (annealed) ELBO in nats per image, with the gradient of the class; the annealing notices."""
+        """The negative (annealed) ELBO in nats per image, with the gradient above. Records a step of annealing."""
         error = terms["baseline"].mean()
         return _objective(self, terms, "score") + (error - error.detach())
 
 
 class EnumeratedAIR_ELBO(TermsELBO):
-    r"""The objective of AIR with the number of objects summed out: no score function, no baselines, less variance.
+    r"""The objective of AIR with the number of objects summed out, for less variance.
 
-    Presence is monotone, so that its T bits have T + 1 patterns, one for each number n of objects. Step t is the same
-    in all patterns that contain it. So one run of guide and model with every object present gives all of
+    There is no score function, and there are no baselines. Presence is monotone, so its T bits have T + 1 patterns, one
+    for each number n of objects. Step t is the same in all patterns that contain it. So a single run of guide and model
+    with all objects present is enough to compute
 
     .. math::
         L = \sum_{n=0}^T q(n \mid x) \Big[ -\log p(x \mid z_{<n})
             + \log \frac{q(n \mid x)}{p(n)} + \sum_{t<n} KL_t \Big], \qquad
         q(n \mid x) = (1 - p_n) \textstyle\prod_{t<n} p_t, \quad p_T = 0
 
-    where :math:`p_t` is the guide's presence probability after the objects before: the published bound with its
-    expectation over n in closed form. :math:`KL_t` of z_where and z_what is analytic. Gradients reach the presence
+    where :math:`p_t` is the guide's presence probability, given the previous objects. This is the published bound with
+    its expectation over n in closed form. :math:`KL_t` of z_where and z_what is analytic. Gradients reach the presence
     probabilities through q(n), and every step learns from every image.
 
-    It takes any AIR guide; baselines are not used. Negative ELBO averaged over the batch.
+    The objective works with any AIR guide and does not use baselines. It is averaged over the batch.
 
     Args:
-        annealing: Schedule of the presence bits' KL in training; None leaves it alone.
+        annealing: Schedule of the presence bits' KL in training. None means no annealing.
     """
 
     bound = BOUND
@@ -213,16 +217,18 @@ class EnumeratedAIR_ELBO(TermsELBO):
         guide_trace = recorder.trace
         if any(site["is_observed"] for name, site in guide_trace.nodes.items() if name.startswith(PRESENCE)):
             raise ValueError(
-                "the number of objects is summed out: presence bits cannot be conditioned on; use AIR_ELBO"
+                "the number of objects is summed out, so presence bits cannot be conditioned on; use AIR_ELBO"
             )
         return Traces(guide_trace, run_against(model, guide_trace, images, *args, **kwargs))
 
     def read(self, traces: Traces) -> Terms:
-        """Each [B] in nats: `nll`, `kl_pres`, `kl_where`, `kl_what`, expectations over the number of objects, which add
-        up to the negative ELBO; `annealing`, what annealing adds to them.
+        """The terms, each [B] in nats.
+
+        `nll`, `kl_pres`, `kl_where` and `kl_what` are expectations over the number of objects and add up to the
+        negative ELBO. `annealing` is what annealing adds to them.
 
         Raises:
-            UserError: If more than the image is observed, or there are factors.
+            UserError: If anything other than the image is observed, or there are factors.
         """
         guide, model = traces
         steps = _steps(guide, model)
@@ -231,8 +237,8 @@ class EnumeratedAIR_ELBO(TermsELBO):
         q = log_q.exp()  # [B, T + 1]
         if other_scores(q[:, 0], model, guide):
             raise UserError(
-                "the number of objects is summed out, on which further observations and factors may depend: use "
-                "AIR_ELBO (estimator='score'), which draws it"
+                "additional observations and factors may depend on the number of objects, which is summed out here; "
+                "use AIR_ELBO (estimator='score'), which draws it"
             )
         log_ratios = posterior.weighed(guide, steps).of_counts() - prior.weighed(model, steps).of_counts()
         present = q.flip(1).cumsum(1).flip(1)[:, 1:]  # q(n > t), [B, T]
@@ -247,16 +253,16 @@ class EnumeratedAIR_ELBO(TermsELBO):
         }
 
     def weights(self) -> dict[str, float]:
-        """`beta`: what annealing makes the presence bits' KL weigh in training."""
+        """`beta`, the weight of the presence bits' KL in training."""
         return _weights(self)
 
     def objective(self, terms: Terms) -> Tensor:
-        """The negative (annealed) ELBO in nats per image; the annealing notices in training."""
+        """The negative (annealed) ELBO in nats per image. In training, records a step of annealing."""
         return _objective(self, terms)
 
 
 class _AllPresent(Messenger):
-    """Every object is there."""
+    """Makes every object present."""
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"].startswith(PRESENCE):
@@ -279,14 +285,14 @@ def _weights(elbo: AIR_ELBO | EnumeratedAIR_ELBO) -> dict[str, float]:
 def _extra(
     elbo: AIR_ELBO | EnumeratedAIR_ELBO, log_q: Tensor, prior: Presence, score: Callable[[Presence], Tensor]
 ) -> Tensor:
-    """What annealing adds to log q - log p in training; 0 in evaluation."""
+    """What annealing adds to log q - log p in training. It is 0 in evaluation."""
     if elbo.annealing is None or not elbo.training:
         return torch.zeros_like(log_q)
     return elbo.annealing.weight() * (log_q - score(elbo.annealing.prior(prior))) - (log_q - score(prior))
 
 
 def _steps(guide: Trace, model: Trace) -> range:
-    """The steps of a run.
+    """The range of steps in a run.
 
     Raises:
         UserError: If the guide does not infer every latent of the model, or the model fixes one.
@@ -295,19 +301,19 @@ def _steps(guide: Trace, model: Trace) -> range:
     for site in (f"{kind}{t}" for t in steps for kind in (PRESENCE, WHERE, WHAT)):
         if not (site in guide and site in model and model.nodes[site]["inferred"]):
             raise UserError(
-                f"AIR's objectives need a guide that infers every object, and it has no '{site}' of the model's: to "
-                "condition on it, enclose the call with poutine.condition instead of wrapping the model"
+                f"AIR's objectives need a guide that infers every object, but it does not infer '{site}' of the model; "
+                "to condition on it, enclose the call with poutine.condition instead of wrapping the model"
             )
     return steps
 
 
 def _pair(traces: Traces, site: str) -> tuple[Any, Any]:
-    """A site of guide and model."""
+    """The same site of guide and model."""
     return traces.guide.nodes[site], traces.model.nodes[site]
 
 
 def _before(bits: Tensor) -> Tensor:
-    """z_pres of the step before, [B, T]."""
+    """z_pres of the previous step, [B, T]."""
     return torch.cat([torch.ones_like(bits[:, :1]), bits[:, :-1]], 1)
 
 

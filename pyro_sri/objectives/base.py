@@ -1,4 +1,4 @@
-"""What the objectives share: named terms, read off a run of guide and model, that are weighed into a loss."""
+"""The base class of objectives: named terms, computed from a run of guide and model, and weighted into a loss."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -36,21 +36,23 @@ class Traces(NamedTuple):
 
 
 class TermsELBO(Trace_ELBO, nn.Module, ABC):
-    """An ELBO made of named terms, whose weights live in buffers: an `ELBOModule` saves, moves and switches them.
+    """An ELBO that consists of named terms. Their weights are buffers, so an `ELBOModule` saves and moves them.
 
-    A system's objective says how guide and model are run, how the terms are read off, and how they are weighed.
-    Usable with `pyro.infer.SVI` and as `elbo(model, guide)`. What Pyro scores counts, with its scale and mask: further
-    observations and factors make a term `other`, at weight 1.
+    An objective defines how guide and model are run, how the terms are computed, and how they are weighted. It works
+    with `pyro.infer.SVI` and as `elbo(model, guide)`. Everything that Pyro scores counts, with its scale and mask.
+    Additional observations and factors form a term `other` with weight 1.
 
-    Controllers move in training mode with gradients on, once per step of a torch optimiser that holds parameters of the
-    pair, whatever the number of forward passes; `SVI.evaluate_loss` never moves them. With an optimiser of another kind
-    call `advance` after its step. Without Pyro's validation nothing here waits for the device.
+    Controllers are updated in training mode with gradients enabled, once per step of a torch optimiser that has
+    parameters of the pair, regardless of the number of forward passes. `SVI.evaluate_loss` never updates them. With
+    another kind of optimiser, call `advance` after its step. Without Pyro's validation, nothing here waits for the
+    device.
 
     Attributes:
-        bound: Names of the terms (`nll` and KLs) whose sum is the negative ELBO in nats; terms that a system lacks are
-            skipped. An objective that takes them from the model's record has none, and its own `kl`.
+        bound: Names of the terms (`nll` and KLs) whose sum is the negative ELBO in nats. Terms that a system does not
+            have are skipped. An objective that takes its terms from the model's record leaves this empty and
+            overrides `kl`.
         mask_kl: Which KL between attention masks and decoded masks is part of the loss.
-        step: The training step. A trainer sets it before every step, and schedules follow it in training mode.
+        step: The training step. A trainer sets it before every step. Schedules use it in training mode.
     """
 
     bound: ClassVar[tuple[str, ...]] = ()
@@ -63,7 +65,7 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         self.mask_kl = check_mask_kl(mask_kl)
 
     def __call__(self, model: nn.Module, guide: nn.Module) -> ELBOModule:
-        """The loss of a pair as a torch module: its parameters are theirs; call it with images [B, 3, H, W]."""
+        """The loss of a pair as a torch module with the pair's parameters. Call it with images [B, 3, H, W]."""
         adopt(model)
         adopt(guide)
         join(guide, self)
@@ -71,7 +73,7 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
 
     @property
     def phase(self) -> Hashable:
-        """The phase of the schedule that this step is in. Training steps of one phase do the same computation."""
+        """The phase of the schedule at this step. All training steps of a phase do the same computation."""
         return None
 
     def trace(self, model: Model, guide: Guide, images: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -85,16 +87,16 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
 
     @abstractmethod
     def read(self, traces: Any) -> Terms:
-        """The terms, each [B] in nats."""
+        """Computes the terms from traces, each [B] in nats."""
 
     @abstractmethod
     def objective(self, terms: Terms) -> Tensor:
-        """Weighs the terms' batch means into one loss (nats per image), which controllers notice in training."""
+        """Combines the batch means of the terms into a loss in nats per image. In training, controllers record it."""
 
     def terms(self, model: Model, guide: Guide, images: Tensor, *args: Any, **kwargs: Any) -> Terms:
-        """The terms of the objective, each [B] in nats.
+        """Runs guide and model, and returns the terms of the objective, each [B] in nats.
 
-        Works under enclosing handlers: those that scale, mask or condition are honoured, as by Pyro's own ELBOs.
+        Enclosing handlers that scale, mask or condition have the same effect as with Pyro's own ELBOs.
 
         Args:
             model: The model.
@@ -104,7 +106,7 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
             **kwargs: Passed on to model and guide.
 
         Raises:
-            UserError: If the images have another shape or, while Pyro's validation is on, values out of range.
+            UserError: If the images have the wrong shape or, if Pyro's validation is enabled, values out of range.
         """
         if is_validation_enabled():
             check_range(model, images)
@@ -113,42 +115,42 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         return self.read(self.trace(model, guide, images, *args, **kwargs))
 
     def advance(self) -> None:
-        """Moves controllers and schedules by what they noticed since they last moved.
+        """Updates controllers and schedules with everything recorded since the last update.
 
-        Steps of torch's optimisers, Pyro's among them, do this by themselves.
+        Steps of torch's optimisers, including Pyro's, do this automatically.
         """
         for module in self.modules():
             if isinstance(module, PerStep):
                 module.settle()
 
     def controllers(self) -> dict[str, GECO]:
-        """The controllers of the KL weights, by the names of the weights in the log."""
+        """The controllers of the KL weights, by the name of the weight in the log."""
         return {}
 
     def weights(self) -> dict[str, float]:
-        """What GECO's terms weigh at this point: `beta` of the bound, 1 without a controller, and those of others."""
+        """The current weights: `beta` for the bound (1 without a controller), and those of other controllers."""
         return {"beta": 1.0} | {name: geco.weight.item() for name, geco in self.controllers().items()}
 
     def active(self, geco: GECO | None) -> GECO | None:
-        """A controller; None while it warms up in training, which the plain ELBO does."""
+        """The controller, or None during its warm start in training, which uses the plain ELBO."""
         warming = geco is not None and self.training and self.step < geco.warm_start
         return None if warming else geco
 
     @property
     def warming(self) -> bool:
-        """Whether some controller has not begun at this step."""
+        """Whether some controller is still in its warm start at this step."""
         return any(self.step < geco.warm_start for geco in self.controllers().values())
 
     def segregated(self, traces: Any) -> Segregation:
-        """What SRI takes from one run of a segregation pair: its posterior of the slots, and the draw.
+        """The posterior of the slots and the draw that SRI uses from a run of a segregation pair.
 
-        The site `segregated_slots` unless an objective says otherwise.
+        By default, this is the site `segregated_slots`.
         """
         site = traces.guide.nodes["segregated_slots"]
         return Segregation(*moments(site["fn"]), site["value"])
 
     def posterior(self, traces: Any, site: str) -> Distribution:
-        """The final posterior of a latent site in one run."""
+        """The final posterior of a latent site in a run."""
         return traces.guide.nodes[site]["fn"]
 
     def kl(self, terms: Terms) -> Tensor:
@@ -161,10 +163,10 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         return terms["nll"] + self.kl(terms) + terms.get("other", 0.0)
 
     def weigh(self, geco: GECO | None, nll: Tensor, kl: Tensor, mask_kl: Tensor | float = 0.0) -> Tensor:
-        """NLL and KL as their controller weighs them, which notices the NLL in training. Without one, their sum.
+        """Weights NLL and KL by the controller, which records the NLL in training. Without one, returns the sum.
 
-        The mask KL has the same weight as the KL (Engelcke et al. 2021). If it only trains the decoder, the weight is
-        1, as the decoder should follow the attention from the start, when the weight of the KL is small.
+        The mask KL has the same weight as the KL (Engelcke et al. 2021). If it only trains the decoder, its weight is
+        1, because the decoder should follow the attention from the start, when the weight of the KL is small.
         """
         followed = self.mask_kl == "decoder"
         kl = kl if followed else kl + mask_kl
@@ -175,33 +177,33 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         return loss + mask_kl if followed else loss
 
     def differentiable_loss(self, model: Model, guide: Guide, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss as a scalar tensor, in nats per image: what an `ELBOModule` returns."""
+        """The loss as a scalar tensor in nats per image, as returned by an `ELBOModule`."""
         return self.objective(self.terms(model, guide, *args, **kwargs))
 
     def loss(self, model: Model, guide: Guide, *args: Any, **kwargs: Any) -> float:
-        """The loss as a number: what `SVI.evaluate_loss` returns."""
+        """The loss as a number, as returned by `SVI.evaluate_loss`."""
         _check_store(model, guide)
         return self.differentiable_loss(model, guide, *args, **kwargs).item()
 
     def loss_and_grads(self, model: Model, guide: Guide, *args: Any, **kwargs: Any) -> float:
-        """The loss as a number, with gradients left in the parameters: what `SVI.step` calls."""
+        """The loss as a number, with gradients stored in the parameters. `SVI.step` calls this."""
         _check_store(model, guide)
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:  # not where all is masked
+        if loss.requires_grad:  # false if everything is masked
             loss.backward()
         return loss.item()
 
 
 def _check_store(*programs: Any) -> None:
-    """Warns where Pyro's parameter store, whose tensors SVI moves, has others under the names of these programs."""
+    """Warns if Pyro's parameter store, which SVI trains, has other tensors under the names of these programs."""
     if pyro.settings.get("module_local_params"):
         return
     modules = [program for program in map(unwrap, programs) if isinstance(program, PyroModule) and program._pyro_name]
     if roots := [f"'{module._pyro_name}'" for module in modules if _has_other_tensors(module)]:
         warnings.warn(
-            f"Pyro's parameter store has other tensors under {' and '.join(roots)} than these programs: they are not "
-            "their weights, and SVI does not train them. Save and load with state_dict; call pyro.clear_param_store() "
-            "before you train another instance, or give it another name=",
+            f"Pyro's parameter store has other tensors under {' and '.join(roots)} than the weights of these programs, "
+            "so SVI does not train them. Save and load with state_dict. Before you train another instance, call "
+            "pyro.clear_param_store() or give the instance another name=",
             stacklevel=4,
         )
 

@@ -1,4 +1,4 @@
-"""Which objective a pair of model and guide has."""
+"""Finds the objective of a model and its guide."""
 
 from pyro_sri.objectives.air import AIR_ELBO, EnumeratedAIR_ELBO
 from pyro_sri.objectives.base import TermsELBO
@@ -10,7 +10,7 @@ from pyro_sri.programs import Guide, Model, joined, record_of
 
 
 def objective_of(model: Model, guide: Guide) -> TermsELBO:
-    """The objective that a pair was built, loaded or trained with; else that of its system, without controllers.
+    """The objective that a pair was built, loaded or trained with, or that of its system without controllers.
 
     Args:
         model: A model.

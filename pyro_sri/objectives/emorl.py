@@ -1,4 +1,4 @@
-"""The objective of EMORL: a hierarchical bound, then refinement steps that follow its gradient (Emami et al. 2021)."""
+"""The objective of EMORL: a hierarchical bound, and refinement steps that use its gradient (Emami et al. 2021)."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
@@ -21,16 +21,16 @@ from pyro_sri.system.processes import num_processes
 
 
 class Iteration(NamedTuple):
-    """One posterior of the slots, and its terms.
+    """A posterior of the slots, and its terms.
 
     Attributes:
-        guide: Trace of every draw so far; the layer that a refined posterior stands for has that posterior as its site.
+        guide: Trace of all draws so far. A refined posterior replaces the site of the layer that it refines.
         model: Trace of the model on the last draw.
-        posterior: lambda: mean and raw scale, each [B, K, D].
-        memory: That of the refinement network [B, K, D]; None before it ran.
+        posterior: lambda, which is the mean and the raw scale, each [B, K, D].
+        memory: The memory of the refinement network [B, K, D], or None before its first step.
         nll: [B] in nats.
         kl: [B] in nats.
-        other: What else is scored, [B] in nats; None if nothing is.
+        other: Additional scores, [B] in nats, or None if there are none.
     """
 
     guide: Trace
@@ -43,15 +43,15 @@ class Iteration(NamedTuple):
 
 
 class EMORLTraces(NamedTuple):
-    """One inference, refined.
+    """The traces of an inference with refinement.
 
     Attributes:
-        guide: That of the last iteration.
-        model: That of the last iteration.
-        iterations: Bottom-up inference, then the refinement steps.
-        priors: Trace of the hierarchical prior, each layer given a fresh draw of the one before it in the chain.
-        layer_kls: KL of each layer of bottom-up inference, in the order of the chain: [L, B] in nats.
-        kl_above: What the layers above the last iteration's posterior add to a bound, [B] in nats.
+        guide: The guide's trace of the last iteration.
+        model: The model's trace of the last iteration.
+        iterations: Bottom-up inference, followed by the refinement steps.
+        priors: Trace of the hierarchical prior. Each layer is given a fresh draw of the previous one in the chain.
+        layer_kls: KL of each layer of bottom-up inference in the order of the chain, [L, B] in nats.
+        kl_above: The KL of the layers above the last iteration's posterior, [B] in nats.
     """
 
     guide: Trace
@@ -63,7 +63,7 @@ class EMORLTraces(NamedTuple):
 
 
 class EMORL_ELBO(TermsELBO):
-    r"""The objective of EMORL, and the iterative inference that it drives.
+    r"""The objective of EMORL, which also runs its iterative inference.
 
     .. math::
         L &= \textstyle\sum_{i=0}^{I} w_i L_i, \quad w_i = (I + 3 - i) / (I + 1), \quad L_i = NLL_i + \beta KL_i \\
@@ -72,18 +72,18 @@ class EMORL_ELBO(TermsELBO):
         \lambda_i &= \lambda_{i-1} + f(\lambda_{i-1}, \nabla_{\lambda_{i-1}} L_{i-1}), \quad z \sim q(z; \lambda_i) \\
         NLL_i &= -\log p(x \mid z), \quad KL_i = KL( q(z; \lambda_i) \,\|\, p(z) ), \quad i = 1 .. I
 
-    Priors are conditioned on fresh draws z' of the posteriors (sites `prior_draw_l`); p(z) is the prior of the layer
-    that a refined posterior stands for (see HierarchicalPrior). For f the gradient is a constant. All KLs are analytic.
-    With GECO, L_i = beta KL_i - constraint(NLL_i) of the batch means; the last NLL moves it.
+    Priors are conditioned on fresh draws z' of the posteriors (sites `prior_draw_l`). p(z) is the prior of the refined
+    layer (see HierarchicalPrior). f treats the gradient as a constant. All KLs are analytic. With GECO,
+    L_i = beta KL_i - constraint(NLL_i) of the batch means. The last NLL updates the controller.
 
-    I is `guide.refinement_steps`, or the argument `refinement_steps` of `trace`, `terms` and the loss: 0 is bottom-up
-    inference alone. Refinement takes gradients even under `torch.no_grad`, but cannot in inference mode. Handlers that
-    fix draws cut the gradient that it follows.
+    I is `guide.refinement_steps`, or the argument `refinement_steps` of `trace`, `terms` and the loss. 0 means only
+    bottom-up inference. Refinement computes gradients even under `torch.no_grad`, but this is impossible in inference
+    mode. Handlers that fix draws stop the gradient that refinement uses.
 
-    The terms are `nll`, `kl_slots` (of the last iteration), `kl_above`, and `nll_i`, `kl_i` of each iteration before.
-    The first three add up to a bound on -log p(x). `kl_above` is zero except after refinement with the prior "rpp":
-    there `kl_slots` is against :math:`p(z_0 \mid z_1')`, and what the layers above cost a bound is no part of the loss.
-    Further observations and factors are part of every L_i: `other`, and `other_i`.
+    The terms are `nll`, `kl_slots` (of the last iteration), `kl_above`, and `nll_i`, `kl_i` of each previous iteration.
+    The first three add up to a bound on -log p(x). `kl_above` is zero except after refinement with the prior "rpp". In
+    this case, `kl_slots` is relative to :math:`p(z_0 \mid z_1')`, and the KL of the layers above, which a bound needs,
+    is not part of the loss. Additional observations and factors are part of every L_i: `other`, and `other_i`.
 
     Example::
 
@@ -92,10 +92,10 @@ class EMORL_ELBO(TermsELBO):
         terms = elbo.terms(model, guide, images, refinement_steps=0)
 
     Args:
-        geco: Controller of the NLL's weight; None weighs it by 1.
+        geco: Controller of the NLL's weight. None means a weight of 1.
         kl_weight: beta.
-        curriculum: Pairs of a training step and the number of refinement steps from there on, the first at 0; there
-            is no refinement in evaluation mode. None leaves the number to `guide.refinement_steps`.
+        curriculum: Pairs of a training step and the number of refinement steps from this step on. The first training
+            step is 0. There is no refinement in evaluation mode. None means `guide.refinement_steps`.
     """
 
     bound = ("nll", "kl_slots", "kl_above")
@@ -114,7 +114,7 @@ class EMORL_ELBO(TermsELBO):
 
     @property
     def phase(self) -> Hashable:
-        """I of the curriculum at this step, None without one; and whether the controller has not begun."""
+        """The refinement steps of the curriculum (None without one), and whether the controller is warming up."""
         steps = None if self.curriculum is None else self._planned(self.curriculum)
         return (steps, "warming") if self.warming else steps
 
@@ -122,13 +122,13 @@ class EMORL_ELBO(TermsELBO):
         return [steps for start, steps in curriculum if start <= self.step][-1]
 
     def refinement_steps(self, guide: Any) -> int:
-        """I, as the curriculum or the guide says."""
+        """The number of refinement steps, I, of the curriculum or the guide."""
         if self.curriculum is None:
             return guide.refinement_steps
         return self._planned(self.curriculum) if self.training else 0
 
     def controllers(self) -> dict[str, GECO]:
-        """`beta`: that of the bound."""
+        """`beta`, the controller of the bound."""
         return {} if self.geco is None else {"beta": self.geco}
 
     def trace(
@@ -140,25 +140,27 @@ class EMORL_ELBO(TermsELBO):
         refinement_steps: int | None = None,
         **kwargs: Any,
     ) -> EMORLTraces:
-        """Infers bottom-up, then refines.
+        """Runs bottom-up inference and then the refinement.
 
         Args:
             model: An `EMORLModel`.
             guide: Its `EMORLGuide`.
             images: [B, 3, H, W] in [0, 1].
             *args: Passed on to model and guide.
-            refinement_steps: I; `guide.refinement_steps` if None.
+            refinement_steps: I. None means `guide.refinement_steps`.
             **kwargs: Passed on to model and guide.
 
         Raises:
-            ValueError: If a handler is wrapped around model or guide, which hides their networks; on refinement in
-                inference mode.
+            ValueError: If a handler is wrapped around model or guide, which hides their networks, or if refinement is
+                requested in inference mode.
         """
         if not hasattr(model, "prior") or not hasattr(guide, "refinement"):
             raise ValueError("a wrapped model or guide hides its networks: use handlers as contexts around the call")
         steps = self.refinement_steps(guide) if refinement_steps is None else refinement_steps
         if steps and torch.is_inference_mode_enabled():
-            raise ValueError("refinement follows a gradient, and inference mode has none: use torch.no_grad instead")
+            raise ValueError(
+                "refinement needs gradients, which inference mode does not have; use torch.no_grad instead"
+            )
         learning = torch.is_grad_enabled()
         order, refined_layer = model.prior.order, model.prior.refined_layer
         with torch.set_grad_enabled(learning or steps > 0):
@@ -170,7 +172,9 @@ class EMORL_ELBO(TermsELBO):
             last = _iteration(guide_trace, model_trace, posterior, None, layer_kls.sum(0))
             iterations = [last]
             for step in range(1, steps + 1):
-                loss = self._loss(last.nll, last.kl, last.other) / num_processes()  # a share of that of the whole batch
+                loss = (
+                    self._loss(last.nll, last.kl, last.other) / num_processes()
+                )  # the share of this process in the loss of the whole batch
                 gradients = _gradients(loss, last.posterior, retain_graph=learning)
                 guide_trace, posterior, memory = _refine(guide.refinement, step, last, gradients, refined_layer)
                 model_trace = run_against(
@@ -186,20 +190,22 @@ class EMORL_ELBO(TermsELBO):
         return EMORLTraces(last.guide, last.model, tuple(iterations), priors, layer_kls, kl_above)
 
     def segregated(self, traces: EMORLTraces) -> Segregation:
-        """The posterior of the last iteration, and its draw."""
+        """The posterior of the last iteration and its draw."""
         loc, raw_scale = traces.iterations[-1].posterior
         steps = len(traces.iterations) - 1
         drawn = f"refined_slots_{steps}" if steps else _site(len(traces.layer_kls) - 1)
         return Segregation(loc, sri_scale(raw_scale), traces.guide.nodes[drawn]["value"])
 
     def posterior(self, traces: EMORLTraces, site: str) -> Distribution:
-        """That of the last iteration, for the site that it stands for or that the image shows."""
+        """The posterior of the last iteration."""
         loc, raw_scale = traces.iterations[-1].posterior
-        return diagonal_normal(loc.detach(), sri_scale(raw_scale.detach()), 2)  # refinement takes gradients even here
+        return diagonal_normal(
+            loc.detach(), sri_scale(raw_scale.detach()), 2
+        )  # refinement computes gradients even here
 
     def read(self, traces: EMORLTraces) -> Terms:
-        """`nll`, `kl_slots`, `kl_above`, `other` if any, and `nll_i`, `kl_i`, `other_i` of the iterations before the
-        last: each [B], in nats."""
+        """`nll`, `kl_slots`, `kl_above`, `other` if any, and `nll_i`, `kl_i`, `other_i` of the earlier iterations: each
+        [B], in nats."""
         *earlier, last = traces.iterations
         terms = {"nll": last.nll, "kl_slots": last.kl, "kl_above": traces.kl_above}
         for i, iteration in enumerate(earlier):
@@ -209,7 +215,7 @@ class EMORL_ELBO(TermsELBO):
         return terms if torch.is_grad_enabled() else {name: term.detach() for name, term in terms.items()}
 
     def objective(self, terms: Terms) -> Tensor:
-        """Weighs every iteration's batch means into one loss (nats per image), which GECO notices in training."""
+        """Combines the batch means of all iterations into a loss in nats per image, and GECO records the NLL."""
         steps = sum(name.startswith("nll_") for name in terms)
         names = [(f"nll_{i}", f"kl_{i}", f"other_{i}") for i in range(steps)] + [("nll", "kl_slots", "other")]
         losses = [self._loss(terms[nll], terms[kl], terms.get(other)) for nll, kl, other in names]
@@ -227,11 +233,11 @@ class EMORL_ELBO(TermsELBO):
         return loss if other is None else loss + other.mean()
 
 
-EMORLGuide.objective = EMORL_ELBO  # what SRI trains a pair of this guide with
+EMORLGuide.objective = EMORL_ELBO  # SRI trains a pair with this guide with this objective
 
 
 def _gradients(loss: Tensor, posterior: tuple[Tensor, Tensor], *, retain_graph: bool) -> tuple[Tensor, ...]:
-    """Of the loss with respect to a posterior: none where all is masked."""
+    """Gradients of the loss with respect to a posterior. Zero if everything is masked."""
     if not loss.requires_grad:
         return tuple(map(torch.zeros_like, posterior))
     return torch.autograd.grad(loss, posterior, retain_graph=retain_graph)
@@ -240,20 +246,20 @@ def _gradients(loss: Tensor, posterior: tuple[Tensor, Tensor], *, retain_graph: 
 def _iteration(
     guide: Trace, model: Trace, posterior: tuple[Tensor, Tensor], memory: Tensor | None, kl: Tensor
 ) -> Iteration:
-    """What one posterior is worth."""
+    """Computes the terms of a posterior."""
     nll = -scored(model.nodes["image"])
     return Iteration(guide, model, posterior, memory, nll, kl, other_scores(nll, model, guide).get("other"))
 
 
 def _kl(guide: Trace, priors: Trace, layer: int) -> Tensor:
-    """KL of a layer's posterior from its prior: [B] in nats."""
+    """KL between the posterior and the prior of a layer, [B] in nats."""
     return analytic_kl(guide.nodes[_site(layer)], priors.nodes[_site(layer)])
 
 
 def _conditional_priors(model: Any, model_trace: Trace, guide_trace: Trace) -> Trace:
-    """The hierarchical prior, each layer given the guide's fresh draw of the one before it in the chain.
+    """Runs the hierarchical prior. Each layer is given the guide's fresh draw of the previous one in the chain.
 
-    Its sites count as those of the model do.
+    Its sites have the scales and masks of the model's sites.
     """
     fresh = guide_trace.copy()
     for layer in model.prior.order[:-1]:
@@ -269,8 +275,8 @@ def _conditional_priors(model: Any, model_trace: Trace, guide_trace: Trace) -> T
 def _refine(
     refinement: Any, step: int, last: Iteration, gradients: tuple[Tensor, ...], layer: int
 ) -> tuple[Trace, tuple[Tensor, Tensor], Tensor]:
-    """One step: the trace with its draw, which also stands for a layer's; the posterior; the network's memory."""
-    plate_is_known = poutine.block(hide=["scenes"])  # an enclosing recorder would meet it twice
+    """One refinement step. Returns the trace with its draw (also as the layer's site), the posterior and the memory."""
+    plate_is_known = poutine.block(hide=["scenes"])  # otherwise an enclosing recorder would see it twice
     with plate_is_known, poutine.trace() as recorder, pyro.plate("scenes", len(last.nll)):
         posterior, memory = refinement(step, last.posterior, gradients, last.memory)
     drawn = recorder.trace.nodes[f"refined_slots_{step}"]

@@ -1,8 +1,8 @@
 """GECO: the weight of the KL, or of the reconstruction, as a Lagrange multiplier (Rezende & Viola 2018).
 
-Both controllers hold their state in buffers, read and move it without host synchronisation, and average the error over
-the processes of a distributed run, so that every process has the same weight. They move once per optimiser step, by the
-mean NLL of its forward passes.
+Both controllers keep their state in buffers and use it without host synchronisation. They average the error over the
+processes of a distributed run, so that every process has the same weight. They are updated once per optimiser step,
+with the mean NLL of its forward passes.
 """
 
 import torch
@@ -13,25 +13,25 @@ from pyro_sri.objectives.stepping import PerStep
 from pyro_sri.system.processes import mean_over_processes
 
 REFERENCE_PIXELS = 64**2  # step sizes are quoted for 64x64 images
-EMORL_FLOOR = 0.55  # softplus(0.55) = 1.0055: the reconstruction never weighs less than the KL
+EMORL_FLOOR = 0.55  # softplus(0.55) = 1.0055: the weight of the reconstruction is never below that of the KL
 
 
 class GenesisGECO(PerStep):
-    """loss = NLL + beta KL; beta moves multiplicatively with goal - EMA(NLL) (GENESIS, SRI).
+    """loss = NLL + beta KL. The update of beta is multiplicative in goal - EMA(NLL) (GENESIS, SRI).
 
     beta <- clip(beta exp(step_size c (speedup if c > 0))), c = goal - EMA(NLL), EMA = alpha EMA + (1 - alpha) NLL.
 
     Args:
         target: Goal per pixel and channel, in nats.
         image_size: Image side H = W; goal = target * 3HW.
-        step_size: Step as quoted for 64x64 images.
-        scaled: Whether the step is scaled by 64^2 / HW, as the goal grows with HW.
-        speedup: Factor on the step once the goal is met; None for none.
-        alpha: Memory of the moving average.
-        beta_init: Start.
-        beta_min: Lower clamp.
-        beta_max: Upper clamp; 1 caps the weight at that of the ELBO.
-        warm_start: Training steps at the start with the plain ELBO, before the controller begins.
+        step_size: Step size for 64x64 images.
+        scaled: Whether the step is scaled by 64^2 / HW, because the goal grows with HW.
+        speedup: Factor on the step once the goal is met. None means 1.
+        alpha: Decay of the moving average.
+        beta_init: Initial beta.
+        beta_min: Minimum of beta.
+        beta_max: Maximum of beta. With 1, the weight is never above that of the ELBO.
+        warm_start: Initial training steps with the plain ELBO, before the controller starts.
     """
 
     beta: Tensor
@@ -65,16 +65,16 @@ class GenesisGECO(PerStep):
 
     @property
     def weight(self) -> Tensor:
-        """What the KL weighs beside the NLL: beta."""
+        """The weight of the KL, beta. The weight of the NLL is 1."""
         return self.beta
 
     def forward(self, nll: Tensor, kl: Tensor) -> Tensor:
-        """Batch means of NLL and KL, in nats per image -> the weighed loss."""
+        """Batch means of NLL and KL, in nats per image -> the weighted loss."""
         return nll + self.beta.clone() * kl  # a copy: `update` may change beta before the backward pass needs it
 
     @torch.no_grad()
     def update(self, nll: Tensor) -> None:
-        """Moves the average and the weight, after the loss of the step was formed."""
+        """Updates the average and the weight, after the loss of the step was computed."""
         nll = mean_over_processes(nll)
         ema = self.alpha * self.error_ema + (1 - self.alpha) * nll
         self.error_ema.copy_(torch.where(self.started, ema, nll))
@@ -92,11 +92,11 @@ class EmorlGECO(PerStep):
     Args:
         target: Goal per pixel and channel, in nats.
         image_size: Image side H = W; goal = target * 3HW.
-        step_size: Step as quoted for 64x64 images.
-        scaled: Whether the step is scaled by 64^2 / HW; EMORL's release scales the goal alone.
+        step_size: Step size for 64x64 images.
+        scaled: Whether the step is scaled by 64^2 / HW. EMORL's release only scales the goal.
         acceleration: Factor on the step once the goal is met.
-        alpha: Memory of the moving average.
-        warm_start: Training steps at the start with the plain ELBO; the average then begins at goal - NLL.
+        alpha: Decay of the moving average.
+        warm_start: Initial training steps with the plain ELBO. Then the average starts at goal - NLL.
     """
 
     beta: Tensor
@@ -126,17 +126,17 @@ class EmorlGECO(PerStep):
 
     @property
     def weight(self) -> Tensor:
-        """What the NLL weighs beside the KL: the Lagrange multiplier softplus(beta), at least 1.0055."""
+        """The weight of the NLL: the Lagrange multiplier softplus(beta), at least 1.0055. The weight of the KL is 1."""
         return F.softplus(self.beta)
 
     def forward(self, nll: Tensor, kl: Tensor) -> Tensor:
-        """Batch means of NLL and KL, in nats per image -> the weighed loss."""
+        """Batch means of NLL and KL, in nats per image -> the weighted loss."""
         constraint = self.weight * (self.slack_ema - (nll - nll.detach()))
         return kl - constraint
 
     @torch.no_grad()
     def update(self, nll: Tensor) -> None:
-        """Moves the average and, from the second step on, the weight."""
+        """Updates the average and, from the second step on, the weight."""
         slack = self.goal - mean_over_processes(nll)
         ema = self.alpha * self.slack_ema + (1 - self.alpha) * slack
         self.slack_ema.copy_(torch.where(self.started, ema, slack))

@@ -1,4 +1,4 @@
-"""KL from attention masks to decoded masks: what holds the two together (Engelcke et al. 2021)."""
+"""The KL between attention masks and decoded masks, which keeps the two similar (Engelcke et al. 2021)."""
 
 from typing import Literal
 
@@ -11,14 +11,14 @@ from pyro_sri.system.choices import check_choice
 
 MaskKL = Literal["none", "attached", "detached", "decoder"]
 
-MASK_FLOOR = 1e-5  # no pixel is surely in or out of a mask: the logarithms stay finite
+MASK_FLOOR = 1e-5  # minimum probability, so that the logarithms are finite
 
 
 def check_mask_kl(kind: MaskKL) -> MaskKL:
     """Returns the kind.
 
     Raises:
-        ValueError: If there is no such kind.
+        ValueError: If the kind is unknown.
     """
     check_choice(kind, MaskKL, "mask KL")
     return kind
@@ -43,8 +43,8 @@ def read_mask_kl(kind: MaskKL, guide: Trace, model: Trace) -> Tensor:
     """The KL between the guide's `attention_masks`, in the order of the model's slots, and the model's `slot_masks`.
 
     Args:
-        kind: Where the gradient goes: to both ("attached"), to the attention masks alone ("detached"), or to the
-            decoder alone ("decoder").
+        kind: Where the gradient goes: to both ("attached"), only to the attention masks ("detached"), or only to the
+            decoder ("decoder").
         guide: A run of the guide.
         model: A run of the model against it.
 
@@ -63,4 +63,4 @@ def read_mask_kl(kind: MaskKL, guide: Trace, model: Trace) -> Tensor:
     divergence = mask_divergence(
         attention.detach() if kind == "decoder" else attention, decoded.detach() if kind == "detached" else decoded
     )
-    return weighed(divergence, model.nodes["image"])  # images that do not count have no masks that do
+    return weighed(divergence, model.nodes["image"])  # weighted like the image

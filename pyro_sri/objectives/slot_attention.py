@@ -11,8 +11,8 @@ class SlotAttentionLoss(TermsELBO):
 
     .. math:: L = \|x - \textstyle\sum_k m_k \mu_k\|^2
 
-    The terms are `squared_error`, which is the loss, and `nll`: the same in nats under the model's likelihood. An
-    auto-encoder has no KL, so `nll` alone is called the bound, but it bounds no log p(x).
+    The terms are `squared_error`, which is the loss, and `nll`, which is the same in nats under the model's likelihood.
+    An auto-encoder has no KL, so `bound` contains only `nll`. It is not a bound on log p(x).
 
     Example::
 

@@ -1,4 +1,4 @@
-"""The objective of GENESIS, GENESIS-v2 and every other pair of a slot model and its guide."""
+"""The objective of GENESIS, GENESIS-v2 and other slot models with their guides."""
 
 import torch
 from pyro.distributions import Delta
@@ -17,10 +17,10 @@ class SlotELBO(TermsELBO):
         L = -\log p(x \mid z) + \textstyle\sum_k \log q(z_k) - \log p(z_k) \quad [+ KL_{mask}]
 
     (Engelcke et al. 2020; 2021 with the mask KL). Each KL compares the two distributions of a site at the drawn
-    latents, by Monte Carlo as the authors do, or in closed form. With GECO the loss is NLL + beta (sum of the KLs).
+    latents, by Monte Carlo as the authors do, or in closed form. With GECO, the loss is NLL + beta (sum of the KLs).
 
-    The terms follow from the latents in the model's record: `slot_k` gives `kl_slots`, and so on. A latent that is not
-    in the record gets its own term: `pose_0`, `pose_1` give `kl_pose`.
+    The latents in the model's record determine the terms: `slot_k` gives `kl_slots`, and so on. A latent that is not in
+    the record has its own term: `pose_0`, `pose_1` give `kl_pose`.
 
     Example::
 
@@ -28,15 +28,15 @@ class SlotELBO(TermsELBO):
         svi.step(images)
 
     Args:
-        geco: Controller; None weighs every term by 1.
+        geco: Controller. None means a weight of 1 for every term.
         mask_kl: Adds `mask_kl`, KL(`attention_masks` of the guide || `slot_masks` of the model), which is not part of
-            the bound; its gradient goes to both ("attached"), to the attention masks alone ("detached"), or to the
-            decoder alone ("decoder").
-        analytic: KLs in closed form instead of Monte Carlo: the same expectation with less noise, as long as no
-            latent's prior depends on what the guide draws from that latent.
+            the bound. Its gradient goes to both ("attached"), only to the attention masks ("detached"), or only to the
+            decoder ("decoder").
+        analytic: Use KLs in closed form instead of Monte Carlo. They have the same expectation with less noise, unless
+            the prior of a latent depends on what the guide draws from that latent.
 
     Raises:
-        ValueError: On another mask KL.
+        ValueError: If the kind of mask KL is unknown.
     """
 
     def __init__(self, *, geco: GECO | None = None, mask_kl: MaskKL = "none", analytic: bool = False) -> None:
@@ -45,21 +45,21 @@ class SlotELBO(TermsELBO):
         self.analytic = analytic
 
     def controllers(self) -> dict[str, GECO]:
-        """`beta`: that of the bound."""
+        """`beta`, the controller of the bound."""
         return {} if self.geco is None else {"beta": self.geco}
 
     def read(self, traces: Traces) -> Terms:
-        """`nll`, the KLs that the model's record names, `mask_kl` if asked, `other` if any: each [B], in nats.
+        """`nll`, the KLs of the model's record, `mask_kl` if requested, and `other` if any: each [B], in nats.
 
         Raises:
-            ValueError: On a mask KL of a guide without attention masks.
+            ValueError: If a mask KL is requested for a guide without attention masks.
         """
         guide, model = traces
         terms = {"nll": -scored(model.nodes["image"])}
         for name in latent_sites(model):
             prior = model.nodes[name]
             if prior["term"] is None or isinstance(prior["fn"], Delta):
-                continue  # it is not scored, or follows from the other latents
+                continue  # not scored, or determined by the other latents
             kl = (analytic_kl if self.analytic else log_ratio)(guide.nodes[name], prior)
             terms[prior["term"]] = terms.get(prior["term"], 0) + kl
         terms |= other_scores(terms["nll"], model, guide)
@@ -68,11 +68,11 @@ class SlotELBO(TermsELBO):
         return terms
 
     def kl(self, terms: Terms) -> Tensor:
-        """All terms but `nll`, `mask_kl` and `other`: each KL once, in nats."""
+        """The sum of all KLs, which are all terms except `nll`, `mask_kl` and `other`, in nats."""
         kls = [term for name, term in terms.items() if name not in ("nll", "mask_kl", "other")]
         return sum(kls, torch.zeros_like(terms["nll"]))
 
     def objective(self, terms: Terms) -> Tensor:
-        """Weighs the terms' batch means into one loss (nats per image), which GECO notices in training."""
+        """Combines the batch means of the terms into a loss in nats per image. In training, GECO records the NLL."""
         mean = {name: term.mean() for name, term in terms.items()}
         return self.weigh(self.geco, mean["nll"], self.kl(mean), mean.get("mask_kl", 0.0)) + mean.get("other", 0.0)

@@ -1,4 +1,4 @@
-"""The objective of SRI (Emami et al. 2023): the segregation's, the scene model's, and the prior's alone."""
+"""The objective of SRI (Emami et al. 2023), for the segregation, for all stages, and for the prior alone."""
 
 import re
 from collections.abc import Hashable, Sequence
@@ -33,14 +33,18 @@ from pyro_sri.programs import Guide, Model
 
 TERMS = ("segregation_nll", "segregation_kl", "nll", "kl_scene", "kl_slots", "kl_cross")
 
-SEGREGATION = "segregation_"  # what the names of the segregation's terms begin with
-POINT = 1e-10  # the least standard deviation of a segregated slot: some segregations give points
+SEGREGATION = "segregation_"  # prefix of the names of the segregation's terms
+POINT = 1e-10  # minimum standard deviation of a segregated slot, for segregations without one
 ORDERED_SLOT = re.compile(r"slot_\d+")
-STORY_ARGUMENTS = ("num_scenes", "num_slots", "temperature")  # those of every model; others are the scene model's own
+STORY_ARGUMENTS = (
+    "num_scenes",
+    "num_slots",
+    "temperature",
+)  # arguments of every model; others are specific to the scene model
 
 
 class _Held(Messenger):
-    """Keeps gradients from the posteriors of the ordered slots."""
+    """Stops gradients into the posteriors of the ordered slots."""
 
     def _pyro_sample(self, msg: Any) -> None:
         if ORDERED_SLOT.fullmatch(msg["name"]):
@@ -48,20 +52,22 @@ class _Held(Messenger):
 
 
 class OwnRun(NamedTuple):
-    """One run of a segregation pair by its own objective."""
+    """A run of a segregation pair by its own objective."""
 
     objective: TermsELBO
     traces: Any
 
 
 class SRITraces(NamedTuple):
-    """One run of guide, model and segregation model; None for what did not run, and no image where none was decoded.
+    """Traces of the guide, the model and the segregation's model.
+
+    A trace is None if that part was not run. If nothing was decoded, there is no site `image`.
 
     Attributes:
-        guide: That of the SRI guide.
-        model: That of the scene model.
-        segregation: That of the segregation's model.
-        own: What the segregation's own objective ran, if it has one.
+        guide: The trace of the SRI guide.
+        model: The trace of the scene model.
+        segregation: The trace of the segregation's model.
+        own: The run of the segregation's own objective, if it has one.
     """
 
     guide: Trace
@@ -73,7 +79,7 @@ class SRITraces(NamedTuple):
 def trace_sri(model: Model, guide: Guide, images: Tensor, *args: Any, **kwargs: Any) -> SRITraces:
     """Runs the guide on images [B, 3, H, W], and the models against it.
 
-    The segregation's model takes those of the arguments that all models have.
+    The segregation's model gets only the arguments that all models have.
     """
     guide_trace = poutine.trace(guide).get_trace(images, *args, **kwargs)
     model_trace = run_against(model, guide_trace, images, *args, **kwargs)
@@ -88,7 +94,7 @@ def trace_sri(model: Model, guide: Guide, images: Tensor, *args: Any, **kwargs: 
 
 
 def trace_stages(model: Model, guide: Any, images: Tensor, own: OwnRun, *args: Any, **kwargs: Any) -> SRITraces:
-    """Runs the later stages on what a segregation's own objective made of images [B, 3, H, W], and the model."""
+    """Runs the later stages and the model after the segregation's own objective ran on images [B, 3, H, W]."""
     segregated = own.objective.segregated(own.traces)
     if not guide.end_to_end:
         segregated = segregated.detach()
@@ -100,14 +106,14 @@ def trace_stages(model: Model, guide: Any, images: Tensor, own: OwnRun, *args: A
                     pyro.sample("segregated_slots", Delta(segregated.slots, event_dim=2))
             guide.relate_and_imagine(segregated)
 
-    with poutine.block(hide=["scenes"]):  # an enclosing recorder would meet the plate twice
+    with poutine.block(hide=["scenes"]):  # otherwise an enclosing recorder would see the plate twice
         guide_trace = _after(own.traces.guide, poutine.trace(later).get_trace())
     model_trace = run_against(model, guide_trace, images, *args, **kwargs)
     return SRITraces(guide_trace, model_trace, own.traces.model, own)
 
 
 def _after(segregation: Trace, later: Trace) -> Trace:
-    """One trace of both; the sites of the segregation are auxiliary and not scored, as SRI's guide draws them."""
+    """Merges two traces. The segregation's sites become auxiliary and are not scored, as in SRI's guide."""
     whole = segregation.copy()
     for name, site in segregation.nodes.items():
         if site["type"] == "sample" and not poutine.util.site_is_subsample(site):
@@ -119,9 +125,9 @@ def _after(segregation: Trace, later: Trace) -> Trace:
 
 
 def encode_slots(guide: Any, images: Tensor) -> Tensor:
-    """What an SRI guide's segregation infers of images [B, 3, H, W]: means and standard deviations, [B, K, 2D].
+    """Means and standard deviations of the slots [B, K, 2D] that the segregation infers from images [B, 3, H, W].
 
-    Without gradients; how pixels are clustered is drawn.
+    There are no gradients. The clustering of the pixels is random.
     """
     with torch.no_grad(), pyro.plate("scenes", len(images)):
         means, scales, _ = guide.segregate(images)
@@ -129,9 +135,9 @@ def encode_slots(guide: Any, images: Tensor) -> Tensor:
 
 
 def trace_prior(model: Model, guide: Guide, encoded: Tensor) -> SRITraces:
-    """Runs the guide's later stages on encoded slots [B, K, 2D], and the model's slots against them: without decoding.
+    """Runs the guide's later stages on encoded slots [B, K, 2D], and the model's slots against them, without decoding.
 
-    The guide's posterior of the ordered slots is fixed: gradients reach only the prior and q(s | x).
+    The guide's posterior of the ordered slots is fixed, so gradients reach only the prior and q(s | x).
     """
     num_scenes, num_slots, _ = encoded.shape
     means, scales = encoded.chunk(2, dim=-1)
@@ -152,7 +158,7 @@ def trace_prior(model: Model, guide: Guide, encoded: Tensor) -> SRITraces:
 
 
 def read_terms(traces: SRITraces) -> Terms:
-    """The terms of the objective, each [B] in nats, as `SRI_ELBO.read` names them."""
+    """The terms of the objective, each [B] in nats. See `SRI_ELBO.read` for their names."""
     guide, model, segregation, own = traces
     terms = {}
     if own is not None:
@@ -180,14 +186,14 @@ def _read_other(traces: SRITraces, like: Tensor) -> Terms:
     """The term `other` of both models, if there is any."""
     assert traces.model is not None
     found = [other_scores(like, traces.model, traces.guide)]
-    if traces.segregation is not None and traces.own is None:  # an own objective has them among its terms
+    if traces.segregation is not None and traces.own is None:  # the segregation's own objective includes them
         found.append(other_scores(like, traces.segregation))
     others = [terms["other"] for terms in found if terms]
     return {"other": torch.stack(others).sum(0)} if others else {}
 
 
 def _read_segregation_terms(guide: Trace, segregation: Trace) -> Terms:
-    """NLL and Monte Carlo KL (as in GENESIS-v2); SRI's guide masks its own sites, so that the model's masks count."""
+    """NLL and Monte Carlo KL (as in GENESIS-v2). SRI's guide masks its own sites, so the model's masks are used."""
     nll = -scored(segregation.nodes["image"])
     kl = torch.zeros_like(nll)
     for name in latent_sites(segregation):
@@ -197,14 +203,14 @@ def _read_segregation_terms(guide: Trace, segregation: Trace) -> Terms:
 
 
 def _read_own_terms(own: OwnRun) -> Terms:
-    """The terms of a segregation's own objective, with a prefix; `segregation_kl` adds up the KLs of its bound."""
+    """The terms of the segregation's own objective, with a prefix. `segregation_kl` is the sum of its KLs."""
     terms = own.objective.read(own.traces)
     whole = {"nll": terms["nll"], "kl": own.objective.kl(terms)}
     return {f"{SEGREGATION}{name}": term for name, term in (whole | terms).items()}
 
 
 def _own_terms(terms: Terms) -> Terms:
-    """Those terms as the objective itself calls them."""
+    """The terms of the segregation's own objective, without the prefix."""
     own = {name.removeprefix(SEGREGATION): term for name, term in terms.items() if name.startswith(SEGREGATION)}
     if any(name.startswith("kl_") for name in own):
         own.pop("kl")  # their sum
@@ -212,7 +218,7 @@ def _own_terms(terms: Terms) -> Terms:
 
 
 def _total_kl(pairs: Sequence[tuple[Site, Site]]) -> Tensor:
-    """Sum of the analytic KLs of posteriors from their priors: [B]; of diagonal normals of one shape all at once."""
+    """Sum of the analytic KLs between posteriors and priors, [B]. Diagonal normals are computed in one batch."""
     sites = [site for pair in pairs for site in pair]
     dists = [site["fn"] for site in sites]
     normal = all(isinstance(dist, Independent) and isinstance(dist.base_dist, Normal) for dist in dists)
@@ -239,14 +245,15 @@ class SRI_ELBO(TermsELBO):
         KL_{slots} &= \textstyle\sum_k KL( q(z_k \mid s, x) \,\|\, p(z_k \mid z_{<k}, s) ) \\
         KL_{cross} &= \textstyle\sum_k KL( q(z_k \mid s, x) \,\|\, p(z_k \mid \hat z_{<k}, s) )
 
-    one sample per image, averaged over the batch; the segregation's KL is Monte Carlo (as in GENESIS-v2), the others
-    are analytic. With GECO each of the two lines is NLL + beta KL (or EMORL's form) with its own controller.
+    There is one sample per image, averaged over the batch. The segregation's KL is Monte Carlo (as in GENESIS-v2), and
+    the others are analytic. With GECO, L_seg and L_SRI are NLL + beta KL (or EMORL's form), each with its own
+    controller.
 
-    A segregation pair that brings its own objective trains with that as L_seg, with its refinement and its weights
-    (EMORL); the later stages then see its final posterior of the image. Its terms have the prefix `segregation_`, and
-    `segregation_kl` is the sum of the KLs of its bound.
+    If a segregation pair has its own objective (EMORL), that is L_seg, with its refinement and its weights. The later
+    stages then use its final posterior of the image. Its terms have the prefix `segregation_`, and `segregation_kl` is
+    the sum of the KLs of its bound.
 
-    For guides without a `segregation` attribute or imagined slots, those terms are zero.
+    For guides without a `segregation` attribute or without imagined slots, the corresponding terms are zero.
 
     Example::
 
@@ -254,21 +261,21 @@ class SRI_ELBO(TermsELBO):
         svi.step(images)
 
     Args:
-        geco: Controller of L_SRI; None weighs every term by 1.
-        segregation_geco: Controller of L_seg; None weighs both terms by 1.
-        segregation: The objective of the segregation pair, with its controller. None takes the pair's own, weighed by
-            `segregation_geco`.
-        segregation_steps: Training steps at the start that compute only L_seg, at half the cost.
+        geco: Controller of L_SRI. None means a weight of 1 for every term.
+        segregation_geco: Controller of L_seg. None means a weight of 1 for both terms.
+        segregation: The objective of the segregation pair, with its controller. None means the pair's own objective,
+            weighted by `segregation_geco`.
+        segregation_steps: Initial training steps that compute only L_seg, at half the cost.
         prior_from: Step from which training computes only the KLs of L_SRI, for fixed q(z | x), without decoding.
-            Then only p(z | s) and q(s | x) learn, at a fraction of the cost. None means never.
-        cross: Whether KL_cross is part of the loss (table 3c leaves it out). It is computed either way.
+            From then on, only p(z | s) and q(s | x) are trained, at a fraction of the cost. None means never.
+        cross: Whether KL_cross is part of the loss (table 3c leaves it out). It is computed in both cases.
         mask_kl: Adds KL(`attention_masks` of the guide || `slot_masks` of the segregation's model) to the segregation's
-            KL; where L_SRI trains the segregation, to the KLs of L_SRI. It is not part of the bound; its gradient goes
-            to both ("attached"), to the attention masks alone ("detached"), or to the decoder alone ("decoder": at
-            weight 1, whatever the KLs weigh).
+            KL or, if L_SRI trains the segregation, to the KLs of L_SRI. It is not part of the bound. Its gradient goes
+            to both ("attached"), only to the attention masks ("detached"), or only to the decoder ("decoder", always
+            with weight 1).
 
     Raises:
-        ValueError: On another mask KL, or two controllers of L_seg.
+        ValueError: If the kind of mask KL is unknown, or L_seg has two controllers.
     """
 
     bound = ("nll", "kl_scene", "kl_slots")
@@ -287,25 +294,27 @@ class SRI_ELBO(TermsELBO):
     ) -> None:
         super().__init__(mask_kl)
         if segregation is not None and segregation_geco is not None:
-            raise ValueError("the segregation has an objective of its own: give its controller to that")
+            raise ValueError("the segregation has its own objective; pass the controller to that objective")
         self.geco = geco
         self.segregation_geco = segregation_geco
         self.segregation = segregation
-        self.asked = (segregation,)  # what the pair that ran last trains with; a tuple hides it from registration
+        self.asked = (
+            segregation,
+        )  # the objective of the pair that ran last; the tuple prevents its registration as a submodule
         self.segregation_steps = segregation_steps
         self.prior_from = prior_from
         self.cross = cross
 
     @property
     def stage(self) -> str:
-        """What is trained: "segregation" alone, "all", or the "prior" alone."""
+        """What is trained: only the "segregation", "all", or only the "prior"."""
         if self.step < self.segregation_steps:
             return "segregation"
         return "all" if self.prior_from is None or self.step < self.prior_from else "prior"
 
     @property
     def phase(self) -> Hashable:
-        """What is trained, and what the segregation's objective and the controllers make of this step."""
+        """The stage, the phase of the segregation's own objective, and whether controllers are in their warm start."""
         own = None if self.segregation is None else self._in_step(self.segregation).phase
         return self.stage if own is None and not self.warming else (self.stage, own, self.warming)
 
@@ -317,27 +326,26 @@ class SRI_ELBO(TermsELBO):
         return {name: geco for name, geco in both.items() if geco is not None}
 
     def _in_step(self, objective: TermsELBO) -> TermsELBO:
-        """The segregation's objective, at the same step and in the same mode."""
+        """Sets the segregation's objective to the same step and mode, and returns it."""
         objective.step = self.step
         return objective.train(self.training)
 
     def _ask(self, pair: Any) -> TermsELBO | None:
-        """The pair's own objective: what was given for it, or what it says; None if it has none."""
+        """The objective given for the pair, or the pair's own. None if there is none."""
         objective = None
         if pair is not None and pair.model is not None:
             make = getattr(pair, "make_objective", None)
             asked = None if make is None or self.segregation is not None else make(geco=self.segregation_geco)
             objective = asked if self.segregation is None else self.segregation
         if objective is not None and self.mask_kl != "none":
-            raise ValueError(f"mask_kl='{self.mask_kl}': a segregation with an objective of its own has no mask KL")
+            raise ValueError(f"mask_kl='{self.mask_kl}': a segregation with its own objective has no mask KL")
         self.asked = (objective,)
         return None if objective is None else self._in_step(objective)
 
     def trace(self, model: Model, guide: Guide, images: Tensor, *args: Any, **kwargs: Any) -> SRITraces:
         """Runs the guide on images [B, 3, H, W], and the models (sites `scene`, `slot_k`, `image`) against it.
 
-        While the prior trains alone, the output of `encode_slots` for the images [B, K, 2D] may be passed instead of
-        them.
+        While only the prior is trained, the output of `encode_slots` [B, K, 2D] can be passed instead of the images.
         """
         if self.training and self.stage == "prior":
             return trace_prior(model, guide, images if images.ndim == 3 else encode_slots(guide, images))
@@ -358,8 +366,9 @@ class SRI_ELBO(TermsELBO):
     def read(self, traces: SRITraces) -> Terms:
         """`segregation_nll`, `segregation_kl`, `nll`, `kl_scene`, `kl_slots`, `kl_cross`: each [B], in nats.
 
-        The first two alone while the segregation trains alone, the last three while the prior does;
-        `segregation_mask_kl` (`mask_kl` where the segregation has no model of its own) if asked; `other` if any.
+        While only the segregation is trained, there are only the first two. While only the prior is trained, there are
+        only the last three. If requested, there is also `segregation_mask_kl` (`mask_kl` if the segregation has no
+        model of its own), and `other` if any.
         """
         terms = read_terms(traces)
         if self.mask_kl == "none" or not terms.keys() & {"nll", "segregation_nll"}:
@@ -369,10 +378,10 @@ class SRI_ELBO(TermsELBO):
         return terms | {"mask_kl": read_mask_kl(self.mask_kl, traces.guide, traces.model)}
 
     def objective(self, terms: Terms) -> Tensor:
-        """Weighs the terms' batch means into one loss (nats per image), which GECO notices in training."""
+        """Combines the batch means of the terms into a loss in nats per image. In training, GECO records the NLL."""
         mean = {name: term.mean() for name, term in terms.items()}
         other = mean.get("other", 0.0)
-        if "segregation_nll" not in mean:  # the prior alone: there is nothing to weigh its KLs against
+        if "segregation_nll" not in mean:  # only the prior is trained, so there is no NLL
             return self._kl_of_sri(mean) + other
         (own,) = self.asked
         if own is not None:

@@ -1,4 +1,4 @@
-"""What moves with training moves once per optimiser step, however many forward passes the step takes."""
+"""Updates that happen once per optimiser step, regardless of the number of forward passes."""
 
 import weakref
 from collections.abc import Callable
@@ -12,40 +12,40 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 
 class PerStep(nn.Module):
-    """What notices something in every forward pass and moves after the optimiser's step."""
+    """A module that records a value in every forward pass, and is updated after the optimiser's step."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._noticed: tuple[Tensor | float, int] | None = None  # a sum, and of how many
+        self._noticed: tuple[Tensor | float, int] | None = None  # a sum, and the number of values
 
     @torch.no_grad()
     def notice(self, value: Tensor | float = 0.0) -> None:
-        """Takes in what a forward pass found, a scalar."""
+        """Records a scalar of a forward pass."""
         value = value.detach() if isinstance(value, Tensor) else value
         total, count = (0.0, 0) if self._noticed is None else self._noticed
         self._noticed = (value if count == 0 else total + value, count + 1)
 
     def settle(self) -> None:
-        """Moves by the mean of what was noticed since it last did; not at all if that is nothing."""
+        """Updates with the mean of the values recorded since the last update. Does nothing if there are none."""
         if self._noticed is not None:
             total, count = self._noticed
             self._noticed = None
             self.update(total if count == 1 else total / count)
 
     def update(self, value: Any) -> None:
-        """One move, by the mean of a step."""
+        """Does one update, with the mean value of a step."""
         raise NotImplementedError
 
 
-# By what waits: whose parameters an optimiser must have, for its steps to be those that are waited for.
+# Keys wait for an optimiser step. The step must be of an optimiser with parameters of the programs in the value.
 _waiting: weakref.WeakKeyDictionary[Any, tuple[weakref.ref[Any], ...]] = weakref.WeakKeyDictionary()
 _watching: list[Any] = []
 
 
 def advance_after_step(waiting: Any, *programs: Callable[..., Any]) -> None:
-    """Has `waiting.advance()` called after the next step of a torch optimiser that holds parameters of these programs.
+    """Calls `waiting.advance()` after the next step of a torch optimiser that has parameters of these programs.
 
-    Steps of any optimiser will do where the programs have no parameters of their own, such as plain functions.
+    If the programs have no parameters, such as plain functions, a step of any optimiser counts.
     """
     if not _watching:
         _watching.append(register_optimizer_step_post_hook(_after_step))

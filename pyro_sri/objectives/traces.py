@@ -1,4 +1,4 @@
-"""Running a model against its guide, and what Pyro scores in the two traces: every site, with its scale and mask."""
+"""Runs a model against its guide, and scores the sites of the two traces with scales and masks, like Pyro."""
 
 import contextlib
 import copy
@@ -21,13 +21,13 @@ from torch.distributions import kl_divergence
 
 from pyro_sri.programs import record_of
 
-Site = Any  # what a trace keeps of a sample statement
+Site = Any  # the entry of a sample statement in a trace
 
 WEIGH_OR_FIX = (ScaleMessenger, MaskMessenger, ConditionMessenger)
 
 
 class _Replay(Messenger):
-    """Gives the latents of a model the values that the guide drew, also those that an enclosing handler fixed there."""
+    """Gives the latents of a model the guide's values, including those fixed in the guide by an enclosing handler."""
 
     def __init__(self, trace: Trace) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class _Replay(Messenger):
 
 @contextlib.contextmanager
 def _unseen() -> Iterator[None]:
-    """Enclosing handlers do not see the sites within, which a recorder would meet twice; they do weigh and fix them."""
+    """Hides the sites inside from enclosing handlers, except from those that scale, mask or condition."""
     heard = [copy.copy(handler) for handler in _PYRO_STACK if isinstance(handler, WEIGH_OR_FIX)]
     with contextlib.ExitStack() as handlers:
         handlers.enter_context(poutine.block(hide_fn=lambda msg: msg["type"] == "sample"))
@@ -55,10 +55,10 @@ def _unseen() -> Iterator[None]:
 
 
 def run_against(model: Callable[..., Any], guide_trace: Trace, *args: Any, **kwargs: Any) -> Trace:
-    """The trace of a model whose latent sites take the guide's values.
+    """Traces a model whose latent sites have the guide's values.
 
-    Each site gets the `term` of its KL (or None), and whether it is `inferred`: a latent that the guide drew. Latents
-    that the guide lacks are drawn from the prior, so that their KL is 0; a warning names them.
+    Each site gets the entries `term`, the term of its KL or None, and `inferred`, whether it is a latent that the guide
+    drew. Latents that the guide does not have are drawn from the prior, so their KL is 0. A warning names them.
     """
     replay = _Replay(guide_trace)
     with _unseen(), poutine.trace() as recorder, replay:
@@ -69,7 +69,7 @@ def run_against(model: Callable[..., Any], guide_trace: Trace, *args: Any, **kwa
         site["inferred"] = name in replay.replayed
     if lacking := [name for name, site in trace.nodes.items() if _is_drawn(site)]:
         warnings.warn(
-            f"the guide lacks {', '.join(lacking)}: drawn from the prior, without a KL; let the guide draw it, "
+            f"the guide lacks {', '.join(lacking)}, so the prior draws it, without a KL; let the guide draw it, "
             "observe it, or mask it",
             stacklevel=2,
         )
@@ -77,12 +77,12 @@ def run_against(model: Callable[..., Any], guide_trace: Trace, *args: Any, **kwa
 
 
 def _is_drawn(site: Site) -> bool:
-    """Whether a model's site is a latent that counts, and that no guide drew."""
+    """Whether a site of the model is a scored latent that the guide did not draw."""
     return _is_scored(site) and not (site["inferred"] or site["is_observed"] or isinstance(site["fn"], Delta))
 
 
 def _is_scored(site: Site) -> bool:
-    """Whether a site has a score: neither a parameter, nor masked as a whole, nor one that follows from others."""
+    """Whether a site is scored: not a parameter, not fully masked, and not deterministic."""
     if site["type"] != "sample" or poutine.util.site_is_subsample(site):
         return False
     return site["mask"] is not False and not site["infer"].get("_deterministic", False)
@@ -94,35 +94,35 @@ def latent_sites(model_trace: Trace) -> list[str]:
 
 
 def log_prob(site: Site) -> Tensor:
-    """Nats per image of a site at its value, as if it were neither scaled nor masked: [B]."""
+    """The log density of a site at its value, without scale and mask, [B] in nats."""
     return site["fn"].log_prob(site["value"])
 
 
 def weighed(score: Tensor, site: Site) -> Tensor:
-    """A score [B] as the scale and the mask of a site weigh it."""
+    """A score [B], weighted by the scale and the mask of a site."""
     return scale_and_mask(score, site["scale"], site["mask"])
 
 
 def scored(site: Site) -> Tensor:
-    """What a site adds to Pyro's log density: [B] in nats."""
+    """The contribution of a site to Pyro's log density, [B] in nats."""
     return weighed(log_prob(site), site)
 
 
 def is_plain(site: Site) -> bool:
-    """Whether nothing weighs a site."""
+    """Whether a site has neither scale nor mask."""
     return site["mask"] is None and not isinstance(site["scale"], Tensor) and site["scale"] == 1
 
 
 def log_ratio(posterior: Site, prior: Site) -> Tensor:
-    """log q - log p of a site at its drawn value, a Monte Carlo KL: [B] in nats."""
+    """log q - log p of a site at its drawn value, which is a Monte Carlo KL, [B] in nats."""
     return scored(posterior) - scored(prior)
 
 
 def analytic_kl(posterior: Site, prior: Site) -> Tensor:
-    """KL(posterior || prior) of a site in closed form, or by Monte Carlo where there is none: [B] in nats.
+    """KL(posterior || prior) of a site, [B] in nats, in closed form if there is one and otherwise by Monte Carlo.
 
-    It counts as the posterior's site does. Where the prior's is scaled or masked in another way, the difference is
-    counted at the drawn value: the same in expectation as `log_ratio`.
+    It has the scale and mask of the posterior's site. If the prior's site is scaled or masked differently, the
+    difference is computed at the drawn value, so that the expectation equals that of `log_ratio`.
     """
     try:
         kl = kl_divergence(posterior["fn"], prior["fn"])
@@ -136,7 +136,7 @@ def analytic_kl(posterior: Site, prior: Site) -> Tensor:
 
 
 def _weigh_alike(one: Site, other: Site) -> bool:
-    """Whether two sites surely weigh alike; tensors are not read."""
+    """Whether two sites certainly have the same scale and mask. Does not read tensors."""
     if one["mask"] is not other["mask"]:
         return False
     if isinstance(one["scale"], Tensor) or isinstance(other["scale"], Tensor):
@@ -145,15 +145,15 @@ def _weigh_alike(one: Site, other: Site) -> bool:
 
 
 def other_scores(like: Tensor, model: Trace, guide: Trace | None = None) -> dict[str, Tensor]:
-    """The term `other`, [B] in nats, if there is anything for it: what neither `nll` nor a KL holds.
+    """The term `other`, [B] in nats, if there is any: scores that are part of neither `nll` nor a KL.
 
-    These are further observations and factors of the model, and what the guide scores beside the model's latents.
-    What belongs to no image in particular is shared among all.
+    These are additional observations and factors of the model, and sites that only the guide scores. Scores that do not
+    belong to a single image are divided equally among all images.
 
     Args:
         like: A term [B].
         model: A run of the model.
-        guide: The run of the guide that it was run against; None leaves out what the guide adds.
+        guide: The run of the guide that the model was run against. None leaves out the scores of the guide.
     """
     observed = [
         -scored(site)
@@ -170,7 +170,7 @@ def other_scores(like: Tensor, model: Trace, guide: Trace | None = None) -> dict
 
 
 def _per_image(score: Tensor, like: Tensor) -> Tensor:
-    """A score of any shape as one of images [B], with the same sum."""
+    """Converts a score of any shape to a score per image [B] with the same sum."""
     count = len(like)
     if score.dim() and score.shape[-1] == count:
         return score.reshape(-1, count).sum(0)
