@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 PRESET = "sri-quick"
 IMAGES = 320
-SECONDS = 450  # for everything but installing, which takes one to two of the ten minutes
-REST = 800  # steps of the segregation that take as long as evaluation and report do
-SHARE = 0.68  # of the steps that there is time for: those in which objects come apart and the prior starts
-FEWEST = 1_500  # of them: with fewer, objects are not apart
-FEWEST_ALONE = 1_000  # steps of the prior alone, which take less: with fewer, few drawn towers stand
-STEP_ALONE = 0.8  # how long one of those takes, in steps of the segregation
-TIMED = 40  # steps of the segregation that say how fast this machine is
+SECONDS = 450  # for everything except the installation, which takes one to two of the ten minutes
+REST = 800  # evaluation and report take as long as this many steps of the segregation
+SHARE = 0.68  # share of the available steps for separating objects and starting the prior
+FEWEST = 1_500  # minimum number of these steps; with fewer, objects are not separated
+FEWEST_ALONE = 1_000  # minimum number of cheaper steps of the prior alone; with fewer, few generated towers stand
+STEP_ALONE = 0.8  # duration of such a step, relative to a step of the segregation
+TIMED = 40  # steps of the segregation for measuring the speed of this machine
 
 
 def demo(out: Path, seed: int) -> None:

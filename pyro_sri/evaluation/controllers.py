@@ -8,8 +8,8 @@ ABOUT_1 = 0.01  # EMORL's controller ends at 1.0055
 
 MEANINGS: Meanings = {
     "KL divergences, in nats per image": {
-        "beta": Meaning("weight of these beside nll in training (EMORL's GECO: of nll beside these); 1 is the bound's"),
-        "beta_segregation": Meaning("the same in the segregation's own objective", detail=True),
+        "beta": Meaning("weight of the KLs in training (with EMORL's GECO: of nll); the bound has 1"),
+        "beta_segregation": Meaning("the same for the segregation's objective", detail=True),
     }
 }
 

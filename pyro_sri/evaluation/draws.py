@@ -26,8 +26,8 @@ _CHECKS = {
 _CHANCES = {name: Meaning(f"P({what}); 0.5 is perfect", detail=True) for name, what in _CHECKS.items()}
 _SURPRISES = {
     f"{name}_surprising": Meaning(
-        f"share of images with {name} below 0.025 or above 0.975: a perfect model has at most about 0.05; where sigma "
-        "is wide, 1 is usual and no failure, since replicates have pixel noise and images do not",
+        f"share of images with {name} below 0.025 or above 0.975; a perfect model has at most about 0.05; with a wide "
+        "sigma, 1 is normal and not a failure, because replicates have pixel noise and images do not",
         detail=True,
     )
     for name in _CHECKS
@@ -36,9 +36,11 @@ MEANINGS: Meanings = {
     "reconstruction and likelihood": {
         "iwae_bpd": Meaning("importance-weighted bound in bits per dimension", "lower"),
         "iwae_bpd_8": Meaning("importance-weighted bound from 8 draws", "lower", detail=True),
-        "iwae_bpd_1": Meaning("importance-weighted bound from one draw: -ELBO by Monte Carlo", "lower", detail=True),
+        "iwae_bpd_1": Meaning(
+            "importance-weighted bound from one draw, which is -ELBO by Monte Carlo", "lower", detail=True
+        ),
         "iwae_sample_size": Meaning(
-            "effective number of draws in iwae_bpd; near 1 the bound depends on single draws", detail=True
+            "effective number of draws in iwae_bpd; if it is near 1, the bound depends on single draws", detail=True
         ),
     },
     "posterior predictive checks": _CHANCES | _SURPRISES,

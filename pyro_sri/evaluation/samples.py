@@ -23,14 +23,14 @@ MEANINGS: Meanings = {
     "generated scenes": {
         "frechet": Meaning("Fréchet distance between features of generated and of real images (0 is perfect)", "lower"),
         "precision": Meaning(
-            "share of generated images that lie among the real ones, by the same features", "higher", detail=True
+            "share of generated images that look like a real one, by the same features", "higher", detail=True
         ),
-        "recall": Meaning("share of real images that lie among the generated ones", "higher", detail=True),
+        "recall": Meaning("share of real images that look like a generated one", "higher", detail=True),
         "density": Meaning(
-            "how densely real images surround generated ones (about 1 is perfect)", "higher", detail=True
+            "how closely real images surround the generated ones (about 1 is perfect)", "higher", detail=True
         ),
-        "coverage": Meaning("share of real images with a generated one nearby", "higher", detail=True),
-        "structure_accuracy": Meaning("share of generated scenes that structure_rule passes", "higher"),
+        "coverage": Meaning("share of real images that are close to a generated one", "higher", detail=True),
+        "structure_accuracy": Meaning("share of generated scenes that pass structure_rule", "higher"),
     }
 }
 

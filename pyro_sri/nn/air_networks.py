@@ -19,7 +19,7 @@ def perceptron(sizes: Sequence[int], *, activate_last: bool = False) -> nn.Seque
 
     Args:
         sizes: Widths from the input to the output.
-        activate_last: A ReLU after the last layer too.
+        activate_last: Whether there is also a ReLU after the last layer.
     """
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(sizes):
@@ -28,13 +28,13 @@ def perceptron(sizes: Sequence[int], *, activate_last: bool = False) -> nn.Seque
 
 
 class WindowDecoder(nn.Module):
-    """A code becomes a window: sigmoid(MLP(z_what) + bias).
+    """Decodes a code to a window: sigmoid(MLP(z_what) + bias).
 
     Args:
         code_size: Size of z_what.
         hidden_sizes: Widths of the hidden layers.
         window_size: Side of the window in pixels.
-        bias: Added before the sigmoid; negative values start with dark windows.
+        bias: Added before the sigmoid. With negative values, windows are dark at the start.
     """
 
     def __init__(self, code_size: int, hidden_sizes: Sequence[int], window_size: int, bias: float) -> None:
@@ -49,7 +49,7 @@ class WindowDecoder(nn.Module):
 
 
 class WindowEncoder(nn.Module):
-    """What a window holds: mean and standard deviation (a softplus) of z_what.
+    """Encodes a window to the mean and standard deviation (a softplus) of z_what.
 
     Args:
         window_size: Side of the window in pixels.
@@ -70,7 +70,7 @@ class WindowEncoder(nn.Module):
 
 
 class Latents(NamedTuple):
-    """What one step inferred: z_where [B, 3], z_what [B, code_size], z_pres [B] (0 or 1)."""
+    """The latents of a step: z_where [B, 3], z_what [B, code_size], z_pres [B] (0 or 1)."""
 
     where: Tensor
     what: Tensor
@@ -85,15 +85,15 @@ State = tuple[Tensor, Tensor]
 
 
 class StepLSTM(nn.Module):
-    """Attends to one object after the other: an LSTM over what is seen and what the step before inferred.
+    """An LSTM that attends to one object per step. It reads the image features and the latents of the previous step.
 
     Args:
         image_size: Image side in pixels.
-        embed_sizes: Widths of the layers, each with a ReLU, that the image goes through first; may be empty.
+        embed_sizes: Widths of the first layers for the image, each with a ReLU. Can be empty.
         code_size: Size of z_what.
         hidden_size: LSTM units.
-        predict_sizes: Widths of the hidden layers behind the LSTM.
-        output_size: Numbers per step.
+        predict_sizes: Widths of the hidden layers after the LSTM.
+        output_size: Number of outputs per step.
     """
 
     def __init__(
@@ -122,6 +122,6 @@ class StepLSTM(nn.Module):
         return self.embed(images.flatten(1))
 
     def forward(self, features: Tensor, before: Latents, state: State) -> tuple[Tensor, State]:
-        """Image features, latents of the step before and state -> [B, output_size] and the next state."""
+        """Image features, latents of the previous step and state -> [B, output_size] and the next state."""
         state = self.cell(torch.cat([features, before.where, before.what, before.presence[:, None]], -1), state)
         return self.predict(state[0]), state

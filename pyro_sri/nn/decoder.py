@@ -15,7 +15,7 @@ UPSAMPLING = 16  # four transposed convolutions of stride 2
 
 
 class SlotImages(NamedTuple):
-    """What the slots look like.
+    """The appearance of the slots.
 
     Attributes:
         rgb: Colour of each slot [B, K, 3, H, W] in [0, 1].
@@ -27,14 +27,14 @@ class SlotImages(NamedTuple):
 
 
 class SlotDecoder(nn.Module):
-    """Decodes every slot on its own into colour and mask logit; masks are the softmax over slots.
+    """Decodes each slot separately to a colour and a mask logit. Masks are the softmax over slots.
 
     Args:
         image_size: Image side, a multiple of 16.
         slot_size: D, a multiple of 8.
 
     Raises:
-        ValueError: On an image size that is not a multiple of 16.
+        ValueError: If the image size is not a multiple of 16.
     """
 
     def __init__(self, image_size: int, slot_size: int) -> None:
@@ -64,7 +64,7 @@ class SlotDecoder(nn.Module):
     def _first(self, slots: Tensor) -> Tensor:
         """Slots [N, D] -> the first convolution of the broadcast slots [N, C, h, w].
 
-        It is affine in a slot, so that zeros and the unit vectors say all about it.
+        It is affine in a slot, so its values for zeros and for the unit vectors determine it.
         """
         broadcast, convolution, *_ = self.layers
         units = torch.eye(slots.shape[1], dtype=slots.dtype, device=slots.device)

@@ -8,7 +8,7 @@ HIDDEN = 128
 
 
 class LayerPrior(nn.Module):
-    """p(z_l | neighbouring layer): slot by slot, the same network for all layers."""
+    """p(z_l | neighbouring layer), slot by slot, with the same network for all layers."""
 
     def __init__(self, slot_size: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class LayerPrior(nn.Module):
 
 
 class RefinementNetwork(nn.Module):
-    """Reads a posterior and the gradient of its loss, and says how to change it.
+    """Computes an update of a posterior from the posterior and the gradient of its loss.
 
     Args:
         slot_size: D.
@@ -44,8 +44,8 @@ class RefinementNetwork(nn.Module):
         Args:
             loc: Mean [B, K, D].
             raw_scale: Raw scale [B, K, D].
-            gradients: Of the loss with respect to these two; taken as constants, and normalised here.
-            state: Memory of earlier steps [B, K, D]; None at the first.
+            gradients: Gradients of the loss with respect to both. They are treated as constants and normalised here.
+            state: Memory of earlier steps [B, K, D], or None at the first step.
 
         Returns:
             Changes of mean and raw scale, and the next memory, each [B, K, D].

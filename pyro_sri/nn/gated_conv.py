@@ -1,10 +1,10 @@
-"""Convolutions that gate themselves (van den Berg et al. 2018; Engelcke et al. 2020)."""
+"""Gated convolutions (van den Berg et al. 2018; Engelcke et al. 2020)."""
 
 from torch import Tensor, nn
 
 
 class GatedConv(nn.Module):
-    """h * sigmoid(g), where h and g are the halves of one convolution's output, each batch-normalised if asked.
+    """h * sigmoid(g), where h and g are the halves of a convolution's output, optionally batch-normalised.
 
     Args:
         conv: The (transposed) convolution, with twice the output channels C.

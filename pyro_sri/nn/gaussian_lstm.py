@@ -1,4 +1,4 @@
-"""An LSTM that says where the next latent is likely to be."""
+"""An LSTM that predicts the distribution of the next latent."""
 
 from torch import Tensor, nn
 
@@ -6,10 +6,10 @@ LSTMState = tuple[Tensor, Tensor]
 
 
 class GaussianLSTM(nn.Module):
-    """One LSTM step and a linear head: the mean and raw scale of the next latent given everything read so far.
+    """One LSTM step and a linear head: the mean and raw scale of the next latent, given all previous inputs.
 
     Args:
-        inputs: Size I of what it reads at each step.
+        inputs: Size I of the input of each step.
         hidden: LSTM units.
         outputs: Size D of the latent.
     """

@@ -30,7 +30,7 @@ class MaskEncoder(nn.Sequential):
         image_size: Image side, 32 or 64.
 
     Raises:
-        ValueError: On another image size.
+        ValueError: If the image size is not supported.
     """
 
     def __init__(self, image_size: int) -> None:
@@ -46,14 +46,14 @@ class MaskEncoder(nn.Sequential):
 
 
 class MaskDecoder(nn.Module):
-    """Decodes the mask latents of all slots as one batch, and breaks the stick with the logits.
+    """Decodes the mask latents of all slots as one batch, and computes masks from the logits by stick-breaking.
 
     Args:
         image_size: Image side, 32 or 64.
         mask_slot_size: L.
 
     Raises:
-        ValueError: On another image size.
+        ValueError: If the image size is not supported.
     """
 
     def __init__(self, image_size: int, mask_slot_size: int) -> None:
@@ -70,7 +70,7 @@ class MaskDecoder(nn.Module):
         self.logit = nn.Conv2d(_DECODER_WIDTHS[-1], 1, 1)
 
     def logits(self, mask_slots: Tensor) -> Tensor:
-        """Mask latents [B, K, L] -> the share of what is left that each mask takes, as logits [B, K, 1, H, W]."""
+        """Mask latents [B, K, L] -> logits [B, K, 1, H, W] of the share of the remainder that each mask takes."""
         vectors = mask_slots.flatten(0, 1)[:, :, None, None]  # [BK, L, 1, 1]
         return self.logit(self.layers(vectors)).unflatten(0, mask_slots.shape[:2])
 
@@ -117,7 +117,7 @@ class ComponentDecoder(nn.Module):
         image_size: Image side.
         component_slot_size: C.
         channels: Channels of the hidden layers.
-        num_layers: Number n of unpadded 3x3 convolutions; the vectors are broadcast to H + 2n.
+        num_layers: Number n of unpadded 3x3 convolutions. The vectors are broadcast to side H + 2n.
     """
 
     def __init__(self, image_size: int, component_slot_size: int, channels: int = 32, num_layers: int = 4) -> None:
@@ -133,7 +133,7 @@ class ComponentDecoder(nn.Module):
 
 
 class ComponentPrior(nn.Module):
-    """p(z^c_k | z^m_k): what a mask latent says about its component."""
+    """p(z^c_k | z^m_k), the prior of a component given its mask latent."""
 
     def __init__(self, mask_slot_size: int, component_slot_size: int) -> None:
         super().__init__()

@@ -1,14 +1,14 @@
-"""A group normalisation that keeps channels last on GPUs."""
+"""A group normalisation that keeps the channels-last layout on GPUs."""
 
 import torch
 from torch import Tensor, nn
 
 
 class GroupNorm(nn.GroupNorm):
-    """`nn.GroupNorm`: the same parameters and, up to rounding, the same numbers.
+    """Like `nn.GroupNorm`, with the same parameters and, up to rounding, the same results.
 
-    On GPUs PyTorch's own makes channels first of channels last, and convolutions change back: each reads and writes the
-    whole map once more. There, maps with channels last are normalised as they are.
+    On GPUs, PyTorch's version converts maps from channels last to channels first, and convolutions convert them back.
+    Each conversion reads and writes the whole map. This version normalises channels-last maps on GPUs as they are.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 def channels_last_group_norm(maps: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """`F.group_norm` of maps that have channels last in memory, as its result has: [N, C, H, W] -> [N, C, H, W].
+    """`F.group_norm` for maps with channels last in memory, also in the result: [N, C, H, W] -> [N, C, H, W].
 
     Args:
         maps: [N, C, H, W].

@@ -1,4 +1,4 @@
-"""One vector of features for a whole image."""
+"""A feature vector for a whole image."""
 
 import itertools
 

@@ -13,21 +13,21 @@ OFFICIAL_GAIN = 0.02
 
 
 def initialise(module: nn.Module, init: Initialisation) -> None:
-    """Draws weights of linear and (transposed) convolution layers anew, in place.
+    """Initialises the weights of linear and (transposed) convolution layers in place.
 
-    Recurrent cells, normalisation layers, the stick-breaking parameters and initial slots keep PyTorch's or their own
-    start in any case.
+    Recurrent cells, normalisation layers, the stick-breaking parameters and initial slots always keep the initial
+    values of PyTorch or their own.
 
     Args:
-        module: A model or guide, or several in one.
-        init: "official": as the published code of SRI and EMORL, which starts some networks with Xavier normal weights
-            of gain 0.02 and zero biases, and leaves all others, such as those of GENESIS-v2, to PyTorch. A model or
-            guide names its small-starting networks in `starts_small`. "xavier": Xavier normal (Glorot & Bengio 2010)
-            with gain 1 everywhere and PyTorch's biases, as the paper reads; "pytorch": PyTorch's defaults, nothing is
-            drawn.
+        module: A model or guide, or a module that contains several.
+        init: "official": as in the published code of SRI and EMORL. Some networks get Xavier normal weights with gain
+            0.02 and zero biases. All others, such as those of GENESIS-v2, keep PyTorch's defaults. A model or guide
+            lists its networks with small weights in `starts_small`. "xavier": Xavier normal (Glorot & Bengio 2010)
+            with gain 1 everywhere and PyTorch's biases, as described in the paper. "pytorch": PyTorch's defaults,
+            without new draws.
 
     Raises:
-        ValueError: On another kind.
+        ValueError: If the kind is unknown.
     """
     check_choice(init, Initialisation, "initialisation")
     if init == "xavier":

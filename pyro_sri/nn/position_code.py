@@ -1,4 +1,4 @@
-"""Where a pixel is, as something to add to a feature map (Locatello et al. 2020)."""
+"""A code for the positions of pixels that is added to a feature map (Locatello et al. 2020)."""
 
 import torch
 from torch import Tensor, nn

@@ -15,17 +15,17 @@ _SMALL_MARGIN = 6  # three 5x5 convolutions with padding 1 do
 
 
 class PositionDecoder(nn.Module):
-    """Decodes every slot on its own into colour and mask logit; masks are the softmax over slots.
+    """Decodes each slot separately to a colour and a mask logit. Masks are the softmax over slots.
 
     Args:
-        image_size: Image side S; for "big" a multiple of 16 (96 in the published runs), otherwise any.
+        image_size: Image side S. For "big", it must be a multiple of 16 (96 in the published runs).
         slot_size: D.
         kind: "iodine": five 3x3 convolutions of 64 channels from a grid of side S + 10 (Greff et al. 2019); "small":
             three 5x5 and one 3x3 convolution of 32 channels from S + 6; "big": five 5x5 transposed convolutions of 64
             channels, four of them doubling the side, and a 3x3 one, from S / 16 (Locatello et al. 2020).
 
     Raises:
-        ValueError: On an unknown kind or an image size that it does not take.
+        ValueError: If the kind is unknown or does not support the image size.
     """
 
     def __init__(self, image_size: int, slot_size: int, kind: PositionDecoderKind = "iodine") -> None:

@@ -1,16 +1,16 @@
-"""From an unordered set of slots to the scene variable (Emami et al. 2023, equations 30 and 31)."""
+"""Encodes an unordered set of slots to the scene variable (Emami et al. 2023, equations 30 and 31)."""
 
 import torch
 from torch import Tensor, nn
 
 
 class RelationalAttention(nn.Module):
-    """A residual self-attention block whose values are relations between slots; permutation equivariant.
+    """A permutation-equivariant residual self-attention block whose values are relations between slots.
 
         a_ij = softmax_j( q(x_i) . k(x_j) / sqrt(D) ),   v_ij = MLP_v([x_i, x_i - x_j])
         x_i <- x_i + MLP( LayerNorm( x_i + sum_j a_ij v_ij ) )
 
-    No positional encoding; every weight is shared over slots.
+    There is no positional encoding, and all weights are shared over slots.
     """
 
     def __init__(self, slot_size: int) -> None:
@@ -33,14 +33,14 @@ class RelationalAttention(nn.Module):
 class SceneEncoder(nn.Module):
     """Set embedding of the slots: relational attention, sum pooling (Zaheer et al. 2017), two heads.
 
-    Permutation invariant.
+    The embedding is permutation invariant.
 
     Args:
         slot_size: D.
         scene_size: S.
-        num_layers: Attention blocks.
-        width: Width of the blocks and of the pooled sum; None: D, as published. What a small D pools says little of a
-            scene: a wider encoder first maps each slot to its width.
+        num_layers: Number of attention blocks.
+        width: Width of the blocks and of the pooled sum. None means D, as published. With a small D, the sum contains
+            little information about the scene. A wider encoder first maps each slot to this width.
     """
 
     def __init__(self, slot_size: int, scene_size: int, num_layers: int = 3, width: int | None = None) -> None:

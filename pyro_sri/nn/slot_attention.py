@@ -12,7 +12,7 @@ ATTENTION_FLOOR = 1e-8  # a slot that wins no pixel averages over all
 
 
 class PixelFeatures(nn.Module):
-    """Four 5x5 convolutions that keep the image's size, a position code, and an MLP for each pixel."""
+    """Four 5x5 convolutions that keep the image size, a position code, and an MLP for each pixel."""
 
     def __init__(self, image_size: int) -> None:
         super().__init__()
@@ -35,13 +35,13 @@ class PixelFeatures(nn.Module):
 
 
 class InitialSlots(nn.Module):
-    """The learnt distribution that slots start from: one for all, or one for each.
+    """The learnt initial distribution of slots, either shared by all slots or separate for each.
 
-    Raw scales start at 1, as in EMORL's published code: standard deviations of 1.146.
+    Raw scales start at 1, as in EMORL's published code, which means standard deviations of 1.146.
 
     Args:
         slot_size: D.
-        num_slots: K gives every slot its own mean and scale; None has all slots share one.
+        num_slots: K, to give each slot its own mean and scale. None means that all slots share them.
     """
 
     def __init__(self, slot_size: int, num_slots: int | None = None) -> None:
@@ -53,7 +53,7 @@ class InitialSlots(nn.Module):
         """Mean and raw scale, each [B, K, D].
 
         Raises:
-            ValueError: If each slot has its own, and there are not K.
+            ValueError: If each slot has its own distribution, and the number of slots is not K.
         """
         count = len(self.learnt)
         if count not in (1, num_slots):
@@ -63,7 +63,7 @@ class InitialSlots(nn.Module):
 
 
 class Attended(NamedTuple):
-    """What one round of slot attention gives.
+    """The result of a round of slot attention.
 
     Attributes:
         updates: The pixels' values, averaged with each slot's mask [B, K, D].
@@ -75,7 +75,7 @@ class Attended(NamedTuple):
 
 
 class SlotAttention(nn.Module):
-    """One round of competition: softmax over slots, then a weighted mean over pixels.
+    """A round of slot attention: softmax over slots, then a weighted mean over pixels.
 
     m_kp = softmax_k( q(LayerNorm(slot_k)) . k_p / sqrt(D) ),   update_k = sum_p m_kp v_p / sum_p m_kp
     """
@@ -88,7 +88,7 @@ class SlotAttention(nn.Module):
         self.value = nn.Linear(FEATURES, slot_size, bias=False)
 
     def read(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [B, P, 64] -> keys and values, each [B, P, D]: the same in every round."""
+        """Features [B, P, 64] -> keys and values, each [B, P, D]. They are the same in every round."""
         return self.key(features), self.value(features)
 
     def forward(self, slots: Tensor, keys: Tensor, values: Tensor) -> Attended:
@@ -100,7 +100,7 @@ class SlotAttention(nn.Module):
 
 
 class ResidualMLP(nn.Module):
-    """x + MLP(LayerNorm(x)), one hidden layer: [.., D] -> [.., D]."""
+    """x + MLP(LayerNorm(x)), with one hidden layer: [.., D] -> [.., D]."""
 
     def __init__(self, size: int, hidden: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""From a feature map and attention masks to slot posteriors (Engelcke et al. 2021)."""
+"""Computes slot posteriors from a feature map and attention masks (Engelcke et al. 2021)."""
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +10,15 @@ POOLING_FLOOR = 1e-5  # an empty mask pools to zero features instead of dividing
 
 
 class SlotHead(nn.Module):
-    """Pools one feature map with every mask at once and maps each pooled vector to a mean and a raw scale.
+    """Pools a feature map with each mask, and maps each pooled vector to a mean and a raw scale.
 
     Args:
         features: Channels F of the feature map.
         slot_size: D.
         image_size: Image side.
-        coordinates: Also show the head where each pixel is, by two more channels (Liu et al. 2018). The published
-            networks do not: they know it from zero padding and the UNet's bottleneck alone, which takes long to learn.
+        coordinates: Add two channels with the coordinates of each pixel (Liu et al. 2018). The published networks do
+            not have them. They only get positions from zero padding and the UNet's bottleneck, which takes long to
+            learn.
     """
 
     def __init__(self, features: int, slot_size: int, image_size: int, coordinates: bool = False) -> None:

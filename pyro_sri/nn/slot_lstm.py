@@ -12,13 +12,13 @@ UNIT_RAW_SCALE = math.log(math.expm1(1 - 1e-5))  # what `sri_scale` maps to 1
 
 
 class PriorState(NamedTuple):
-    """What the slot prior carries from slot to slot.
+    """The state of the slot prior between slots.
 
     Attributes:
-        hidden: Of the LSTM [B, units].
-        cell: Of the LSTM [B, units].
-        weight: The two heads as one product [2D, units].
-        bias: Its bias [2D].
+        hidden: Hidden state of the LSTM [B, units].
+        cell: Cell state of the LSTM [B, units].
+        weight: The weights of the two heads as one matrix [2D, units].
+        bias: Their biases [2D].
     """
 
     hidden: Tensor
@@ -39,8 +39,8 @@ class SlotPrior(nn.Module):
 
     Args:
         slot_size: D.
-        scene_size: S; 0 without a scene variable: then p(z_0) = N(0, I), and the LSTM begins with z_0.
-        units: LSTM units; None: four for each slot dimension, as published.
+        scene_size: S. 0 means no scene variable. Then p(z_0) = N(0, I), and the LSTM starts with z_0.
+        units: LSTM units. None means four for each slot dimension, as published.
     """
 
     def __init__(self, slot_size: int, scene_size: int, units: int | None = None) -> None:
@@ -69,12 +69,12 @@ class SlotPrior(nn.Module):
 
 
 class SlotScales(nn.Module):
-    """Raw scales of q(z | s, x): an LSTM over [GELU(Linear(s)), mu_0, .., mu_{K-2}], one linear head.
+    """Raw scales of q(z | s, x): an LSTM over [GELU(Linear(s)), mu_0, .., mu_{K-2}] with a linear head.
 
     Args:
         slot_size: D.
-        scene_size: S; 0 without a scene variable: then the first input is zero.
-        units: LSTM units; None: four for each slot dimension, as published.
+        scene_size: S. 0 means no scene variable. Then the first input is zero.
+        units: LSTM units. None means four for each slot dimension, as published.
     """
 
     def __init__(self, slot_size: int, scene_size: int, units: int | None = None) -> None:

@@ -1,12 +1,12 @@
-"""Windows placed in images and read out of them by scale and shift (Jaderberg et al. 2015, Spatial Transformers).
+"""Places windows in images, and reads them from images, by scale and shift (Jaderberg et al. 2015).
 
 A place z_where = (s, x, y) maps pixels of the image to points of the window: the pixel at (X, Y) shows the window at
-(s X + x, s Y + y). Coordinates run from -1 to 1 between the outer borders of the outer pixels, X to the right, Y
-downwards; so a window at scale s covers 1/s of the image's side, centred at (-x/s, -y/s). Values in between are
-interpolated bilinearly; outside there is zero.
+(s X + x, s Y + y). Coordinates run from -1 to 1 between the outer borders of the outer pixels, X to the right and
+Y downwards. So a window at scale s covers 1/s of the image's side and is centred at (-x/s, -y/s). Values are
+interpolated bilinearly, and are zero outside the window.
 
-Scale and shift keep rows and columns apart, hence so does the interpolation: a picture is transformed by one matrix
-over its rows and one over its columns.
+Scale and shift act separately on rows and columns, and so does the interpolation. A picture is transformed by a matrix
+for its rows and a matrix for its columns.
 """
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def inverse_where(where: Tensor) -> Tensor:
-    """The inverse (1/s, -x/s, -y/s) of places (s, x, y), [.., 3], s not 0: what reads a window out of an image."""
+    """The inverse (1/s, -x/s, -y/s) of places (s, x, y), [.., 3], s not 0. It reads a window from an image."""
     scale, shift = where[..., :1], where[..., 1:]
     return torch.cat([torch.ones_like(scale), -shift], -1) / scale
 
@@ -27,15 +27,15 @@ def affine_matrix(where: Tensor) -> Tensor:
 
 
 def transform(pictures: Tensor, where: Tensor, size: int) -> Tensor:
-    """Shows pictures as places (s, x, y) say: the pixel at (X, Y) is the picture's value at (s X + x, s Y + y).
+    """Transforms pictures by places (s, x, y): the pixel at (X, Y) is the picture's value at (s X + x, s Y + y).
 
     Args:
         pictures: Square grey pictures [.., n, n].
-        where: [.., 3]; leading dimensions broadcast with those of the pictures.
+        where: [.., 3]. Leading dimensions broadcast with those of the pictures.
         size: Side of the result in pixels.
 
     Returns:
-        [.., size, size]; differentiable in the pictures and the places.
+        [.., size, size], differentiable with respect to pictures and places.
     """
     scale, x, y = where.unbind(-1)
     rows = _interpolation(scale, y, size, pictures.shape[-2])
@@ -49,12 +49,12 @@ def place_windows(windows: Tensor, where: Tensor, image_size: int) -> Tensor:
 
 
 def read_windows(images: Tensor, where: Tensor, window_size: int) -> Tensor:
-    """What lies in images [.., n, n] where z_where [.., 3] places a window: [.., window_size, window_size]."""
+    """The parts of images [.., n, n] in the windows at z_where [.., 3]: [.., window_size, window_size]."""
     return transform(images, inverse_where(where), window_size)
 
 
 def _interpolation(scale: Tensor, shift: Tensor, size: int, source_size: int) -> Tensor:
-    """Weights [.., size, source_size] of the source's pixels in those of the result, along one axis."""
+    """Interpolation weights [.., size, source_size] along one axis."""
     centres = (2 * torch.arange(size, dtype=scale.dtype, device=scale.device) + 1) / size - 1
     points = scale[..., None] * centres + shift[..., None]  # [.., size], in -1..1 of the source
     pixels = ((points + 1) * source_size - 1) / 2

@@ -14,15 +14,15 @@ from pyro_sri.system.choices import check_choice
 Kernel = Literal["gaussian", "laplacian", "epanechnikov"]
 
 COLOUR_DIM = 8
-ALPHA_RANGE = (0.01, 0.99)  # no step of the stick may take nothing or all: the logarithms stay finite
-SMALL_CONTRAST = 0.05  # differences from the background that count half
+ALPHA_RANGE = (0.01, 0.99)  # a step never takes nothing or everything, so the logarithms are finite
+SMALL_CONTRAST = 0.05  # differences from the background with half the effect
 FULL_CONTRAST = 0.2  # from this difference on, a pixel is not background
-LOG_EMPTY = -1e4  # the logarithm of a mask that takes nothing: finite, and its exponential is 0
+LOG_EMPTY = -1e4  # the logarithm of an empty mask: finite, and its exponential is 0
 DISTANCE_RANGE = (1e-10, 1e10)  # keeps the gradient of the square root finite at the seed pixel
 
 
 def straight_through_clamp(x: Tensor, low: float, high: float) -> Tensor:
-    """Clamps the value and passes the gradient on unchanged."""
+    """Clamps the value but does not change the gradient."""
     return x + (x.clamp(low, high) - x).detach()
 
 
@@ -31,7 +31,7 @@ ColourStart = Literal["none", "position", "picture", "contrast"]
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceColours:
-    """How the pixel embeddings start, and by which kernel their distances are judged.
+    """The initial pixel embeddings, and the kernel for their distances.
 
     The embedding of a pixel is
 
@@ -41,21 +41,23 @@ class InstanceColours:
         contrast:  gate conv(features) + [a c / (|c| + e), 0, 0, 0, b w y, b w x]
 
     with a learned gate, y, x in [-1, 1], the pixel's contrast c = colour - median colour of the image, and a weight
-    w = min(1, |c| / W) that is 0 on the background. The first masks
-    are then blobs of an untrained map, circles around their seeds, or compact pieces of one colour: semi-convolution
-    (Novotny et al. 2018) in colour as well as in position. By contrast shading matters little, the background is one
-    piece however far it reaches, and two objects of one colour are two.
+    w = min(1, |c| / W) that is 0 on the background.
+
+    With "none", the first masks are blobs of an untrained map. With "position", they are circles around their seeds.
+    With "picture" and "contrast", they are compact pieces of one colour, which is semi-convolution (Novotny et al.
+    2018) in both colour and position. With "contrast", shading has little effect, the background is a single piece
+    however large it is, and two objects of the same colour are separate.
 
     Attributes:
-        start: Which of the three.
-        gate: Start of the gate.
+        start: Which of these.
+        gate: Initial value of the gate.
         colour_weight: a.
         position_weight: b.
         kernel: exp(-d^2/s), exp(-d/s) or max(0, 1 - d^2/s), s = exp(log_sigma) learned.
-        learn: Whether embeddings and kernel learn; without, the masks stay where they start.
+        learn: Whether embeddings and kernel are trained. If not, the masks keep their initial form.
 
     Raises:
-        ValueError: On another start or kernel.
+        ValueError: If the start or the kernel is unknown.
     """
 
     start: ColourStart = "position"
@@ -71,13 +73,13 @@ class InstanceColours:
 
 
 def contrast(images: Tensor) -> tuple[Tensor, Tensor]:
-    """How each pixel differs from the image's median colour, which is taken for the background's.
+    """The difference of each pixel from the image's median colour, which is assumed to be the background.
 
     Args:
         images: [B, 3, H, W] in [0, 1].
 
     Returns:
-        Direction of the difference [B, 3, H, W], shorter than 1 where it is small; its weight [B, 1, H, W] in [0, 1].
+        Direction of the difference [B, 3, H, W], shorter than 1 if it is small, and its weight [B, 1, H, W] in [0, 1].
     """
     median = images.flatten(2).median(2).values[:, :, None, None]  # [B, 3, 1, 1]
     difference = images - median
@@ -86,7 +88,7 @@ def contrast(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ColourHead(nn.Module):
-    """Pixel embeddings ("instance colours"): a convolution of the features, and where it starts."""
+    """Pixel embeddings ("instance colours"): a convolution of the features plus initial values."""
 
     def __init__(self, features: int, image_size: int, colours: InstanceColours = InstanceColours()) -> None:
         super().__init__()
@@ -112,11 +114,11 @@ class ColourHead(nn.Module):
 
 
 class Clustering(NamedTuple):
-    """What the stick-breaking returns.
+    """The result of stick-breaking.
 
     Attributes:
         log_masks: Log attention masks [B, K, 1, H, W]; the masks sum to 1 over K.
-        log_scopes: Log of what is left to explain before each step [B, K, 1, H, W].
+        log_scopes: Log of the part that remains before each step [B, K, 1, H, W].
         seeds: Seed colours of the first K - 1 steps [B, K - 1, 8].
         seed_index: Their pixels, row-major [B, K - 1].
     """
@@ -128,10 +130,10 @@ class Clustering(NamedTuple):
 
 
 class StickBreaking(nn.Module):
-    """Clusters pixels by colour, one random seed at a time; the last mask takes the rest.
+    """Clusters pixels by colour, with one random seed at a time. The last mask takes the rest.
 
-    In step k the seed is the pixel where uniform noise times the remaining scope is largest; a kernel of the distance
-    to the seed's colour says which share alpha of the scope mask k takes:
+    In step k, the seed is the pixel with the largest product of uniform noise and remaining scope. A kernel of the
+    distance to the seed's colour determines the share alpha of the scope that mask k takes:
 
         m_k = s_k alpha_k,   s_{k+1} = s_k (1 - alpha_k),   m_{K-1} = s_{K-1}
 
@@ -179,8 +181,8 @@ class StickBreaking(nn.Module):
 
         Args:
             features: [B, F, H, W].
-            images: What they are features of [B, 3, H, W] in [0, 1].
-            uniforms: The scores that pick the seeds [B, H, W] in [0, 1), shared by all steps.
+            images: The images of these features [B, 3, H, W] in [0, 1].
+            uniforms: Random scores for choosing the seeds [B, H, W] in [0, 1), shared by all steps.
             num_slots: K, at least 1.
         """
         colours = self.colour_head(features, images).flatten(2)  # [B, 8, P]
@@ -195,9 +197,9 @@ class StickBreaking(nn.Module):
 
     @torch.no_grad()
     def _pick_seeds(self, colours: Tensor, scores: Tensor, num_slots: int) -> Tensor:
-        """The seeds' pixels, one after the other: colours [B, 8, P] and scores [B, P] -> [B, K - 1].
+        """Chooses the pixels of the seeds one by one: colours [B, 8, P] and scores [B, P] -> [B, K - 1].
 
-        Without gradients, so that a step of the stick is a few kernels; the masks are then made all at once.
+        There are no gradients, so each step needs only a few kernels. The masks are computed all at once afterwards.
         """
         log_scope = torch.zeros_like(scores)
         picked: list[Tensor] = []
@@ -209,19 +211,19 @@ class StickBreaking(nn.Module):
         return torch.stack(picked, 1) if picked else scores.new_empty(len(scores), 0, dtype=torch.long)
 
     def _shares(self, colours: Tensor, seeds: Tensor) -> Tensor:
-        """What seeds take of the scope: the kernel, away from 0 and 1."""
+        """The share of the scope for each seed: the kernel, clamped away from 0 and 1."""
         return straight_through_clamp(self.alpha(colours, seeds), *ALPHA_RANGE)
 
 
 def stop_early(clusters: Clustering, min_mass: float) -> tuple[Tensor, Tensor]:
-    """What the clustering gives if each image stops at its first mask that is lighter than `min_mass`.
+    """The result of the clustering if each image stops at its first mask with a sum below `min_mass`.
 
     The mask where an image stops takes the rest instead; those after it are empty. One image then needs as many slots
     as it has masks that are not empty.
 
     Args:
         clusters: The clustering into K masks.
-        min_mass: Least sum of a mask over pixels.
+        min_mass: Minimum sum of a mask over pixels.
 
     Returns:
         Log masks [B, K, 1, H, W] (LOG_EMPTY in the empty ones), and the number of masks that are not empty [B].
@@ -236,12 +238,12 @@ def stop_early(clusters: Clustering, min_mass: float) -> tuple[Tensor, Tensor]:
 
 
 def break_stick(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Masks from the share that each takes of what is left; the last takes the rest (Engelcke et al. 2020).
+    """Masks from the share of the remainder that each one takes. The last one takes the rest (Engelcke et al. 2020).
 
         m_k = s_k sigmoid(a_k),   s_{k+1} = s_k (1 - sigmoid(a_k)),   m_{K-1} = s_{K-1}
 
     Args:
-        logits: The shares a_k [B, K, 1, H, W]; the last is not used for the masks.
+        logits: The shares a_k [B, K, 1, H, W]. The last one is not used for the masks.
 
     Returns:
         Log masks [B, K, 1, H, W], and log scopes s_0 .. s_K [B, K + 1, 1, H, W].

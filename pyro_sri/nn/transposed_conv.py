@@ -1,14 +1,14 @@
-"""A transposed convolution whose gradients cost no more than they must."""
+"""A transposed convolution with faster gradients."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class TransposedConv(nn.ConvTranspose2d):
-    """`nn.ConvTranspose2d` with its bias added afterwards: the same parameters and, up to rounding, the same numbers.
+    """`nn.ConvTranspose2d` that adds its bias afterwards.
 
-    On CPUs the fused gradient of a transposed convolution with bias, channels last, takes two thirds longer than those
-    of its parts.
+    It has the same parameters and, up to rounding, the same results. On CPUs, with channels last, the fused gradient of
+    a transposed convolution with bias takes two thirds longer than the gradients of the two parts.
     """
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:

@@ -26,10 +26,10 @@ IMAGE_SIZES = tuple(_DOWN_WIDTHS)
 
 
 class UpConv(nn.Conv2d):
-    """A 3x3 convolution of two maps: one of half the resolution, doubled by nearest up-sampling, and a skip connection.
+    """A 3x3 convolution of a map of half the resolution, doubled by nearest up-sampling, and a skip connection.
 
-    The doubled map is never made: convolving it with 3x3 weights is a transposed convolution of the small one, with
-    stride 2 and the 4x4 weights that the 3x3 ones make when each is spread over 2x2 pixels. Half the arithmetic.
+    The doubled map is never computed. Its convolution with 3x3 weights equals a transposed convolution of the small map
+    with stride 2. The 4x4 weights for this are the 3x3 ones, each spread over 2x2 pixels. This is half the arithmetic.
     """
 
     def forward(self, below: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
@@ -53,7 +53,7 @@ class ConvBlock(nn.Sequential):
 
 
 class UpBlock(ConvBlock):
-    """The block on a map from below, of half the resolution, and a skip connection."""
+    """A block on a map of half the resolution from below, and a skip connection."""
 
     convolution = UpConv
 
@@ -74,7 +74,7 @@ class UNet(nn.Module):
         features: Output channels F, a multiple of 8, at most 64.
 
     Raises:
-        ValueError: On another image size or number of features.
+        ValueError: If the image size or the number of features is not supported.
     """
 
     def __init__(self, image_size: int, features: int) -> None:

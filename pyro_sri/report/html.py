@@ -1,6 +1,6 @@
-"""Self-contained HTML pages: pictures inside, no network, readable on a phone, in light and in dark.
+"""Self-contained HTML pages that work offline and on a phone, in light and dark mode.
 
-Everything here takes plain text and escapes it; only functions of this module make HTML.
+All functions take plain text and escape it. Only functions of this module create HTML.
 """
 
 import base64
@@ -134,7 +134,7 @@ document.querySelectorAll("th button").forEach(button => button.addEventListener
 """
 
 
-# The page may show what it contains, run this one script, and load nothing.
+# The page can show its own content and run this script, but cannot load anything.
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
     f"script-src 'sha256-{base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()}'"
@@ -146,17 +146,17 @@ NUMBER = re.compile(r"[-+\d][\d.,e+-]*")
 
 
 class Html(str):
-    """Text that is HTML already; everything else is escaped."""
+    """Text that is already HTML. All other text is escaped."""
 
 
 class Cell(NamedTuple):
     """A cell of a table.
 
     Attributes:
-        content: What stands in it.
-        key: What it is sorted by; a cell without one goes last.
+        content: The text.
+        key: The key for sorting. A cell without a key comes last.
         note: A small line below.
-        kind: Its CSS class: "text" for cells of many words, "long" for those that a narrow screen has no room for.
+        kind: The CSS class: "text" for long texts, "long" for cells that are hidden on a narrow screen.
     """
 
     content: str
@@ -166,53 +166,53 @@ class Cell(NamedTuple):
 
 
 def text(content: str) -> Html:
-    """Escapes a text, unless it is HTML already."""
+    """Escapes a text, unless it is already HTML."""
     return content if isinstance(content, Html) else Html(escape(content))
 
 
 def element(tag: str, *content: str, **attributes: str | None) -> Html:
-    """An element; texts in it and values of attributes are escaped. `class_` stands for `class`, _ in names for -."""
+    """An element. Its texts and attribute values are escaped. Write `class_` for `class`, and _ for - in names."""
     names = {name: name.rstrip("_").replace("_", "-") for name in attributes}
     written = "".join(f' {names[name]}="{escape(value)}"' for name, value in attributes.items() if value is not None)
     return Html(f"<{tag}{written}>{''.join(map(text, content))}</{tag}>")
 
 
 def join(parts: Iterable[str]) -> Html:
-    """Parts one after the other."""
+    """Joins parts."""
     return Html("\n".join(map(text, parts)))
 
 
 def hint(content: str, explanation: str) -> Html:
-    """A text that explains itself on hover."""
+    """A text with an explanation on hover."""
     return element("abbr", content, title=explanation) if explanation else text(content)
 
 
 def fold(title: str, anchor: str, content: str) -> Html:
-    """A part of the page that opens on a click on its title."""
+    """A folded part of the page. A click on its title opens it."""
     summary = element("summary", element("h2", title, id=anchor))
     return element("details", summary, content, class_="fold")
 
 
 def picture(pixels: Picture, alt: str, caption: str = "", *, pixelated: bool = False) -> Html:
-    """A picture that opens in full size on a click.
+    """A picture. A click opens it in full size.
 
     Args:
         pixels: uint8 [h, w, 3].
-        alt: What it shows, for those who do not see it.
+        alt: A description for screen readers.
         caption: A line below.
-        pixelated: Enlarge it with hard pixels: for small pictures without labels.
+        pixelated: Enlarge the picture with sharp pixels, for small pictures without labels.
     """
     image = _image(f"data:image/png;base64,{_base64(png(pixels))}", pixels, alt)
     return _figure(image, alt, caption, "zoom pixels" if pixelated else "zoom sheet")
 
 
 def animation(frames: Sequence[Picture], milliseconds: int, alt: str, caption: str = "") -> Html:
-    """Pictures that move; their first frame on paper, and until a click for readers who asked for reduced motion.
+    """An animation. In print, and with reduced motion until a click, only its first frame is shown.
 
     Args:
         frames: uint8 [h, w, 3] each.
-        milliseconds: How long each is shown.
-        alt: What they show, for those who do not see them.
+        milliseconds: The duration of each frame.
+        alt: A description for screen readers.
         caption: A line below.
     """
     still = Html(
@@ -224,7 +224,7 @@ def animation(frames: Sequence[Picture], milliseconds: int, alt: str, caption: s
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> Html:
-    """Names and what they are, in two columns."""
+    """A list of names and values in two columns."""
     return element("dl", *(part for name, value in pairs for part in (element("dt", name), element("dd", value))))
 
 
@@ -235,14 +235,13 @@ def table(
     marked: Sequence[bool] = (),
     headings: Mapping[int, str] | None = None,
 ) -> Html:
-    """A table whose rows are sorted by a click on a header.
+    """A table. A click on a header sorts the rows.
 
     Args:
-        headers: One for each column; a header without a key does not sort.
-        rows: Cells; the first of a row is its header.
-        marked: Whether a row is marked, for each row or for none.
-        headings: What stands above a row, by its number; the rows from one heading to the next are sorted among
-            themselves.
+        headers: A header for each column. A header without a key does not sort.
+        rows: The cells. The first cell of a row is its header.
+        marked: For each row, whether it is marked. Empty if none is.
+        headings: Headings above rows, by the number of the row. The rows between two headings are sorted separately.
     """
     head = element("tr", *(_head(header) for header in headers))
     bodies: list[list[Html]] = [[]]
@@ -257,13 +256,13 @@ def table(
 
 
 def matrix(corner: str, rows: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]]) -> Html:
-    """A matrix of counts, each cell the darker the greater its share of the row.
+    """A matrix of counts. Cells with a larger share of their row are darker.
 
     Args:
-        corner: What stands left of the columns' names.
+        corner: The text to the left of the column names.
         rows: Names of the rows.
         columns: Names of the columns.
-        counts: A sequence for each row.
+        counts: A sequence of counts for each row.
     """
     head = element("tr", *(element("th", name, scope="col") for name in (corner, *columns)))
     body = []
