@@ -450,7 +450,7 @@ def metrics(folder: Path) -> Numbers:
 def report_page(folder: Path) -> Numbers:
     """The tables of a report about the run, alone and beside a sound one."""
     run = open_run(folder / RUN)
-    facts = {"data": "generated", "training seed": "0"}
+    facts = {"what it is": "A system.", "trained for": "3 steps", "data": "generated", "training seed": "0"}
     subject = Subject("a", "a", run, facts, {}, run.metrics(), (run.command(),))
     other = Subject("b", "b", run, facts, {}, {"mse": 0.5, "split": "test", "training_seed": 1}, ())
     pages = [make_page(subjects, "command", 0) for subjects in ([subject], [subject, other])]
