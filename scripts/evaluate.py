@@ -62,13 +62,13 @@ def evaluate_runs(
 
     Args:
         given: Run directories, or names of presets with bundled weights.
-        data: Dataset file (default: the one that the run was trained on).
-        num_images: Evaluate only the first images of the split, this many (default: all).
+        data: Dataset file (if not given: the one that the run was trained on).
+        num_images: Number of images to evaluate, from the start of the split (if not given: all).
         split: Split to evaluate: train, val or test.
         checkpoint: Checkpoint to evaluate: best (by validation) or last.
         batch_size: Number of images per batch.
         num_samples: Number of scenes to generate for the Fréchet distance and the structural accuracy. 0 skips these
-            metrics (default: as many as images, at most 10,000).
+            metrics (if not given: as many as images, at most 10,000).
         inception: TorchScript file of the Inception network, for computing the FID. Without it, the Fréchet distance
             uses fixed wavelet features and is not an FID. A TorchScript file is a program, so only use one that you
             trust.

@@ -53,15 +53,15 @@ def import_weights(
         image_size: Side length of the training images, in pixels.
         num_slots: Number of slots, K.
         system: The system that the weights belong to.
-        kernel: Kernel of the instance colouring, for sri and genesis_v2 (default: gaussian).
+        kernel: Kernel of the instance colouring, for sri and genesis_v2 (if not given: gaussian).
         semiconv: Whether the instance colours are semi-convolutional, for sri and genesis_v2.
-        pixel_std: Pixel standard deviation, sigma (default: 0.7 for sri and genesis_v2, 0.3 for emorl, and the value in
-            the weights for genesis).
-        first_pixel_std: Sigma of the first slot, for genesis (default: the value in the weights).
-        likelihood: Image likelihood in training (default: mog for sri and genesis_v2, gaussian for emorl).
-        num_layers: Number of layers of bottom-up inference, L, for emorl (default: 3).
-        prior: Hierarchical prior, for emorl (default: rpp).
-        decoder: Published decoder (default: iodine for emorl, small for slot_attention).
+        pixel_std: Pixel standard deviation, sigma (if not given: 0.7 for sri and genesis_v2, 0.3 for emorl, and the
+            value in the weights for genesis).
+        first_pixel_std: Sigma of the first slot, for genesis (if not given: the value in the weights).
+        likelihood: Image likelihood in training (if not given: mog for sri and genesis_v2, gaussian for emorl).
+        num_layers: Number of layers of bottom-up inference, L, for emorl (if not given: 3).
+        prior: Hierarchical prior, for emorl (if not given: rpp).
+        decoder: Published decoder (if not given: iodine for emorl, small for slot_attention).
         dataset: Name of the training data, stored in config.yaml.
     """
     state_dict = read_state_dict(file)

@@ -40,7 +40,7 @@ def report(
     Args:
         runs: Run directories, or names of presets with bundled weights.
         out: The .html file to write.
-        data: Dataset file whose images are shown (default: the one that each run was trained on).
+        data: Dataset file whose images are shown (if not given: the one that each run was trained on).
         seed: Random seed for the pictures.
 
     Raises:

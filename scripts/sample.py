@@ -72,15 +72,15 @@ def sample(
     Args:
         run: A run directory, or the name of a preset with bundled weights.
         num: Number of scenes.
-        slots: Number of slots per scene (default: as many as in training, or as many as the edited image has left).
-            More slots can draw more objects.
+        slots: Number of slots per scene (if not given: as many as in training, or as the edited image has left). More
+            slots can draw more objects.
         temperature: Factor that multiplies every standard deviation of the prior. 1 samples from the model as it is,
             lower values give more typical scenes, and 0 gives the mean scene for any seed.
         seed: Random seed.
-        out: The .png, .pdf, .svg or .npz file to write (default: an unused name like RUN/samples/samples-seed0.png).
+        out: The .png, .pdf, .svg or .npz file to write (if not given: an unused name in RUN/samples).
         condition: Image to edit: a picture file, or FILE.h5:INDEX for a test image of a dataset file. If necessary, the
             image is cropped to its middle square and resized.
-        keep_slots: Numbers of the slots to keep, for example 0,2. The others are imagined (default: keep all).
+        keep_slots: Numbers of the slots to keep, for example 0,2. The others are imagined (if not given: keep all).
         remove_slots: Numbers of the slots to remove, for example 1.
 
     Raises:

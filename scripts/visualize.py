@@ -41,7 +41,7 @@ def visualize(
       samples.png           new scenes
       samples_slots.png     new scenes slot by slot, in the order of generation
       samples_order.png     new scenes while slots are added one by one
-      temperatures.png      the same draws at several temperatures, also with one slot less and one more
+      temperatures.png      the same draws at several temperatures, also with one slot fewer and one more
       scene_walk.gif        random walks of the scene variable
       slot_traversals.png   the effect of the ten most active dimensions of the most active slot
       slot_traversals.gif   the effect of these dimensions in every slot
@@ -60,7 +60,7 @@ def visualize(
         num: Number of images or scenes per picture.
         split: Split of the images: train, val or test.
         seed: Random seed.
-        data: Dataset file (default: the one that the run was trained on).
+        data: Dataset file (if not given: the one that the run was trained on).
         format: Format of the still pictures: png, or pdf or svg for papers, with text and lines as vector graphics.
 
     Raises:

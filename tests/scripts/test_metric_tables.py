@@ -48,7 +48,7 @@ def test_all_of_them(capsys: Capture) -> None:
     out = capsys.readouterr().out
     assert set(shown(out)) == {*MEANINGS, "brand_new"}
     surprise = next(line for line in out.splitlines() if line.startswith("ppc_roughness_surprising"))
-    assert "no failure" in surprise
+    assert "not a failure" in surprise
     assert "--all" not in out
     assert "1 found" in out
 
