@@ -119,7 +119,7 @@ def test_the_file_says_how_it_was_made(tmp_path):
     ("arguments", "words"),
     [
         ({"name": "tetromino"}, ["tetromino'", "did you mean tetrominoes?"]),
-        ({"name": "xyz"}, ["choose from tetrominoes, multi_dsprites"]),
+        ({"name": "xyz"}, ["choose from clevr6, clevr"]),
         ({"size": 31}, ["size 31", "32 to 128"]),
         ({"size": 129}, ["size 129", "32 to 128"]),
         ({"train": -1}, ["-1"]),

@@ -479,7 +479,7 @@ def test_what_codes_need() -> None:
     masks, slots = scene_of_slots([[0, 1, 2, 3]] * 2)
     without = CodeQuality(())
     without.update(SimpleNamespace(codes=None), Truth(masks, (0,)))
-    assert "no slots with codes" in without.result()["dci_completeness_reason"]
+    assert "no slots with their own codes" in without.result()["dci_completeness_reason"]
     computed = CodeQuality(())
     codes = Codes(torch.randn(2, 4, 3), torch.zeros(2, 4, 3))
     computed.update(SimpleNamespace(codes=codes, slot_masks=slots), Truth(masks, (0,)))

@@ -112,7 +112,7 @@ def test_samples_of_shipped_weights_go_to_the_current_folder(
         ({"num": 0}, "--num 0"),
         ({"slots": 0}, "--slots 0"),
         ({"slots": -2}, "--slots -2"),
-        ({"temperature": 0.0}, "--temperature 0"),
+        ({"temperature": -0.5}, "--temperature -0.5"),
         ({"temperature": float("nan")}, "--temperature nan"),
         ({"temperature": float("inf")}, "--temperature inf"),
         ({"seed": -1}, "--seed -1"),
