@@ -337,7 +337,7 @@ def test_a_name_that_is_no_text(folder: Path) -> None:
 # Signals: (command, where it is when the signal comes)
 
 SIGNALLED = {
-    "presets": (("presets",), "pyro_sri.scripts.presets:print_table"),
+    "presets": (("presets",), "pyro_sri.scripts.presets:print_list"),
     "evaluate": (("evaluate", RUN, *LITTLE), "pyro_sri.evaluation.evaluate:explain"),
     "evaluate writing": (("evaluate", RUN, *LITTLE), "os:fsync"),
     "sample": (("sample", RUN, "--num", "1"), "pyro_sri.scripts.sample:draw_scenes"),
