@@ -23,6 +23,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join([TESTS, *filter(None, [os.environ.get
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; commands under test obey it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+os.environ.pop("COLUMNS", None)  # pytest's workers have it; output of commands under test goes to no terminal
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -109,7 +109,7 @@ def test_samples_of_shipped_weights_go_to_the_current_folder(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"num": 0}, "--num 0"),
+        ({"num": 0}, "--num is 0"),
         ({"slots": 0}, "--slots 0"),
         ({"slots": -2}, "--slots -2"),
         ({"temperature": -0.5}, "--temperature -0.5"),
