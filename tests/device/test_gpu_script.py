@@ -30,7 +30,7 @@ def test_without_a_gpu_it_says_so(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     before = (ROOT / script.PAGE).read_text()
     assert script.main() == 2
-    assert "there is no GPU" in capsys.readouterr().err
+    assert "cannot use a GPU here" in capsys.readouterr().err
     assert (ROOT / script.PAGE).read_text() == before
 
 

@@ -484,7 +484,7 @@ def test_what_codes_need() -> None:
     codes = Codes(torch.randn(2, 4, 3), torch.zeros(2, 4, 3))
     computed.update(SimpleNamespace(codes=codes, slot_masks=slots), Truth(masks, (0,)))
     assert "no masks or no factors" in computed.result()["dci_completeness_reason"]
-    assert "not drawn" in computed.result()["activeness_reason"]
+    assert "deterministic" in computed.result()["activeness_reason"]
 
 
 def test_nll_stands_above_its_floor(images: torch.Tensor) -> None:

@@ -104,7 +104,7 @@ def test_the_function_load_runs_nothing(folder: Path, monkeypatch: pytest.Monkey
 def test_official_weights_run_nothing(tmp_path: Path) -> None:
     torch.save({"model": {"weight": torch.zeros(1)}, "extra": Payload()}, tmp_path / "evil.pth")
     words = ("import-weights", "evil.pth", "--image-size", "32", "--num-slots", "3", "--out", "run")
-    run_command(*words, cwd=tmp_path).refused("evil.pth", "more than tensors")
+    run_command(*words, cwd=tmp_path).refused("evil.pth", "something other than tensors")
     assert os.listdir(tmp_path) == ["evil.pth"]
 
 
