@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from pyro_sri.data.heaps import check_heaps
 from pyro_sri.data.masks import MaskTally, mask_fault, one_hot_masks, visible_masks
 from pyro_sri.data.split_names import split_of
+from pyro_sri.system.allocation import require_memory_for_hdf5
 from pyro_sri.system.errors import UserError, one_line, printable
 from pyro_sri.system.files import from_home
 
@@ -105,6 +106,7 @@ class DatasetFile:
 
     def __init__(self, path: Path | str, content: BinaryIO | None = None):
         self.path = from_home(path)
+        require_memory_for_hdf5()
         self._file = _open(self.path) if content is None else h5py.File(content, "r")
         try:
             self._check_layout()

@@ -12,6 +12,7 @@ from typing import Any
 import h5py
 
 from pyro_sri.data.format import ARRAYS, IMAGES_PER_BLOCK, DatasetFile, SceneArrays
+from pyro_sri.system.allocation import require_memory_for_hdf5
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import from_home
 from pyro_sri.system.signals import ENDING, handling
@@ -45,6 +46,7 @@ def write_dataset(
     """
     path = from_home(path)
     refuse_existing(path)
+    require_memory_for_hdf5()
     with _Output(path) as output:
         with _signals_held():
             file = h5py.File(output, "w", libver=LAYOUT_VERSION)

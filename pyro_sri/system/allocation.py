@@ -8,6 +8,7 @@ from pathlib import Path
 # Parameters of mallopt(3), by their numbers in glibc's malloc.h.
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
 GROWTH = 64 * 1024**2  # bytes that the heap grows by at least
+HDF5_BYTES = 16 * 1024**2  # more than HDF5 needs to open a file
 MUCH = 8 * 1024**3  # bytes that a process keeps from step to step without giving what is free of them back
 
 
@@ -36,3 +37,12 @@ def limit_kept_memory() -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         if pages * os.sysconf("SC_PAGE_SIZE") > MUCH:
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def require_memory_for_hdf5() -> None:
+    """Checks that HDF5 can open a file: it crashes the process if it runs out of memory there.
+
+    Raises:
+        MemoryError: If there is not enough memory.
+    """
+    bytearray(HDF5_BYTES)
