@@ -1,4 +1,7 @@
-"""Every preset works from one end to the other at a tiny size: a new one is tested by being listed."""
+"""Every preset works from one end to the other at a tiny size: a new one is tested by being listed.
+
+Presets that are built of the same parts as an earlier one are slow tests.
+"""
 
 import json
 
@@ -11,6 +14,7 @@ from pyro_sri.runs import find_run
 from pyro_sri.scripts.bench import _stages
 from pyro_sri.scripts.main import run
 from pyro_sri.training.step import TrainingStep
+from support.systems import each_preset
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +23,7 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("presets")
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", each_preset())
 def test_a_preset_trains_resumes_to_the_bit_evaluates_and_samples(preset, place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     path = f"runs/{preset}"

@@ -2,6 +2,10 @@
 
 from collections.abc import Iterable
 
+import pytest
+from _pytest.mark.structures import ParameterSet
+
+from pyro_sri.config import RunConfig
 from pyro_sri.presets import PRESETS
 
 
@@ -12,3 +16,32 @@ def uncovered(presets: Iterable[str]) -> tuple[str, ...]:
     for name, preset in PRESETS.items():
         first.setdefault(preset.config.system, name)
     return tuple(name for system, name in first.items() if system not in covered)
+
+
+BUILT_OF = (
+    "segregation",
+    "decoder",
+    "segregation_decoder",
+    "likelihood",
+    "prior",
+    "scene_size",
+    "optimizer",
+    "estimator",
+)
+
+
+def _kind(config: RunConfig) -> tuple[object, ...]:
+    """What networks and training of a run are built of, as far as its options choose them."""
+    tiny = config.tiny()
+    return (config.system, *(getattr(tiny, name, None) for name in BUILT_OF))
+
+
+def each_preset() -> list[ParameterSet]:
+    """All presets, as parameters: those built of the same parts as an earlier one are slow tests."""
+    kinds: set[tuple[object, ...]] = set()
+    parameters = []
+    for name, preset in PRESETS.items():
+        kind = _kind(preset.config)
+        parameters.append(pytest.param(name, marks=[pytest.mark.slow] if kind in kinds else []))
+        kinds.add(kind)
+    return parameters
