@@ -8,16 +8,7 @@ from _pytest.mark.structures import ParameterSet
 from pyro_sri.config import RunConfig
 from pyro_sri.presets import PRESETS
 
-
-def uncovered(presets: Iterable[str]) -> tuple[str, ...]:
-    """A preset of each system that none of these presets belongs to."""
-    covered = {PRESETS[preset].config.system for preset in presets}
-    first: dict[str, str] = {}
-    for name, preset in PRESETS.items():
-        first.setdefault(preset.config.system, name)
-    return tuple(name for system, name in first.items() if system not in covered)
-
-
+# Options that choose the parts of a system.
 BUILT_OF = (
     "segregation",
     "decoder",
@@ -27,7 +18,17 @@ BUILT_OF = (
     "scene_size",
     "optimizer",
     "estimator",
+    "differential",
 )
+
+
+def uncovered(presets: Iterable[str]) -> tuple[str, ...]:
+    """A preset of each system that none of these presets belongs to."""
+    covered = {PRESETS[preset].config.system for preset in presets}
+    first: dict[str, str] = {}
+    for name, preset in PRESETS.items():
+        first.setdefault(preset.config.system, name)
+    return tuple(name for system, name in first.items() if system not in covered)
 
 
 def _kind(config: RunConfig) -> tuple[object, ...]:
