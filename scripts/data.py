@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 from tyro.conf import Positional, arg
 
 from pyro_sri.config import SRIConfig
@@ -24,7 +22,8 @@ from pyro_sri.data.physics import audit_towers
 from pyro_sri.presets import PRESETS
 from pyro_sri.scripts.cli import check_new_file, note, parse, parse_subcommand, progress_bar
 from pyro_sri.scripts.convert import convert
-from pyro_sri.system.errors import UserError, printable
+from pyro_sri.scripts.tables import print_table
+from pyro_sri.system.errors import UserError
 from pyro_sri.training.launching import pick_device
 
 MAKE = "pyro-sri data make"
@@ -124,18 +123,12 @@ def info(file: Positional[Path], /) -> None:
         UserError: If it is missing, damaged, or not a dataset file.
     """
     summary = pictures.info(file)
-    facts = Table(show_header=False, box=None)
-    for label, value in _facts(summary):
-        facts.add_row(label, printable(value))
+    print_table(["", ""], _facts(summary), text_last=True)
+    print()
+    columns = ["split", "images", "image shape", "entities", "factors", "background", "objects per scene: scenes"]
     origin = "generated" if summary["generated"] else f"source: {summary['source']}"
-    splits = Table(title=printable(f"{file.name} ({origin})"), title_justify="left")
-    for column in ("split", "images", "image shape", "entities", "factors", "background", "objects per scene: scenes"):
-        splits.add_column(column, justify="right" if column == "images" else "left")
-    for split, facts_of_split in summary["splits"].items():
-        splits.add_row(split, *_row(facts_of_split))
-    console = Console(markup=False, emoji=False, highlight=False)
-    console.print(facts)
-    console.print(splits)
+    rows = [[split, *_row(facts)] for split, facts in summary["splits"].items()]
+    print_table(columns, rows, title=f"{file.name} ({origin})", text_last=True)
 
 
 def preview(file: Positional[Path], /, out: Path, num: int = 32, split: str = "train", seed: int = 0) -> None:
@@ -203,15 +196,12 @@ def suggest(file: Positional[Path], /) -> None:
     gpu = pick_device("auto").type == "cuda"
     config = PRESETS[OWN].suited_to(look, gpu).config
     assert isinstance(config, SRIConfig)
-    table = Table("what", "choice", "why", title=printable(f"{file.name}: what the images suggest"))
-    for row in reasons(config, look, gpu):
-        table.add_row(*row)
-    console = Console(markup=False, emoji=False, highlight=False)
-    console.print(table)
+    rows = reasons(config, look, gpu)
+    print_table(["what", "choice", "why"], rows, title=f"{file.name}: what the images suggest", text_last=True)
     share = (
         "unknown, as there are no masks" if look.background_share is None else f"{100 * look.background_share:.0f} %"
     )
-    console.print(f"background: {share} of the pixels; colours that cover an image: {look.colours}")
+    print(f"background: {share} of the pixels; colours that cover an image: {look.colours}")
     for warning in _warnings(look):
         note(f"warning: {warning}")
     print("\n".join(["to train:", *(f"  {line}" for line in _commands(file, look, config.image_sizes))]))
