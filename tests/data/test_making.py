@@ -43,7 +43,7 @@ def wait_for_pieces(folder, count, process):
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.slow), "2"])
 def test_the_same_command_goes_on_after_kill(tmp_path, expected, workers):
     out = tmp_path / "rooms.h5"
     command = [sys.executable, "-m", "pyro_sri", "data", "make", "rooms", "--out", str(out), "--workers", workers]

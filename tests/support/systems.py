@@ -11,10 +11,7 @@ from pyro_sri.presets import PRESETS
 # Options that choose the parts of a system.
 BUILT_OF = (
     "segregation",
-    "decoder",
-    "segregation_decoder",
     "likelihood",
-    "prior",
     "scene_size",
     "optimizer",
     "estimator",
@@ -32,7 +29,7 @@ def uncovered(presets: Iterable[str]) -> tuple[str, ...]:
 
 
 def _kind(config: RunConfig) -> tuple[object, ...]:
-    """What networks and training of a run are built of, as far as its options choose them."""
+    """What a run is built of, as far as its options choose it; tests of networks cover other options."""
     tiny = config.tiny()
     return (config.system, *(getattr(tiny, name, None) for name in BUILT_OF))
 
