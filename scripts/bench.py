@@ -27,11 +27,11 @@ from pyro_sri.guides.segregation import SegregationPair
 from pyro_sri.inference import explain, sample_scenes
 from pyro_sri.programs import Program, record_of
 from pyro_sri.scripts.cli import note
-from pyro_sri.scripts.preset_options import parse_fields, preset_named
+from pyro_sri.scripts.preset_options import given_fields, parse_fields, preset_named
 from pyro_sri.scripts.tables import print_table
 from pyro_sri.system.errors import UserError
 from pyro_sri.training import capture
-from pyro_sri.training.fast import fastest, given
+from pyro_sri.training.fast import CHOSEN, fastest
 from pyro_sri.training.launching import pick_device
 from pyro_sri.training.step import TrainingStep, new_stepper
 
@@ -110,7 +110,7 @@ def _read(preset: RunConfig, args: Sequence[str]) -> tuple[RunConfig, bool]:
         if getattr(config, name) != getattr(default, name):
             raise UserError(f"{flag(name)} does not apply to a benchmark ({reason}); leave it out")
     if "--fast" in words:
-        config, said = fastest(config, pick_device(config.device), fixed=given(words))
+        config, said = fastest(config, pick_device(config.device), fixed=given_fields(words, CHOSEN))
         note(said)
     return config, as_json
 

@@ -5,12 +5,12 @@ import dataclasses
 import inspect
 import itertools
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, get_type_hints
 
 import tyro
 
-from pyro_sri.config import FIELD_GROUPS, NOT_OPTIONS, RunConfig
+from pyro_sri.config import FIELD_GROUPS, NOT_OPTIONS, RunConfig, flag
 from pyro_sri.config.shared import UnreachableGoal
 from pyro_sri.presets import PRESETS, Preset, find_preset
 from pyro_sri.scripts.cli import parse
@@ -81,6 +81,12 @@ def parse_fields(read: Callable[..., Any], default: RunConfig, help_text: str, p
     bind.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     bind.__doc__ = help_text
     return parse(bind, prog, args)
+
+
+def given_fields(args: Sequence[str], names: Iterable[str]) -> set[str]:
+    """Those of these fields that a user's options give, be it with the value that the preset has."""
+    words = {arg.partition("=")[0].replace("_", "-") for arg in args}
+    return {name for name in names if words & {flag(name), f"--no-{flag(name).removeprefix('--')}"}}
 
 
 def _only_says(fields: dict[str, Any], default: RunConfig, said: str, other: str) -> bool:

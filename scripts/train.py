@@ -16,11 +16,11 @@ from pyro_sri.evaluation.controllers import ABOUT_1
 from pyro_sri.presets import PRESETS, Preset
 from pyro_sri.scripts.cli import note
 from pyro_sri.scripts.own_data import own_data
-from pyro_sri.scripts.preset_options import parse_fields, preset_named
+from pyro_sri.scripts.preset_options import given_fields, parse_fields, preset_named
 from pyro_sri.scripts.progress import training_progress
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.processes import is_first
-from pyro_sri.training.fast import fastest, given
+from pyro_sri.training.fast import CHOSEN, fastest
 from pyro_sri.training.goals import goal_warnings
 from pyro_sri.training.launching import pick_device
 from pyro_sri.training.loop import check_same, train
@@ -70,7 +70,7 @@ def main(args: Sequence[str]) -> None:
     tiny = "--tiny" in args
     preset = preset.tiny() if tiny else preset
     config, out, resume = _read(preset.config, args[1:])
-    preset, said_size = preset.sized(config.image_size), _gives(args, "image_size")
+    preset, said_size = preset.sized(config.image_size), bool(given_fields(args, ["image_size"]))
     if resume and (out / runs.CONFIG).exists():
         stored = runs.open_run(out).config
         if stored.preset != preset.config.preset:
@@ -99,7 +99,7 @@ def main(args: Sequence[str]) -> None:
 
 def _at_its_fastest(config: RunConfig, args: Sequence[str], stays: set[str]) -> RunConfig:
     """The run as `--fast` carries it out, which is said."""
-    config, said = fastest(config, pick_device(config.device), fixed=given(args) | stays)
+    config, said = fastest(config, pick_device(config.device), fixed=given_fields(args, CHOSEN) | stays)
     if is_first():
         note(said)
     return config
@@ -114,11 +114,6 @@ def _read(default: RunConfig, args: Sequence[str]) -> tuple[RunConfig, Path, boo
         return config, out or Path("runs") / (f"{default.preset}-tiny" if tiny else default.preset), resume
 
     return parse_fields(read, default, _HELP, f"{PROG} {default.preset}", args)
-
-
-def _gives(args: Sequence[str], field: str) -> bool:
-    """Whether a field is among the options that the user gave."""
-    return any(word.partition("=")[0].replace("_", "-") == flag(field) for word in args)
 
 
 def _suited(preset: Preset, config: RunConfig, said_size: bool) -> Preset:

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pyro
@@ -19,12 +19,6 @@ from pyro_sri.training.step import new_stepper
 
 CHOSEN = ("precision", "capture", "compile")  # fields
 TIMED = 5  # steps
-
-
-def given(args: Sequence[str]) -> set[str]:
-    """The fields among these that a user's options give."""
-    words = {arg.partition("=")[0].replace("_", "-") for arg in args}
-    return {name for name in CHOSEN if words & {flag(name), f"--no-{name}"}}
 
 
 def fastest(config: RunConfig, device: torch.device, fixed: Collection[str] = ()) -> tuple[RunConfig, str]:

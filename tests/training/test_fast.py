@@ -11,8 +11,9 @@ import torch
 from pyro_sri.config import RunConfig
 from pyro_sri.presets import PRESETS
 from pyro_sri.scripts.main import run
+from pyro_sri.scripts.preset_options import given_fields
 from pyro_sri.training import fast
-from pyro_sri.training.fast import fastest, given
+from pyro_sri.training.fast import CHOSEN, fastest
 
 GPU = torch.device("cuda", 0)
 CONFIG = PRESETS["sri-mog-shapestacks"].config
@@ -77,7 +78,7 @@ def test_what_the_run_cannot_do_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.usefixtures("tried")
 def test_what_a_user_gives_stays() -> None:
-    assert given(["--precision", "tf32", "--no-compile", "--steps=3"]) == {"precision", "compile"}
+    assert given_fields(["--precision", "tf32", "--no-compile", "--steps=3"], CHOSEN) == {"precision", "compile"}
     config, _ = fastest(CONFIG, GPU, fixed={"precision", "compile"})
     assert (config.precision, config.capture, config.compile) == ("float32", True, False)
 
