@@ -37,6 +37,11 @@ _OPTION = re.compile(r"--[\w-]+")
 MARKERS = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
 
 
+def asks_for_help(args: Sequence[str]) -> bool:
+    """Whether a user wants the help instead of the work."""
+    return not {"-h", "--help"}.isdisjoint(args)
+
+
 def parse(function: Callable[..., Any], prog: str, args: Sequence[str]) -> Any:
     """Calls a typed function with arguments from the command line.
 

@@ -14,13 +14,13 @@ from tyro.conf import Positional, arg
 from pyro_sri.config import SRIConfig
 from pyro_sri.config.own import reasons
 from pyro_sri.data import preview as pictures
-from pyro_sri.data.format import check_dataset
+from pyro_sri.data.checking import check_dataset
 from pyro_sri.data.generators import GENERATORS, find_generator
 from pyro_sri.data.look import Look, look_at
 from pyro_sri.data.making import make_dataset
 from pyro_sri.data.physics import audit_towers
 from pyro_sri.presets import PRESETS
-from pyro_sri.scripts.cli import check_new_file, note, parse, parse_subcommand, progress_bar
+from pyro_sri.scripts.cli import asks_for_help, check_new_file, note, parse, parse_subcommand, progress_bar
 from pyro_sri.scripts.convert import convert
 from pyro_sri.scripts.tables import print_table
 from pyro_sri.system.errors import UserError
@@ -70,7 +70,7 @@ def make_family(args: Sequence[str]) -> None:
         UserError: For an unknown family, a value out of range, or a file that exists or cannot be written.
     """
     if not args or args[0].startswith("-"):
-        if {"-h", "--help"} & set(args):
+        if asks_for_help(args):
             print(_MAKE_HELP)
             print(f"usage: {MAKE} NAME --out FILE [--train N] [--val N] [--test N] [any option of the family]\n")
             for family in GENERATORS.values():

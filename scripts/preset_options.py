@@ -5,7 +5,7 @@ import dataclasses
 import inspect
 import itertools
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, get_type_hints
 
 import tyro
@@ -13,7 +13,7 @@ import tyro
 from pyro_sri.config import FIELD_GROUPS, NOT_OPTIONS, RunConfig, flag
 from pyro_sri.config.shared import UnreachableGoal
 from pyro_sri.presets import PRESETS, Preset, find_preset
-from pyro_sri.scripts.cli import parse
+from pyro_sri.scripts.cli import asks_for_help, parse
 from pyro_sri.system.errors import UserError
 
 
@@ -31,7 +31,7 @@ def preset_named(args: Sequence[str], prog: str, help_text: str, usage: str) -> 
     """
     if args and not args[0].startswith("-"):
         return find_preset(args[0])
-    if not {"-h", "--help"} & set(args):
+    if not asks_for_help(args):
         raise UserError(f"which preset? '{prog} PRESET' needs one of {', '.join(PRESETS)}")
     print(help_text.split("\n\nArgs")[0])
     print(f"\nusage: {prog} PRESET {usage} [any field of the preset]")
@@ -55,7 +55,7 @@ def parse_fields(read: Callable[..., Any], default: RunConfig, help_text: str, p
     Raises:
         UserError: For arguments that do not fit.
     """
-    groups = _groups(default)
+    groups = _groups(default, _field_docs(type(default)) if asks_for_help(args) else {})
     further = [parameter for name, parameter in inspect.signature(read).parameters.items() if name != "config"]
 
     def bind(**given: Any) -> Any:
@@ -96,10 +96,10 @@ def _only_says(fields: dict[str, Any], default: RunConfig, said: str, other: str
     return bool(fields[said] != getattr(default, said) and fields[other] == getattr(default, other))
 
 
-def _groups(default: RunConfig) -> dict[str, type[Any]]:
-    """The fields of a configuration as a dataclass for each group, with its values as defaults."""
+def _groups(default: RunConfig, docs: Mapping[str, str]) -> dict[str, type[Any]]:
+    """The fields of a configuration as a dataclass for each group, with its values as defaults, and these docs."""
     config = type(default)
-    types, docs = get_type_hints(config, include_extras=True), _field_docs(config)
+    types = get_type_hints(config, include_extras=True)
     names = [field.name for field in dataclasses.fields(config) if field.name not in NOT_OPTIONS]
     members = {title: [name for name in names if name in of_group] for title, of_group in FIELD_GROUPS.items()}
     shared = {name for of_group in FIELD_GROUPS.values() for name in of_group}
@@ -108,7 +108,7 @@ def _groups(default: RunConfig) -> dict[str, type[Any]]:
         title: dataclasses.make_dataclass(
             title.capitalize(),
             [
-                (name, Annotated[types[name], tyro.conf.arg(help=docs.get(name))], getattr(default, name))
+                (name, Annotated[types[name], tyro.conf.arg(help=docs.get(name, ""))], getattr(default, name))
                 for name in of_group
             ],
         )

@@ -9,7 +9,8 @@ from pathlib import Path
 from pyro_sri import checkpoints, runs
 from pyro_sri.config import RunConfig, SRIConfig, flag
 from pyro_sri.config.own import reasons
-from pyro_sri.data.format import DatasetFile, convert_advice, dark_images
+from pyro_sri.data.checking import dark_images
+from pyro_sri.data.format import DatasetFile, convert_advice
 from pyro_sri.data.generators import GENERATORS
 from pyro_sri.data.look import look_at, most_entities
 from pyro_sri.evaluation.controllers import ABOUT_1
