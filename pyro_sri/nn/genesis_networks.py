@@ -5,6 +5,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from pyro_sri.nn.broadcast_conv import broadcast_conv
 from pyro_sri.nn.coordinates import SpatialBroadcast
 from pyro_sri.nn.gated_conv import GatedConv
 from pyro_sri.nn.stick_breaking import break_stick
@@ -129,7 +130,12 @@ class ComponentDecoder(nn.Module):
 
     def forward(self, component_slots: Tensor) -> Tensor:
         """Component latents [B, K, C] -> colours [B, K, 3, H, W] in [0, 1]."""
-        return self.layers(component_slots.flatten(0, 1)).unflatten(0, component_slots.shape[:2])
+        broadcast, convolution, *layers = self.layers
+        vectors = component_slots.flatten(0, 1)  # [B K, C]
+        decoded = broadcast_conv(convolution, vectors, broadcast(torch.zeros_like(vectors[:1]))[0])
+        for layer in layers:
+            decoded = layer(decoded)
+        return decoded.unflatten(0, component_slots.shape[:2])
 
 
 class ComponentPrior(nn.Module):

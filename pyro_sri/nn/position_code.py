@@ -19,7 +19,11 @@ class PositionCode(PixelCoordinates):
         self.projection = nn.Linear(4, features)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps [N, F, size, size], or vectors [N, F, 1, 1] to copy over the grid, -> [N, F, size, size]."""
+        """Maps [N, F, size, size] -> [N, F, size, size]."""
+        return maps + self.code()
+
+    def code(self) -> Tensor:
+        """What is added to each map [F, size, size]."""
         rows, columns = (1 + self.grid) / 2
-        code = torch.stack([1 - rows, rows, columns, 1 - columns], dim=-1)  # [size, size, 4]
-        return maps + self.projection(code).movedim(-1, 0)
+        distances = torch.stack([1 - rows, rows, columns, 1 - columns], dim=-1)  # [size, size, 4]
+        return self.projection(distances).movedim(-1, 0)

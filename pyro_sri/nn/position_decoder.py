@@ -4,6 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from pyro_sri.nn.broadcast_conv import broadcast_conv
 from pyro_sri.nn.decoder import UPSAMPLING, SlotImages
 from pyro_sri.nn.position_code import PositionCode
 from pyro_sri.system.choices import check_choice
@@ -59,6 +60,15 @@ class PositionDecoder(nn.Module):
 
     def forward(self, slots: Tensor) -> SlotImages:
         """Slots [B, K, D] -> their images."""
-        maps = self.position(slots.flatten(0, 1)[:, :, None, None])  # [B K, D, g, g]
-        decoded = self.layers(maps).unflatten(0, slots.shape[:2])  # [B, K, 4, H, W]
+        decoded = self._first(slots.flatten(0, 1))
+        for layer in self.layers[1:]:
+            decoded = layer(decoded)
+        decoded = decoded.unflatten(0, slots.shape[:2])  # [B, K, 4, H, W]
         return SlotImages(decoded[:, :, :3].sigmoid(), decoded[:, :, 3:].log_softmax(dim=1))
+
+    def _first(self, slots: Tensor) -> Tensor:
+        """Slots [N, D] -> the first layer's maps of the slots copied over the grid, with the position code."""
+        code, convolution = self.position.code(), self.layers[0]  # [D, g, g]
+        if isinstance(convolution, nn.Conv2d):
+            return broadcast_conv(convolution, slots, code)
+        return convolution(slots[:, :, None, None] + code)  # a few pixels
