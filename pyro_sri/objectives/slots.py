@@ -7,7 +7,7 @@ from torch import Tensor
 from pyro_sri.objectives.base import Terms, TermsELBO, Traces
 from pyro_sri.objectives.geco import GECO
 from pyro_sri.objectives.mask_kl import MaskKL, read_mask_kl
-from pyro_sri.objectives.traces import analytic_kl, latent_sites, log_ratio, other_scores, scored
+from pyro_sri.objectives.traces import Site, latent_sites, other_scores, scored, total_kl
 
 
 class SlotELBO(TermsELBO):
@@ -56,12 +56,13 @@ class SlotELBO(TermsELBO):
         """
         guide, model = traces
         terms = {"nll": -scored(model.nodes["image"])}
+        pairs: dict[str, list[tuple[Site, Site]]] = {}
         for name in latent_sites(model):
             prior = model.nodes[name]
             if prior["term"] is None or isinstance(prior["fn"], Delta):
                 continue  # not scored, or determined by the other latents
-            kl = (analytic_kl if self.analytic else log_ratio)(guide.nodes[name], prior)
-            terms[prior["term"]] = terms.get(prior["term"], 0) + kl
+            pairs.setdefault(prior["term"], []).append((guide.nodes[name], prior))
+        terms |= {term: total_kl(of_term, analytic=self.analytic) for term, of_term in pairs.items()}
         terms |= other_scores(terms["nll"], model, guide)
         if self.mask_kl != "none":
             terms["mask_kl"] = read_mask_kl(self.mask_kl, guide, model)

@@ -1,34 +1,23 @@
 """The objective of SRI (Emami et al. 2023), for the segregation, for all stages, and for the prior alone."""
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Delta, Independent, Normal
+from pyro.distributions import Delta
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyro_sri.distributions import diagonal_normal
 from pyro_sri.guides.segregation import Segregation, auxiliary
 from pyro_sri.objectives.base import Terms, TermsELBO
 from pyro_sri.objectives.geco import GECO
 from pyro_sri.objectives.mask_kl import MaskKL, read_mask_kl
-from pyro_sri.objectives.traces import (
-    Site,
-    analytic_kl,
-    is_plain,
-    latent_sites,
-    log_prob,
-    other_scores,
-    run_against,
-    scored,
-    weighed,
-)
+from pyro_sri.objectives.traces import Site, latent_sites, other_scores, run_against, scored, total_kl
 from pyro_sri.programs import Guide, Model
 
 TERMS = ("segregation_nll", "segregation_kl", "nll", "kl_scene", "kl_slots", "kl_cross")
@@ -178,7 +167,7 @@ def read_terms(traces: SRITraces) -> Terms:
         if (imagined := f"imagined_{name}") in guide:
             counted = {key: posterior[key] for key in ("scale", "mask")}  # the imagined one is masked
             pairs["kl_cross"].append((posterior, guide.nodes[imagined] | counted))
-    terms |= {term: _total_kl(of_term) for term, of_term in pairs.items() if of_term}
+    terms |= {term: total_kl(of_term, analytic=True) for term, of_term in pairs.items() if of_term}
     return terms | _read_other(traces, next(iter(terms.values())))
 
 
@@ -194,11 +183,10 @@ def _read_other(traces: SRITraces, like: Tensor) -> Terms:
 
 def _read_segregation_terms(guide: Trace, segregation: Trace) -> Terms:
     """NLL and Monte Carlo KL (as in GENESIS-v2). SRI's guide masks its own sites, so the model's masks are used."""
+    priors = {name: segregation.nodes[name] for name in latent_sites(segregation)}
+    pairs = [(guide.nodes[name] | {"mask": prior["mask"]}, prior) for name, prior in priors.items()]
     nll = -scored(segregation.nodes["image"])
-    kl = torch.zeros_like(nll)
-    for name in latent_sites(segregation):
-        posterior, prior = guide.nodes[name], segregation.nodes[name]
-        kl = kl + weighed(log_prob(posterior), posterior | {"mask": prior["mask"]}) - scored(prior)
+    kl = total_kl(pairs, analytic=False) if pairs else torch.zeros_like(nll)
     return {"segregation_nll": nll, "segregation_kl": kl}
 
 
@@ -215,23 +203,6 @@ def _own_terms(terms: Terms) -> Terms:
     if any(name.startswith("kl_") for name in own):
         own.pop("kl")  # their sum
     return own
-
-
-def _total_kl(pairs: Sequence[tuple[Site, Site]]) -> Tensor:
-    """Sum of the analytic KLs between posteriors and priors, [B]. Diagonal normals are computed in one batch."""
-    sites = [site for pair in pairs for site in pair]
-    dists = [site["fn"] for site in sites]
-    normal = all(isinstance(dist, Independent) and isinstance(dist.base_dist, Normal) for dist in dists)
-    if normal and all(map(is_plain, sites)) and len({(dist.batch_shape, dist.event_shape) for dist in dists}) == 1:
-        return kl_divergence(_stack(dists[::2]), _stack(dists[1::2])).sum(0)
-    return torch.stack([analytic_kl(*pair) for pair in pairs]).sum(0)
-
-
-def _stack(normals: Sequence[Independent]) -> Independent:
-    """K diagonal normals [B] of one shape as one [K, B]."""
-    loc = torch.stack([normal.base_dist.loc for normal in normals])
-    scale = torch.stack([normal.base_dist.scale for normal in normals])
-    return Normal(loc, scale).to_event(len(normals[0].event_shape))
 
 
 class SRI_ELBO(TermsELBO):

@@ -3,12 +3,12 @@
 import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.distributions import Delta
+from pyro.distributions import Delta, Independent, Normal
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.condition_messenger import ConditionMessenger
@@ -133,6 +133,39 @@ def analytic_kl(posterior: Site, prior: Site) -> Tensor:
         return kl
     at_value = log_prob(prior)
     return kl + weighed(at_value, posterior) - weighed(at_value, prior)
+
+
+def total_kl(pairs: Sequence[tuple[Site, Site]], *, analytic: bool) -> Tensor:
+    """Sum over several sites of `analytic_kl`, or of `log_ratio`, between posteriors and priors, [B] in nats.
+
+    Diagonal normals of one shape are stacked and computed in one batch.
+    """
+    sites = [site for pair in pairs for site in pair]
+    if not _can_stack(sites):
+        return torch.stack([(analytic_kl if analytic else log_ratio)(*pair) for pair in pairs]).sum(0)
+    posteriors, priors = _stack(sites[::2]), _stack(sites[1::2])
+    if analytic:
+        return kl_divergence(posteriors, priors).sum(0)
+    values = torch.stack([site["value"] for site in sites[::2]])
+    return (posteriors.log_prob(values) - priors.log_prob(values)).sum(0)
+
+
+def _can_stack(sites: Sequence[Site]) -> bool:
+    """Whether there are several pairs, all of diagonal normals of one shape, without scales or masks."""
+    if len(sites) == 2:
+        return False
+    dists = [site["fn"] for site in sites]
+    normal = all(isinstance(dist, Independent) and isinstance(dist.base_dist, Normal) for dist in dists)
+    alike = normal and len({(dist.batch_shape, dist.event_shape) for dist in dists}) == 1
+    return alike and all(map(is_plain, sites))
+
+
+def _stack(sites: Sequence[Site]) -> Independent:
+    """The diagonal normals [B] of K sites as one [K, B]."""
+    normals = [site["fn"] for site in sites]
+    loc = torch.stack([normal.base_dist.loc for normal in normals])
+    scale = torch.stack([normal.base_dist.scale for normal in normals])
+    return Normal(loc, scale).to_event(len(normals[0].event_shape))
 
 
 def _weigh_alike(one: Site, other: Site) -> bool:

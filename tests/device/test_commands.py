@@ -75,6 +75,13 @@ def test_what_was_trained_on_a_gpu_is_used_without_one(folder: Path) -> None:
         assert outcome.status == 0, outcome.err
 
 
+def test_pages_and_pictures_where_there_is_a_gpu(folder: Path) -> None:
+    run = trained("sri-quick", folder)
+    for words in (f"visualize {run} --num 2 --out pictures", f"report {run} --out page.html"):
+        on_gpu(words, folder=folder)
+    assert (folder / "page.html").stat().st_size > 0
+
+
 def test_benchmarks(folder: Path) -> None:
     small = "--image-size 32 --num-slots 3 --slot-size 8 --scene-size 8 --batch 2 --steps 1"
     outcome = on_gpu("bench sri-mog-shapestacks --json", small, folder=folder)
