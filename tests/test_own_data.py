@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pyro_sri.data.format import DatasetFile, check_dataset
+from pyro_sri.data.checking import check_dataset
+from pyro_sri.data.format import DatasetFile
 from pyro_sri.metrics import entity_labels
 from pyro_sri.scripts.main import run
 

@@ -16,10 +16,7 @@ written (HDF5 would read zeros there) are refused. So are sizes that no scene ha
 Generated files have the attributes source="generated", generator, generator_version, seed and every parameter.
 """
 
-import contextlib
 import hashlib
-import importlib
-import math
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,14 +27,22 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.data.heaps import check_heaps
-from pyro_sri.data.masks import MaskTally, mask_fault, one_hot_masks, visible_masks
+from pyro_sri.data.hdf5 import (
+    HDF5_ERRORS,
+    LARGEST_READ_BYTES,
+    check_filters,
+    check_stored,
+    item_bytes,
+    open_file,
+    pieces,
+    read_attributes,
+    stored,
+)
+from pyro_sri.data.masks import mask_fault, visible_masks
 from pyro_sri.data.split_names import split_of
 from pyro_sri.system.allocation import require_memory_for_hdf5
 from pyro_sri.system.errors import UserError, one_line, printable
 from pyro_sri.system.files import from_home
-
-__all__ = ["ARRAYS", "SPLITS", "DatasetFile", "Report", "SceneArrays", "check_dataset", "one_hot_masks", "pieces"]
 
 SPLITS = ("train", "val", "test")
 ARRAYS = ("imgs", "masks", "factors")
@@ -45,33 +50,10 @@ ARRAYS = ("imgs", "masks", "factors")
 # HDF5 reads whole blocks of a checksummed array: small blocks keep shuffled reads from disk quick, large ones keep the
 # index small. 16 images of 64 x 64 are 196 kB.
 IMAGES_PER_BLOCK = 16
-# Scenes held in memory at once when a whole file is read from end to end: so many, or fewer if they are large.
-SCENES_PER_READ = 256
-BYTES_PER_READ = 64 * 1024**2
 
-# What a damaged or hostile file may declare, and no scene has.
+# What no scene has, but a damaged or hostile file may declare.
 LARGEST_SIDE = 1024  # pixels of an image
 MOST_ENTITIES = 255
-LARGEST_ITEM_BYTES = 256 * 1024**2  # the masks or factors of one scene
-LARGEST_BLOCK_BYTES = 1024**3  # HDF5 unpacks a block as a whole
-LARGEST_READ_BYTES = 1024**3  # asked for in one call
-LARGEST_ATTRIBUTE_BYTES = 1024**2
-
-# Filters that are often used, by their registered numbers: files need not name them.
-FILTERS = {
-    307: "bzip2",
-    32000: "lzf",
-    32001: "blosc",
-    32004: "lz4",
-    32008: "bitshuffle",
-    32015: "zstd",
-    32026: "blosc2",
-}
-
-DARKEST = 32  # images of which no value reaches it are worth a word
-
-# What h5py raises for damaged content, depending on which part is damaged.
-HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError)
 
 # Told how far a long task is: report(what, items done, items in all).
 Report = Callable[[str, int, int], None]
@@ -107,7 +89,7 @@ class DatasetFile:
     def __init__(self, path: Path | str, content: BinaryIO | None = None):
         self.path = from_home(path)
         require_memory_for_hdf5()
-        self._file = _open(self.path) if content is None else h5py.File(content, "r")
+        self._file = open_file(self.path) if content is None else h5py.File(content, "r")
         try:
             self._check_layout()
         except UserError:
@@ -274,8 +256,8 @@ class DatasetFile:
             UserError: If the content is damaged, or too large to be read in one call (1 GiB).
         """
         count = len(range(len(array))[items]) if isinstance(items, slice) else len(items)
-        if count * _item_bytes(array) > LARGEST_READ_BYTES:
-            size = f"{count} items of {array.shape[1:]} are {count * _item_bytes(array) / 1024**3:.1f} GiB"
+        if count * item_bytes(array) > LARGEST_READ_BYTES:
+            size = f"{count} items of {array.shape[1:]} are {count * item_bytes(array) / 1024**3:.1f} GiB"
             raise UserError(f"{self.path}: {array.name[1:]}: {size}, more than can be read at once; read fewer")
         try:
             if isinstance(items, slice):
@@ -287,18 +269,6 @@ class DatasetFile:
             raise UserError(
                 f"{where} cannot be read ({one_line(error)}); `pyro-sri data check` says which item is damaged"
             ) from None
-
-
-def pieces(array: Any, stop: int | None = None) -> Iterator[slice]:
-    """Runs of items that together are all of an array: 256 items each, or fewer if they would take more than 64 MiB.
-
-    Args:
-        array: An HDF5 dataset with n items.
-        stop: Only the first so many items; None for all.
-    """
-    stop = len(array) if stop is None else stop
-    step = max(1, min(SCENES_PER_READ, BYTES_PER_READ // max(1, _item_bytes(array))))
-    return (slice(start, min(start + step, stop)) for start in range(0, stop, step))
 
 
 def split_groups(file: h5py.File, where: str) -> dict[str, h5py.Group]:
@@ -323,21 +293,6 @@ def split_groups(file: h5py.File, where: str) -> dict[str, h5py.Group]:
     return {split: file[names[split]] for split in SPLITS if split in names}
 
 
-def read_attributes(item: Any, where: str) -> dict[str, Any]:
-    """The attributes of a file, group or dataset as plain Python values; None for what is none.
-
-    Raises:
-        UserError: If one is too large.
-    """
-    for name in item.attrs:
-        attribute = item.attrs.get_id(name)
-        size = attribute.get_space().get_simple_extent_npoints() * attribute.get_type().get_size()
-        if size > LARGEST_ATTRIBUTE_BYTES:
-            raise UserError(f"{where} has an attribute that is too large; make or download it again")
-    check_heaps(item)
-    return {_plain(name): _plain(item.attrs[name]) for name in item.attrs}
-
-
 def convert_advice(path: Path, size: int | None = None) -> str:
     """What makes a file of this one that can be used."""
     name = f"{path.stem}-{size or 'converted'}.h5"
@@ -345,192 +300,9 @@ def convert_advice(path: Path, size: int | None = None) -> str:
     return f"this makes one that fits: {shlex.join(words)}"
 
 
-def check_filters(array: Any, where: str) -> None:
-    """Raises UserError if an HDF5 dataset is packed with filters that are not installed, naming them."""
-    if missing := _missing_filters(array):
-        raise UserError(
-            f"{where} is packed with the HDF5 filter {', '.join(missing)}, which is not installed here: "
-            "install the package hdf5plugin, or unpack the file elsewhere with h5repack -f NONE"
-        )
-
-
-def _missing_filters(array: Any) -> list[str]:
-    """The filters of an HDF5 dataset that are not installed, by name and number."""
-    properties = array.id.get_create_plist()
-    filters = [properties.get_filter(number) for number in range(properties.get_nfilters())]
-    missing = [(code, one_line(_plain(name))) for code, *_, name in filters if not h5py.h5z.filter_avail(code)]
-    return [f"{name or FILTERS.get(code, 'of unknown name')} ({code})" for code, name in missing]
-
-
-def check_dataset(path: Path | str, progress: Report | None = None) -> list[str]:
-    """Read a dataset file from end to end.
-
-    Checksums of the file are verified where it has them (files written here do). Masks must be 0 or 255, and in
-    generated files an exact partition; factors must be finite.
-
-    Args:
-        path: The file.
-        progress: Called as progress("train/imgs", items done, items in all) after every piece.
-
-    Returns:
-        What is sound and still worth knowing, a sentence each: masks that overlap, entities that are never seen,
-        factors that evaluation leaves out, images that are nearly black.
-
-    Raises:
-        UserError: Naming the array and the index of the first damaged item.
-    """
-    with DatasetFile(path) as file:
-        tallies = {f"{split}/masks": mask_tally(file) for split in file.splits}
-        brightest = dict.fromkeys(file.splits, 0)
-        for name, array in file.arrays():
-            split = name.split("/")[0]
-            for piece in pieces(array):
-                items = _checked_items(file, name, array, piece.start, piece.stop)
-                if name.endswith("masks"):
-                    tallies[name].update(items)
-                elif name.endswith("imgs"):
-                    brightest[split] = max(brightest[split], int(items.max()))
-                if progress is not None:
-                    progress(name, piece.stop, len(array))
-            if name.endswith("masks") and (fault := tallies[name].fault()):
-                raise UserError(f"{file.path}: {name} {fault}; make the file again")
-        notes = [f"{split}/imgs {fault}" for split in file.splits if (fault := dark_images(brightest[split]))]
-        notes += [f"{name} {note}" for name, tally in tallies.items() if tally.scenes for note in tally.notes()]
-        faults = {split: file.factor_fault(split) for split in file.splits}
-        return notes + [f"{split}: {fault}; evaluation leaves out DCI" for split, fault in faults.items() if fault]
-
-
-def mask_tally(file: DatasetFile) -> MaskTally:
-    """A tally of the masks of a file, which counts nothing yet."""
-    return MaskTally(file.background_entities, "background_entities" in file.attributes)
-
-
-def dark_images(brightest: int) -> str | None:
-    """What is odd about images of which no value is larger, in words that follow "imgs"; None if nothing is."""
-    if brightest == 0:
-        return "are all black"
-    if brightest <= 1:
-        return "hold nothing above 1 of 255: were they in [0, 1], and not multiplied by 255?"
-    if brightest < DARKEST:
-        return f"are all dark: no value is above {brightest} of 255"
-    return None
-
-
-def _checked_items(file: DatasetFile, name: str, array: Any, start: int, stop: int) -> NDArray[Any]:
-    try:
-        items = np.asarray(array[start:stop])
-    except HDF5_ERRORS:
-        check_filters(array, f"{file.path}: {name}")
-        first = next((i for i in range(start, stop) if not _readable(array, i)), start)
-        raise UserError(f"{file.path}: {name}: item {first} cannot be read; make or download the file again") from None
-    fault, says, advice = np.zeros(stop - start, dtype=bool), "", "make the file again"
-    if name.endswith("masks"):
-        if wrong := mask_fault(items):
-            raise UserError(f"{file.path}: {name} {wrong}; {convert_advice(file.path)}")
-        fault, says = _wrong_values(items), "has masks with values other than 0 and 255"
-        advice = convert_advice(file.path)
-        if file.generated and not fault.any():
-            fault, says, advice = _no_partition(items), "has masks that are not a partition", "make the file again"
-    elif name.endswith("factors"):
-        fault, says = ~finite_rows(items), "has factors that are not finite"
-    if fault.any():
-        raise UserError(f"{file.path}: {name}: item {start + int(fault.argmax())} {says}; {advice}")
-    return items
-
-
-def finite_rows(factors: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which rows of an array of numbers, or of a structured array, have no NaN and nothing infinite; [n]."""
-    if factors.dtype.names:
-        return np.logical_and.reduce([finite_rows(factors[name]) for name in factors.dtype.names])
-    if factors.dtype.kind not in "fc":
-        return np.ones(len(factors), dtype=bool)
-    return np.asarray(np.isfinite(factors).all(axis=tuple(range(1, factors.ndim))))
-
-
-def _readable(array: Any, index: int) -> bool:
-    try:
-        array[index]
-    except HDF5_ERRORS:
-        return False
-    return True
-
-
-def _wrong_values(masks: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    return np.asarray(((masks != 0) & (masks != 255)).any((1, 2, 3, 4)))
-
-
-def _no_partition(masks: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    entities = (masks == 255).sum(1, dtype=np.uint8)  # [n, H, W, 1]: how many entities claim each pixel
-    return np.asarray((entities != 1).any((1, 2, 3)))
-
-
 def _is_plain(dtype: np.dtype[Any], kinds: str) -> bool:
     """Whether a column has values of these kinds, alone or in vectors."""
     return dtype.base.kind in kinds
-
-
-def _open(path: Path) -> h5py.File:
-    if not path.exists():
-        raise UserError(f"there is no file {path}; `pyro-sri data make` makes one")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; name the .h5 file in it")
-    if not path.is_file():  # reading a pipe or a device might never end
-        raise UserError(f"{path} is not a readable file; name a .h5 file")
-    try:
-        # No file locks: several processes read, nobody writes (files appear complete), and some disks cannot lock.
-        return h5py.File(path, "r", locking=False)
-    except PermissionError:
-        raise UserError(f"{path} cannot be read: permission denied; change its permissions") from None
-    except OSError as error:
-        raise UserError(
-            f"{path} is not an HDF5 file, or is truncated ({one_line(error)}); make or download it again"
-        ) from None
-
-
-def stored(group: Any, name: str, where: str) -> Any | None:
-    """A group or dataset in an HDF5 group, or None where there is none of that name.
-
-    Args:
-        group: The group or file.
-        name: A name in it.
-        where: What the group is called, for the error message.
-
-    Raises:
-        UserError: If it is a link instead, which may lead anywhere: it is not followed.
-    """
-    if not group.id.links.exists(name.encode()):
-        return None
-    if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
-        raise UserError(f"{where}: {name} is a link to another place; copy its data into this file")
-    return group[name]
-
-
-def check_stored(array: Any, where: str) -> None:
-    """Raises UserError unless a dataset is all in its file, in items and blocks of a size that can be read."""
-    properties = array.id.get_create_plist()
-    if _missing_filters(array):
-        with contextlib.suppress(ImportError):
-            importlib.import_module("hdf5plugin")  # which makes its filters known
-    if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
-        raise UserError(f"{where} is stored in other files; copy its data into this file")
-    if _item_bytes(array) > LARGEST_ITEM_BYTES:
-        raise UserError(f"{where} has shape {array.shape}, which is too large for one scene; make or download it again")
-    if array.chunks is None:
-        size = math.prod(array.shape) * array.dtype.itemsize
-        complete = array.id.get_storage_size() >= size
-    else:
-        if math.prod(array.chunks) * array.dtype.itemsize > LARGEST_BLOCK_BYTES:
-            raise UserError(
-                f"{where} has chunks of {array.chunks}, which are too large to read; write it with smaller chunks"
-            )
-        blocks = math.prod(-(-length // side) for length, side in zip(array.shape, array.chunks, strict=True))
-        complete = array.id.get_num_chunks() == blocks
-    if not complete:
-        raise UserError(f"{where} has shape {array.shape}, but not all of it was written; make or download it again")
-
-
-def _item_bytes(array: Any) -> int:
-    return math.prod(array.shape[1:]) * int(array.dtype.itemsize)
 
 
 def _check_split(group: Any, where: str) -> None:
@@ -575,15 +347,3 @@ def _check_split(group: Any, where: str) -> None:
 
 def _kind(item: Any) -> str:
     return one_line(f"{item.dtype} {item.shape}") if isinstance(item, h5py.Dataset) else "no array"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    if isinstance(value, str):  # h5py marks bytes that are not text, and nothing could print them
-        return value.encode(errors="surrogateescape").decode(errors="replace")
-    if isinstance(value, np.ndarray):
-        return [_plain(item) for item in value] if value.ndim else _plain(value.item())
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    return value if isinstance(value, bool | int | float | complex | tuple) else None

@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from pyro_sri.data.format import IMAGES_PER_BLOCK, DatasetFile, pieces
+from pyro_sri.data.format import IMAGES_PER_BLOCK, DatasetFile
+from pyro_sri.data.hdf5 import pieces
 from pyro_sri.system.errors import UserError
 
 # 260,000 images at 64 x 64.

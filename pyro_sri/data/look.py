@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pyro_sri.data.format import DatasetFile, dark_images
+from pyro_sri.data.checking import dark_images
+from pyro_sri.data.format import DatasetFile
 from pyro_sri.system.errors import UserError
 
 LOOKED_AT = 256  # training images, at random

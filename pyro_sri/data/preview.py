@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pyro_sri.data.format import DatasetFile, pieces
+from pyro_sri.data.format import DatasetFile
+from pyro_sri.data.hdf5 import pieces
 from pyro_sri.metrics.segmentation import entity_labels
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import from_home

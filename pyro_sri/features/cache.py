@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.data.format import DatasetFile, pieces
+from pyro_sri.data.format import DatasetFile
+from pyro_sri.data.hdf5 import pieces
 from pyro_sri.features.extraction import FeatureExtractor
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import from_home, write_atomically

@@ -4,31 +4,17 @@ import h5py
 import numpy as np
 import pytest
 
-from pyro_sri.data.format import DatasetFile, SceneArrays, check_dataset, one_hot_masks
+from pyro_sri.data.checking import check_dataset
+from pyro_sri.data.format import DatasetFile, SceneArrays
 from pyro_sri.data.writing import write_dataset
 from pyro_sri.system.errors import UserError
-
-SIZE, ENTITIES = 8, 3
-
-
-def some_scenes(num, seed=0):
-    rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (num, SIZE, SIZE, 3), dtype=np.uint8)
-    entities = rng.integers(0, ENTITIES, (num, 1, SIZE, SIZE, 1))
-    masks = np.where(entities == np.arange(ENTITIES).reshape(-1, 1, 1, 1), 255, 0).astype(np.uint8)
-    return SceneArrays(images, masks, rng.random((num, ENTITIES, 2), dtype=np.float32))
+from support.mistakes import one_line
+from support.noise import ENTITIES, SIZE, noise_scenes, write_noise
 
 
 @pytest.fixture
 def written(tmp_path):
-    path = tmp_path / "scenes.h5"
-    pieces = [some_scenes(40, 1), some_scenes(7, 2)]
-    write_dataset(
-        path,
-        {"train": iter(pieces), "test": [some_scenes(5, 3)]},
-        {"source": "generated", "generator": "noise", "seed": 4, "scale": 0.5, "factor_names": ["x", "y"]},
-    )
-    return path
+    return write_noise(tmp_path / "scenes.h5")
 
 
 def raw_file(path, **arrays):
@@ -43,16 +29,8 @@ def images(num=2, size=SIZE, channels=3):
     return np.zeros((num, size, size, channels), dtype=np.uint8)
 
 
-def one_line(caught, *words):
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message
-    return message
-
-
 def test_what_is_written_is_read_back(written):
-    first, second = some_scenes(40, 1), some_scenes(7, 2)
+    first, second = noise_scenes(40, 1), noise_scenes(7, 2)
     with DatasetFile(written) as file:
         assert file.splits == ("train", "test")
         assert file.image_size == SIZE
@@ -79,8 +57,8 @@ def test_what_is_written_is_read_back(written):
 
 def test_content_hash_follows_the_arrays_alone(written, tmp_path):
     other, changed = tmp_path / "other.h5", tmp_path / "changed.h5"
-    scenes = some_scenes(40, 1), some_scenes(7, 2)
-    test = some_scenes(5, 3)
+    scenes = noise_scenes(40, 1), noise_scenes(7, 2)
+    test = noise_scenes(5, 3)
     joined = SceneArrays(*(np.concatenate(arrays) for arrays in zip(*scenes, strict=True)))
     write_dataset(other, {"train": [joined], "test": [test]}, {})
     test.images[4, 0, 0, 0] ^= 1
@@ -171,62 +149,3 @@ def test_a_split_that_is_not_there(written):
             with pytest.raises(UserError) as caught:
                 ask("val")
             one_line(caught, str(written), "'val'", "train, test")
-
-
-def test_check_passes_a_sound_file_and_reports_how_far_it_is(written):
-    told = []
-    check_dataset(written, lambda *news: told.append(news))
-    assert told == [
-        *[(f"train/{name}", 47, 47) for name in ("imgs", "masks", "factors")],
-        *[(f"test/{name}", 5, 5) for name in ("imgs", "masks", "factors")],
-    ]
-
-
-def test_check_finds_a_single_flipped_bit(written):
-    with h5py.File(written) as file:
-        array = file["train/imgs"]
-        assert array.chunks[0] == 16
-        block = array.id.get_chunk_info(1)  # images 16 to 31
-    content = bytearray(written.read_bytes())
-    content[block.byte_offset + 1000] ^= 4
-    written.write_bytes(content)
-    with pytest.raises(UserError) as caught:
-        check_dataset(written)
-    one_line(caught, str(written), "train/imgs", "item 16")
-    with DatasetFile(written) as file, pytest.raises(UserError) as caught:
-        file.content_hash()
-    one_line(caught, str(written), "train/imgs", "data check")
-
-
-@pytest.mark.parametrize(
-    ("source", "value", "place"),
-    [
-        ("generated", 0, (31, 0, 2, 2, 0)),  # a pixel in no entity
-        ("generated", 255, (31, slice(None), 2, 2, 0)),  # a pixel in every entity
-        ("published", 7, (31, 1, 2, 2, 0)),  # neither inside nor outside
-    ],
-)
-def test_check_names_the_first_bad_mask(tmp_path, source, value, place):
-    path, scenes = tmp_path / "a.h5", some_scenes(40)
-    scenes.masks[31, :, 2, 2] = np.array([255, 0, 0], dtype=np.uint8)[:, None]
-    scenes.masks[place] = value
-    write_dataset(path, {"val": [scenes]}, {"source": source})
-    with pytest.raises(UserError) as caught:
-        check_dataset(path)
-    one_line(caught, "val/masks", "item 31")
-
-
-def test_check_names_the_first_bad_factors(tmp_path):
-    path, scenes = tmp_path / "a.h5", some_scenes(40)
-    scenes.factors[20:] = np.nan
-    write_dataset(path, {"train": [scenes]}, {})
-    with pytest.raises(UserError) as caught:
-        check_dataset(path)
-    one_line(caught, "train/factors", "item 20")
-
-
-def test_one_hot_masks_by_hand():
-    masks = one_hot_masks(np.array([[[0, 2], [1, 0]]], dtype=np.uint8), 4)
-    np.testing.assert_array_equal(
-        masks[0, ..., 0], [[[255, 0], [0, 255]], [[0, 0], [255, 0]], [[0, 255], [0, 0]], [[0, 0], [0, 0]]]
-    )

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyro_sri.data.format import DatasetFile, check_dataset
+from pyro_sri.data.checking import check_dataset
+from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.generators import GENERATORS
 from pyro_sri.data.generators.colours import rgb
 from pyro_sri.data.generators.family import draw_until, windows
@@ -16,18 +17,12 @@ from pyro_sri.data.generators.pieces import Pieces
 from pyro_sri.data.generators.tetrominoes import TetrominoesOptions, cell_brightness, paint, piece_bank
 from pyro_sri.data.making import Task, _made, draw, make_dataset
 from pyro_sri.system.errors import UserError
+from support.mistakes import one_line
 
 
 def some_scenes(name, num=100, size=None, seed=0, split="train", **options):
     family = GENERATORS[name]
     return draw(Task(name, split, 0, num, size or family.default_size, seed, family.parse_options(options))).scenes()
-
-
-def one_line(caught, *words):
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message
 
 
 @pytest.mark.parametrize("name", GENERATORS)

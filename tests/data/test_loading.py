@@ -23,6 +23,7 @@ from pyro_sri.data.loading import (
 )
 from pyro_sri.data.writing import write_dataset
 from pyro_sri.system.errors import UserError
+from support.mistakes import one_line
 
 NUM, SIZE = 1003, 4  # 16 blocks, the last one of 43 images
 IMAGE_BYTES = 3 * SIZE**2
@@ -74,13 +75,6 @@ def visited(order, epoch):
     """The indices of the images of an epoch, in order."""
     turns, offsets = np.divmod(order.places(epoch), IMAGES_PER_READ)
     return order.blocks(epoch)[turns] * IMAGES_PER_READ + offsets
-
-
-def one_line(caught, *words):
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message
 
 
 # The order of the windows

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from pyro_sri.data import making
-from pyro_sri.data.format import DatasetFile, check_dataset
+from pyro_sri.data.checking import check_dataset
+from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.generators.pieces import Pieces, pieces_of
 from pyro_sri.data.making import Task, draw, make_dataset
 from pyro_sri.system.errors import UserError

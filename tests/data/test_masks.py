@@ -4,9 +4,10 @@ import h5py
 import numpy as np
 import pytest
 
-from pyro_sri.data.format import DatasetFile, check_dataset
+from pyro_sri.data.checking import check_dataset
+from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.loading import evaluation_batches
-from pyro_sri.data.masks import MaskTally, mask_fault, visible_masks
+from pyro_sri.data.masks import MaskTally, mask_fault, one_hot_masks, visible_masks
 from pyro_sri.data.preview import BACKGROUND_COLOURS, OBJECT_COLOURS, colour_masks, info
 from pyro_sri.data.readers import convert
 from pyro_sri.metrics import adjusted_rand_index, entity_labels
@@ -277,3 +278,10 @@ def test_what_is_seen_is_a_partition():
     tally = MaskTally((0,), declared=True)
     tally.update(seen)
     assert tally.overlapping == 0
+
+
+def test_one_hot_masks_by_hand():
+    masks = one_hot_masks(np.array([[[0, 2], [1, 0]]], dtype=np.uint8), 4)
+    np.testing.assert_array_equal(
+        masks[0, ..., 0], [[[255, 0], [0, 255]], [[0, 0], [255, 0]], [[0, 255], [0, 0]], [[0, 0], [0, 0]]]
+    )

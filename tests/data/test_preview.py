@@ -10,6 +10,7 @@ from pyro_sri.data.making import make_dataset
 from pyro_sri.data.preview import BACKGROUND_COLOURS, OBJECT_COLOURS, colour_masks, contact_sheet, info
 from pyro_sri.data.writing import write_dataset
 from pyro_sri.system.errors import UserError
+from support.mistakes import one_line
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +26,6 @@ def bare(tmp_path):
     path = tmp_path / "bare.h5"
     write_dataset(path, {"train": [SceneArrays(np.full((2, 8, 8, 3), 77, np.uint8))]}, {})
     return path
-
-
-def one_line(caught, *words):
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message
 
 
 def test_the_sheet_shows_images_and_masks(sprites, tmp_path):

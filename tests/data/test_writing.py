@@ -8,9 +8,11 @@ import threading
 import numpy as np
 import pytest
 
-from pyro_sri.data.format import SceneArrays, check_dataset
+from pyro_sri.data.checking import check_dataset
+from pyro_sri.data.format import SceneArrays
 from pyro_sri.data.writing import _Output, write_dataset
 from pyro_sri.system.errors import UserError
+from support.mistakes import one_line
 
 
 def some_scenes(num, seed=0):
@@ -19,13 +21,6 @@ def some_scenes(num, seed=0):
     masks = np.zeros((num, 2, 8, 8, 1), dtype=np.uint8)
     masks[:, 0, :5] = masks[:, 1, 5:] = 255
     return SceneArrays(images, masks, np.ones((num, 2, 3), dtype=np.float32))
-
-
-def one_line(caught, *words):
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message
 
 
 def test_an_existing_file_is_never_touched(tmp_path):

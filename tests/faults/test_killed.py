@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pyro_sri.data.format import DatasetFile, check_dataset
+from pyro_sri.data.checking import check_dataset
+from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.making import make_dataset
 from pyro_sri.scripts.main import run as run_command
 from support.killing import (

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pyro_sri.features import InceptionFeatures, cache_folder, find_inception, inception
 from pyro_sri.system.errors import UserError
+from support.mistakes import one_line
 
 
 class WithFlag(nn.Module):
@@ -72,13 +73,6 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the network was used")
 
     monkeypatch.setattr(inception.urllib.request, "urlopen", refuse)
-
-
-def one_line(caught: pytest.ExceptionInfo[UserError], *words: str) -> None:
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message
 
 
 # The features

@@ -18,7 +18,9 @@ import torch
 from PIL import Image
 
 from pyro_sri.checkpoints import fill, load_checkpoint
-from pyro_sri.data.format import LARGEST_BLOCK_BYTES, DatasetFile, SceneArrays, check_dataset, pieces
+from pyro_sri.data.checking import check_dataset
+from pyro_sri.data.format import DatasetFile, SceneArrays
+from pyro_sri.data.hdf5 import LARGEST_BLOCK_BYTES, pieces
 from pyro_sri.data.readers import convert
 from pyro_sri.data.readers.tfrecord import LONGEST_RECORD
 from pyro_sri.data.writing import write_dataset

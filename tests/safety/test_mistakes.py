@@ -348,7 +348,7 @@ SIGNALLED = {
     "data make": (MAKE, "pyro_sri.data.making:draw"),
     "data make writing": (MAKE, "pyro_sri.data.writing:_append"),
     "data info": (("data", "info", DATA), "pyro_sri.data.preview:_split_info"),
-    "data check": (("data", "check", DATA), "pyro_sri.data.format:_checked_items"),
+    "data check": (("data", "check", DATA), "pyro_sri.data.checking:_checked_items"),
     "train starting": (TRAIN, "pyro_sri.training.loop:check_data"),
 }
 

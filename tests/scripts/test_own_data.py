@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pyro_sri.data import making
-from pyro_sri.data.format import check_dataset
+from pyro_sri.data.checking import check_dataset
 from pyro_sri.data.making import make_dataset
 from pyro_sri.scripts import own_data
 from pyro_sri.scripts.own_data import make_or_await

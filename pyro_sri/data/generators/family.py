@@ -9,7 +9,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from pyro_sri.data.format import SceneArrays, one_hot_masks
+from pyro_sri.data.format import SceneArrays
+from pyro_sri.data.masks import one_hot_masks
 from pyro_sri.system.errors import UserError
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pyro_sri.data.format import Report, SceneArrays, dark_images
+from pyro_sri.data.checking import dark_images
+from pyro_sri.data.format import Report, SceneArrays
 from pyro_sri.data.readers.clevrtex import is_clevrtex_folder, read_clevrtex
 from pyro_sri.data.readers.emorl import is_hdf5_file, read_emorl
 from pyro_sri.data.readers.folder import read_folder

@@ -13,20 +13,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.data.format import (
-    ARRAYS,
-    HDF5_ERRORS,
-    SPLITS,
-    Report,
-    SceneArrays,
-    check_filters,
-    check_stored,
-    finite_rows,
-    pieces,
-    read_attributes,
-    split_groups,
-    stored,
-)
+from pyro_sri.data.checking import finite_rows
+from pyro_sri.data.format import ARRAYS, SPLITS, Report, SceneArrays, split_groups
+from pyro_sri.data.hdf5 import HDF5_ERRORS, check_filters, check_stored, pieces, read_attributes, stored
 from pyro_sri.data.masks import MaskTally, is_index_map, mask_fault
 from pyro_sri.data.readers.account import Account, describe_cut
 from pyro_sri.data.readers.entities import NO_ENTITY, entity_maps, keep_entities, kept_entities

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.data.format import Report, finite_rows
+from pyro_sri.data.checking import finite_rows
+from pyro_sri.data.format import Report
 from pyro_sri.data.readers.entities import entity_map, keep_entities, kept_entities
 from pyro_sri.data.readers.example import feature_values, first_string, parse_example
 from pyro_sri.data.readers.geometry import (

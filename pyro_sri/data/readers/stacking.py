@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.data.format import SCENES_PER_READ, SceneArrays, one_hot_masks
+from pyro_sri.data.format import SceneArrays
+from pyro_sri.data.hdf5 import SCENES_PER_READ
+from pyro_sri.data.masks import one_hot_masks
 
 BYTES_PER_PIECE = 64 * 1024**2
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pyro_sri.data.format import DatasetFile, check_dataset
+from pyro_sri.data.checking import check_dataset
+from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.readers import convert
 from pyro_sri.data.readers.clevrtex import FACTOR_NAMES
 from pyro_sri.metrics import entity_labels

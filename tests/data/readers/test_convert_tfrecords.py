@@ -17,7 +17,8 @@ from PIL import Image
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from pyro_sri.data.format import DatasetFile, check_dataset
+from pyro_sri.data.checking import check_dataset
+from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.readers import convert
 from pyro_sri.data.readers.example import feature_values, parse_example
 from pyro_sri.data.readers.tfrecord import masked_crc32c, read_records

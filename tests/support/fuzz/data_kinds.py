@@ -15,7 +15,8 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from pyro_sri.data.format import DatasetFile, check_dataset
+from pyro_sri.data.checking import check_dataset
+from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.generators.pieces import Pieces
 from pyro_sri.data.loading import evaluation_batches, training_batches
 from pyro_sri.data.making import make_dataset
