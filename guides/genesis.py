@@ -40,7 +40,7 @@ class GenesisGuide(Program):
         super().__init__(name, model.num_slots, model.image_size)
         size = model.mask_slot_size
         self._linked = (model.mask_decoder,)  # a tuple hides it from module registration: the model owns it
-        self.mask_encoder = MaskEncoder(model.image_size)
+        self.mask_encoder = MaskEncoder(model.image_size, model.mask_channels)
         self.first_loc = nn.Linear(MASK_FEATURES, size)
         self.first_raw_scale = nn.Linear(MASK_FEATURES, size)
         self.mask_posterior = GaussianLSTM(MASK_FEATURES + size, HIDDEN_FACTOR * size, size)

@@ -61,6 +61,7 @@ class GenesisModel(Program):
         num_slots: K.
         mask_slot_size: L.
         component_slot_size: C.
+        mask_channels: Channels of the mask decoder's last layers, and of the mask encoder's first layers.
         decoder_channels: Channels of the component decoder.
         decoder_layers: Number of its 3x3 convolutions.
         likelihood: p(x | z). Its `first_pixel_std` applies to the first slot.
@@ -88,6 +89,7 @@ class GenesisModel(Program):
         num_slots: int,
         mask_slot_size: int = 64,
         component_slot_size: int = 16,
+        mask_channels: int = 32,
         decoder_channels: int = 32,
         decoder_layers: int = 4,
         likelihood: ImageLikelihood = ImageLikelihood(),
@@ -98,13 +100,14 @@ class GenesisModel(Program):
         super().__init__(name, num_slots, image_size)
         self.mask_slot_size = mask_slot_size
         self.component_slot_size = component_slot_size
+        self.mask_channels = mask_channels
         self.likelihood = likelihood
         self.squash_samples = squash_samples
         self.scene_prior = StandardNormal(scene_size)
         self.first_prior = StandardNormal(mask_slot_size)
         self.mask_prior = GaussianLSTM(mask_slot_size, PRIOR_UNITS, mask_slot_size)
         self.first_input = nn.Sequential(nn.Linear(scene_size, mask_slot_size), nn.GELU()) if scene_size else None
-        self.mask_decoder = MaskDecoder(image_size, mask_slot_size)
+        self.mask_decoder = MaskDecoder(image_size, mask_slot_size, mask_channels)
         self.component_prior = ComponentPrior(mask_slot_size, component_slot_size)
         self.component_decoder = ComponentDecoder(image_size, component_slot_size, decoder_channels, decoder_layers)
 

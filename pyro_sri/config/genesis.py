@@ -23,6 +23,7 @@ class GenesisConfig(GECOFields, GoalFields, LikelihoodFields, RunConfig):
         "num_slots": 3,
         "mask_slot_size": 8,
         "component_slot_size": 8,
+        "mask_channels": 8,
         "channels": 8,
         "decoder_channels": 8,
         "component_layers": 2,
@@ -34,6 +35,9 @@ class GenesisConfig(GECOFields, GoalFields, LikelihoodFields, RunConfig):
     """L, the size of the mask latents, which determine where things are."""
     component_slot_size: int = 16
     """C, the size of the component latents, which determine what things look like."""
+    mask_channels: int = 32
+    """Channels of the mask networks: the first layers of the encoder and the last ones of the decoder; the others have
+    twice as many."""
     channels: int = 32
     """Channels of the component networks."""
     decoder_channels: int = 0
@@ -52,7 +56,7 @@ class GenesisConfig(GECOFields, GoalFields, LikelihoodFields, RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_likelihood()
-        sizes = ["num_slots", "mask_slot_size", "component_slot_size", "channels", "component_layers"]
+        sizes = ["num_slots", "mask_slot_size", "component_slot_size", "mask_channels", "channels", "component_layers"]
         self.require([*sizes, "first_pixel_std"], lambda value: value > 0, "positive")
         self.require(["image_size"], lambda value: value in GENESIS_IMAGE_SIZES, "32 or 64")
         self.require(["scene_size", "decoder_channels"], lambda value: value >= 0, "0 or more")
@@ -77,6 +81,7 @@ class GenesisConfig(GECOFields, GoalFields, LikelihoodFields, RunConfig):
             num_slots=self.num_slots,
             mask_slot_size=self.mask_slot_size,
             component_slot_size=self.component_slot_size,
+            mask_channels=self.mask_channels,
             decoder_channels=self.decoder_channels or self.channels,
             decoder_layers=self.component_layers,
             likelihood=self.image_likelihood(),

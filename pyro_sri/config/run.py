@@ -63,7 +63,9 @@ STEP_SIZES = ("geco_step",)
 # The largest values that a configuration may have, far above what any of these systems is known to use. A typing error
 # or a damaged file must not ask for more memory or processes than there are.
 LARGEST: dict[str, int] = {
-    **dict.fromkeys(("devices", "nodes", "threads", "num_workers", "channels", "decoder_channels"), 1024),
+    **dict.fromkeys(
+        ("devices", "nodes", "threads", "num_workers", "mask_channels", "channels", "decoder_channels"), 1024
+    ),
     **dict.fromkeys(("slot_size", "scene_size", "mask_slot_size", "component_slot_size", "window_size"), 4096),
     **dict.fromkeys(
         ("code_size", "hidden_size", "layer_size", "features", "hidden", "lstm_units", "scene_width"), 4096

@@ -13,9 +13,7 @@ from pyro_sri.nn.stick_breaking import break_stick
 GENESIS_IMAGE_SIZES = (32, 64)
 MASK_FEATURES = 256
 
-_ENCODER_WIDTHS = (3, 32, 32, 64, 64, 64)
-_DECODER_WIDTHS = (64, 64, 32, 32, 32, 32)
-_STRIDES = (1, 2, 1, 2, 1)  # of both
+_STRIDES = (1, 2, 1, 2, 1)  # of the mask encoder and the mask decoder
 
 
 def _deepest_side(image_size: int) -> int:
@@ -29,19 +27,21 @@ class MaskEncoder(nn.Sequential):
 
     Args:
         image_size: Image side, 32 or 64.
+        channels: Channels of the first two layers; the other three have twice as many.
 
     Raises:
         ValueError: If the image size is not supported.
     """
 
-    def __init__(self, image_size: int) -> None:
+    def __init__(self, image_size: int, channels: int = 32) -> None:
         side = _deepest_side(image_size)
+        widths = (3, channels, channels, 2 * channels, 2 * channels, 2 * channels)
         super().__init__(
             *(
                 GatedConv(nn.Conv2d(i, 2 * o, 5, stride=stride, padding=2))
-                for (i, o), stride in zip(itertools.pairwise(_ENCODER_WIDTHS), _STRIDES, strict=True)
+                for (i, o), stride in zip(itertools.pairwise(widths), _STRIDES, strict=True)
             ),
-            GatedConv(nn.Conv2d(_ENCODER_WIDTHS[-1], 2 * MASK_FEATURES, side), normalise=False),
+            GatedConv(nn.Conv2d(widths[-1], 2 * MASK_FEATURES, side), normalise=False),
             nn.Flatten(),
         )
 
@@ -52,23 +52,25 @@ class MaskDecoder(nn.Module):
     Args:
         image_size: Image side, 32 or 64.
         mask_slot_size: L.
+        channels: Channels of the last four layers; the first two have twice as many.
 
     Raises:
         ValueError: If the image size is not supported.
     """
 
-    def __init__(self, image_size: int, mask_slot_size: int) -> None:
+    def __init__(self, image_size: int, mask_slot_size: int, channels: int = 32) -> None:
         super().__init__()
         side = _deepest_side(image_size)
-        first = nn.ConvTranspose2d(mask_slot_size, 2 * _DECODER_WIDTHS[0], side)
+        widths = (2 * channels, 2 * channels, channels, channels, channels, channels)
+        first = nn.ConvTranspose2d(mask_slot_size, 2 * widths[0], side)
         self.layers = nn.Sequential(
             GatedConv(first, normalise=False),
             *(
                 GatedConv(nn.ConvTranspose2d(i, 2 * o, 5, stride=stride, padding=2, output_padding=stride - 1))
-                for (i, o), stride in zip(itertools.pairwise(_DECODER_WIDTHS), _STRIDES, strict=True)
+                for (i, o), stride in zip(itertools.pairwise(widths), _STRIDES, strict=True)
             ),
         )
-        self.logit = nn.Conv2d(_DECODER_WIDTHS[-1], 1, 1)
+        self.logit = nn.Conv2d(widths[-1], 1, 1)
 
     def logits(self, mask_slots: Tensor) -> Tensor:
         """Mask latents [B, K, L] -> logits [B, K, 1, H, W] of the share of the remainder that each mask takes."""

@@ -28,8 +28,9 @@ def test_gated_convolution() -> None:
 @pytest.mark.parametrize("size", GENESIS_IMAGE_SIZES)
 def test_sizes(size: int) -> None:
     images = torch.rand(2, 3, size, size)
-    assert MaskEncoder(size)(images).shape == (2, 256)
+    assert MaskEncoder(size)(images).shape == MaskEncoder(size, 8)(images).shape == (2, 256)
     log_masks = MaskDecoder(size, 5)(torch.randn(2, 3, 5))
+    assert MaskDecoder(size, 5, 8)(torch.randn(2, 3, 5)).shape == log_masks.shape
     assert log_masks.shape == (2, 3, 1, size, size)
     torch.testing.assert_close(log_masks.exp().sum(1), torch.ones(2, 1, size, size))
     assert [t.shape for t in ComponentEncoder(size, 7, 8)(images, log_masks)] == [(2, 3, 7)] * 2
