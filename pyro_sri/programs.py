@@ -256,12 +256,24 @@ def _check_images(program: Program, images: Any) -> None:
     size, shape = program.image_size, tuple(images.shape)
     fits = images.is_floating_point() and images.ndim == 4 and shape[0] > 0 and shape[1] == 3
     if fits and shape[2] == shape[3] and size in (0, shape[2]):
+        _check_precision(program, images)
         return
     side = f"{size}, {size}" if size else "H, H"
     raise UserError(
         f"images are {str(images.dtype).removeprefix('torch.')} of shape {list(shape)}: {type(program).__name__} takes "
         f"floating point [B, 3, {side}], B at least 1, channels first, in [0, 1]"
     )
+
+
+def _check_precision(program: Program, images: Tensor) -> None:
+    """Raises UserError if images and weights have different types, unless autocast makes them equal."""
+    weights = next(program.parameters(), images)
+    if weights.dtype != images.dtype and not torch.is_autocast_enabled(images.device.type):
+        theirs, ours = (str(tensor.dtype).removeprefix("torch.") for tensor in (images, weights))
+        raise UserError(
+            f"images are {theirs}, but the weights of {type(program).__name__} are {ours}: convert one of them, "
+            f"for example with images.to(torch.{ours})"
+        )
 
 
 def check_range(program: Any, images: Tensor) -> None:

@@ -125,6 +125,17 @@ def test_temperature_0_is_the_mean_scene(preset: str) -> None:
 
 
 @systems
+def test_images_and_weights_of_different_precision_are_refused_in_one_line(preset: str) -> None:
+    model, guide, elbo, images = build(preset)
+    for call in (lambda: guide(images.double()), lambda: explain(model, guide, images.double(), elbo)):
+        with pytest.raises(UserError, match=r"images are float64, but the weights of \w+ are float32") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    model.double(), guide.double()
+    assert explain(model, guide, images.double(), elbo).terms["nll"].dtype == torch.float64
+
+
+@systems
 def test_plates_around_a_program_are_refused_in_one_line(preset: str) -> None:
     model, guide, _, images = build(preset)
     calls = [
