@@ -20,12 +20,12 @@ def load(run: Path | str) -> Any:
         run: A run directory, or the name of a preset with bundled weights.
 
     Returns:
-        A named pair `model`, `guide`, which knows its `objective` (`pyro_sri.runs.Pair`).
+        A named pair `model`, `guide`, which also has its `objective` (`pyro_sri.runs.Pair`).
 
     Raises:
         pyro_sri.system.errors.UserError: If there is no such run, or its checkpoint is missing, damaged or does not
             fit.
     """
-    from pyro_sri.runs import find_run  # the package itself stays light
+    from pyro_sri.runs import find_run  # importing the package stays fast
 
     return find_run(run).load()

@@ -1,4 +1,4 @@
-"""Checkpoints: what a run keeps of its weights and its optimiser, read without trust."""
+"""Checkpoints: a run's weights and optimiser state, read as untrusted files."""
 
 import copy
 import math
@@ -13,20 +13,20 @@ from pyro_sri.system.torch_files import fits, is_finite, is_plain, load_torch_fi
 
 Checkpoint = dict[str, Any]
 
-LARGEST_NUMBER = 1e38  # about the largest of float32: neither training nor evaluation writes a larger one
+LARGEST_NUMBER = 1e38  # about the largest float32: training and evaluation write no larger number
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint atomically; it can be read with `torch.load(weights_only=True)`, on any machine.
+    """Writes a checkpoint atomically. `torch.load(weights_only=True)` can read it on any machine.
 
-    Tensors are saved as those of the CPU, wherever they are.
+    Tensors are saved as CPU tensors.
     """
     on_host = _on_host(checkpoint)
     write_atomically(path, lambda file: torch.save(on_host, file))
 
 
 def _on_host(value: Any) -> Any:
-    """The same with its tensors on the CPU; containers keep their types and attributes."""
+    """The same value with its tensors on the CPU. Containers keep their types and attributes."""
     if isinstance(value, torch.Tensor):
         return value.cpu()
     if not isinstance(value, dict | list):
@@ -38,10 +38,10 @@ def _on_host(value: Any) -> Any:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint, without running code from it, and verifies its checksums.
+    """Reads a checkpoint without running code from it, and verifies its checksums.
 
     Raises:
-        UserError: If it is missing, damaged, not one of ours, or holds values that are not finite.
+        UserError: If it is missing, damaged, not a checkpoint of a run, or contains values that are not finite.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist: was the run stopped before its first checkpoint?")
@@ -52,32 +52,32 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(checkpoint, dict) or not {"step", "objective"} <= checkpoint.keys():
         raise UserError(f"{path} is not a checkpoint of a run: it has no step or no weights")
     step, best, totals = checkpoint["step"], checkpoint.get("best", 0.0), checkpoint.get("totals", {})
-    if not is_count(step) or not is_number(best) or best != best or not isinstance(totals, dict):  # NaN is not itself
+    if not is_count(step) or not is_number(best) or best != best or not isinstance(totals, dict):  # NaN != NaN
         raise UserError(f"{path} is not a checkpoint of a run: its step, best or totals are missing or wrong")
     groups = {"weights": checkpoint["objective"], "totals": totals, "averaged weights": checkpoint.get("averaged", {})}
     for group, tensors in groups.items():
         if not isinstance(tensors, dict) or not all(map(is_plain, tensors.values())):
             raise UserError(f"{path} is not a checkpoint of a run: its {group} are not tensors")
         if not all(map(is_finite, tensors.values())):
-            raise UserError(f"{path} holds {group} that are not finite: use another checkpoint")
+            raise UserError(f"{path} contains {group} that are not finite: use another checkpoint")
     if any(not isinstance(name, str) or total.shape != (2,) for name, total in totals.items()):
         raise UserError(f"{path} is not a checkpoint of a run: its step, best or totals are missing or wrong")
     return checkpoint
 
 
 def evaluated_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """The weights that are evaluated, drawn from and started from: averaged over steps where the run did that."""
+    """The weights for evaluation, samples and new runs: the averaged ones if the run has them."""
     weights: dict[str, torch.Tensor] = checkpoint["averaged" if "averaged" in checkpoint else "objective"]
     return weights
 
 
 def is_count(value: object) -> bool:
-    """Whether this is a whole number from 0 on, of ordinary size."""
+    """Whether this is a whole number of at least 0, of ordinary size."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_NUMBER
 
 
 def is_number(value: object) -> bool:
-    """Whether this is a number of ordinary size, which can be drawn and averaged, or not a finite one."""
+    """Whether this is a number of ordinary size, which can be plotted and averaged, or is not finite."""
     if isinstance(value, float) and not math.isfinite(value):
         return True
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER
@@ -94,7 +94,7 @@ def fill(module: torch.nn.Module, weights: Any, path: Path) -> None:
 
 
 def check_fits(module: torch.nn.Module, weights: Any, path: Path) -> None:
-    """Raises UserError unless weights are those of such a module: names, shapes and types."""
+    """Raises UserError unless weights have the names, shapes and types of the module's own."""
     ours = module.state_dict()
     try:
         fit = weights.keys() == ours.keys() and all(fits(weights[name], tensor) for name, tensor in ours.items())
@@ -102,5 +102,5 @@ def check_fits(module: torch.nn.Module, weights: Any, path: Path) -> None:
         fit = False
     if not fit:
         raise UserError(
-            f"{path} does not fit the run's config.yaml: its weights are of other networks, or a field was edited"
+            f"{path} does not fit the run's config.yaml: its weights belong to other networks, or a field was edited"
         )

@@ -297,7 +297,7 @@ class ImageLikelihood:
         mixture: "channel" or "pixel" ("mog" only); see `MixtureImage`.
 
     Raises:
-        ValueError: On an unknown kind or mixture, a sigma that is not positive and finite, or two for a Gaussian.
+        ValueError: If the kind or mixture is unknown, a sigma is not positive and finite, or a Gaussian has two.
     """
 
     kind: Literal["mog", "gaussian"] = "mog"

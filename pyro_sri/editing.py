@@ -146,7 +146,7 @@ def imagine_rest(
 def remove(slots: Tensor, which: Slots) -> Tensor:
     """Slots [B, K, D] without some of them: [B, K - n, D].
 
-    The other slots take over the area that they covered, because masks share every pixel.
+    The other slots take over the area of the removed ones, because masks share every pixel.
 
     Raises:
         ValueError: If there is no such slot, or none is left.

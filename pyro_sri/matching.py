@@ -83,5 +83,5 @@ MATCHINGS: dict[Matching, Callable[[Tensor], Tensor]] = {
 
 
 def permute_slots(slots: Tensor, order: Tensor) -> Tensor:
-    """Slots [B, K, D] in a new order [B, K]: position k holds slots[:, order[:, k]]."""
+    """Slots [B, K, D] in a new order [B, K]: position k is slots[:, order[:, k]]."""
     return slots.gather(1, order[..., None].expand_as(slots))

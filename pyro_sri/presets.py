@@ -448,7 +448,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def find_preset(name: str) -> Preset:
-    """Returns the preset of a name.
+    """Returns the preset with this name.
 
     Raises:
         UserError: If there is none. The message suggests the closest name.

@@ -1,4 +1,4 @@
-"""Run directories: what a training run leaves behind, and how it is read again."""
+"""Run directories: the files of a training run, and how to read them."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ CONFIG = "config.yaml"
 LOG = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 METRICS = Path("evaluation") / "metrics.json"
-LOCK = ".lock"  # there while a process trains the run, and after a kill until it is resumed
+LOCK = ".lock"  # exists while a process trains the run, and after a kill until the run is resumed
 WEIGHTS = Path(__file__).parent / "weights"  # runs that are bundled with the package
 
 LOG_SUFFIXES = (".log", ".txt", ".out", ".err")
@@ -51,7 +51,7 @@ class Run:
 
     Attributes:
         path: The directory.
-        config: What the run is.
+        config: Its configuration.
     """
 
     path: Path
@@ -69,7 +69,7 @@ class Run:
     def load(self, name: str = "best") -> Pair:
         """Model and guide with the weights of a checkpoint, on the CPU, in evaluation mode.
 
-        For a run with `ema`, these are the averaged weights; `load_checkpoint(path)["objective"]` has the others.
+        For a run with `ema`, these are the averaged weights. `load_checkpoint(path)["objective"]` has the others.
 
         Raises:
             UserError: If the checkpoint is missing, damaged or does not fit the configuration.
@@ -78,21 +78,21 @@ class Run:
         return Pair(module.model, module.guide)
 
     def load_module(self, name: str = "best") -> ELBOModule:
-        """The same with their objective: a module with `model`, `guide` and `elbo`."""
+        """The same with the objective: a module with `model`, `guide` and `elbo`."""
         path = self.checkpoint(name)
         weights = evaluated_weights(load_checkpoint(path))
-        with keeping_random_state():  # the initial weights are not used: the caller's random state stays
+        with keeping_random_state():  # the initial weights are not used, so the caller's random state is kept
             model, guide, elbo = self.config.build()
         module = elbo(model, guide)
         fill(module, weights, path)
         return module.eval()
 
     def log(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a line cut short by a crash is left out."""
+        """The lines of metrics.jsonl, without a last line that was cut short by a crash."""
         return read_log(self.path / LOG)
 
     def metrics(self) -> dict[str, Any] | None:
-        """What `evaluate` found, or None."""
+        """The result of `evaluate`, or None."""
         path = self.path / METRICS
         if not path.exists():
             return None
@@ -113,18 +113,18 @@ class Run:
         """The run's dataset file.
 
         Raises:
-            UserError: If the run names none, or it cannot be read.
+            UserError: If the run has none, or it cannot be read.
         """
         return DatasetFile(self.config.data_file)
 
 
 def open_log(run: Path) -> IO[str]:
-    """Opens the log of a run directory for more lines, never where a link leads that came with the directory."""
+    """Opens the log of a run directory to append lines, without following a link."""
     return open(run / LOG, "a", opener=open_in_place)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; the last line may have been cut short by a crash and is then left out.
+    """The lines of a metrics.jsonl, without a last line that was cut short by a crash.
 
     Raises:
         UserError: If it cannot be read, or a line before the last is damaged.
@@ -149,16 +149,16 @@ def _log_line(text: bytes) -> dict[str, Any]:
     """A line of the log: a step, and numbers by name.
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If it is not such a line.
     """
     line = json.loads(text.decode())
     if not isinstance(line, dict) or not is_count(line.get("step")) or not all(map(is_number, line.values())):
-        raise ValueError("no line of a log")
+        raise ValueError("not a line of a log")
     return line
 
 
 def _is_metric(name: str, value: object) -> bool:
-    """Whether `evaluate` may have written this: a number, null, or one of the texts."""
+    """Whether `evaluate` may have written this: a number, null, or a text."""
     if len(name) > LONGEST_NAME:
         return False
     if name == "training_seed":
@@ -171,7 +171,7 @@ def _is_metric(name: str, value: object) -> bool:
 
 
 def _read_text(path: Path) -> str:
-    """One of our text files.
+    """The content of one of our text files.
 
     Raises:
         OSError: If it cannot be read.
@@ -188,7 +188,7 @@ def open_run(path: Path) -> Run:
     """Reads a run directory's configuration.
 
     Raises:
-        UserError: If there is none or it is wrong.
+        UserError: If it is missing or wrong.
     """
     config = path / CONFIG
     try:
@@ -199,7 +199,7 @@ def open_run(path: Path) -> Run:
 
 
 def find_run(run: Path | str) -> Run:
-    """A run by its directory, or by the name of a preset with bundled weights.
+    """Finds a run by its directory, or by the name of a preset with bundled weights.
 
     Raises:
         UserError: If there is neither.
@@ -216,11 +216,11 @@ def find_run(run: Path | str) -> Run:
 
 
 def check_new(path: Path) -> None:
-    """Raises UserError if a folder for a new run holds anything already but logs of the command's output."""
+    """Raises UserError if a folder for a new run contains anything except logs of the command's output."""
     check_name(path)
     if (path / CONFIG).exists():
         raise UserError(f"{path} holds another run: continue it with --resume, or choose another folder with --out")
-    leftovers = {LOCK, unfinished(path / CONFIG).name}  # of a run that was killed as it began
+    leftovers = {LOCK, unfinished(path / CONFIG).name}  # of a run that was killed at its start
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file: choose another folder with --out")
     other = sorted(f.name for f in path.iterdir() if f.name not in leftovers and not is_log(f)) if path.exists() else []
@@ -232,7 +232,7 @@ def check_new(path: Path) -> None:
 
 
 def check_name(path: Path) -> None:
-    """Raises UserError if the name of a folder for runs is not UTF-8, which TensorBoard and YAML cannot write."""
+    """Raises UserError if the name of a folder for runs is not UTF-8, because TensorBoard and YAML cannot write it."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -240,18 +240,18 @@ def check_name(path: Path) -> None:
 
 
 def is_log(path: Path) -> bool:
-    """Whether this may be what a shell or a batch system writes of a command's output: no run has files like it."""
+    """Whether this looks like a shell's or batch system's log of a command. Runs have no such files."""
     return path.suffix in LOG_SUFFIXES and path.is_file()
 
 
 @contextlib.contextmanager
 def lock_run(path: Path) -> Iterator[None]:
-    """Keeps every other process from training the run in `path`, if the file system has locks.
+    """Prevents other processes from training the run in `path`, if the file system has locks.
 
-    A killed process leaves no lock behind, only its empty file, which the next one takes over.
+    A killed process leaves no lock, only an empty file, which the next process takes over.
 
     Raises:
-        UserError: If another process trains it.
+        UserError: If another process is training it.
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # if nothing can be written, training will say so
@@ -261,10 +261,10 @@ def lock_run(path: Path) -> Iterator[None]:
 
 
 def create_run(path: Path, config: RunConfig) -> Run:
-    """Makes a run directory for a new run.
+    """Creates the directory of a new run.
 
     Raises:
-        UserError: If the folder holds anything already, or cannot be written.
+        UserError: As `check_new`, or if the folder cannot be written.
     """
     check_new(path)
     write_config(path, config)

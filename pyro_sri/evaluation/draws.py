@@ -102,7 +102,7 @@ def evaluate_draws(
 def _draw(
     model: Model, guide: Guide, images: Tensor, num_samples: int
 ) -> tuple[Tensor, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Log weights [B, L]; statistics of the images ([B], or [B, L] with the latents') and of replicates [B, L]."""
+    """Log weights [B, L]; statistics of the images ([B], or [B, L] with latents) and of replicates [B, L]."""
     log_weights: list[Tensor] = []
     observed: dict[str, list[np.ndarray]] = {"misfit": []}
     replicated: dict[str, list[np.ndarray]] = {}

@@ -52,25 +52,25 @@ def evaluate(
         model: A model.
         guide: Its guide.
         data: A dataset file.
-        elbo: Its objective; None for that which the pair was built or loaded with, or else that of its system.
+        elbo: Its objective. None means the one that the pair was built or loaded with, or else that of its system.
         split: The split to evaluate on.
-        num_images: Evaluate only this many images, from the start of the split; None for all.
+        num_images: Evaluate only this many images, from the start of the split. None means all.
         batch_size: Images evaluated at once.
         iwae_images: Number of images, from the start of the split, for the importance-weighted bound and the posterior
-            predictive checks; 0 leaves these metrics out.
+            predictive checks. 0 leaves these metrics out.
         iwae_samples: Draws per image for these metrics.
-        num_samples: Scenes to generate for the Fréchet distance and the structural accuracy; None for as many as
-            images, 10,000 at most; 0 leaves them out.
-        extractor: The features used to compare generated and real images; None for the built-in ones.
+        num_samples: Scenes to generate for the Fréchet distance and the structural accuracy. None means one per image,
+            but at most 10,000. 0 leaves these metrics out.
+        extractor: The features used to compare generated and real images. None means the built-in ones.
         seed: Seed of the draws.
         device: Where model and guide are.
-        progress: Called with what is done, how much of it, and how much there is.
+        progress: Called with the name of what is counted, the number done, and the total.
 
     Returns:
-        A flat dictionary of what `pyro_sri.evaluation.METRICS` explains, and how it was measured: numbers, or None with
-        `<name>_reason`. Means over images have a standard error `<name>_stderr`. `ari_fg` and `ari` are those of the
-        decoder's masks (`slot_masks`), `ari_fg_attention` that of the segregation's; `nll` and the KLs are in nats per
-        image, normalised; bits per dimension with and without KL_cross. Where the slots collapsed, `collapse` says how.
+        A flat dictionary of the metrics in `pyro_sri.evaluation.METRICS` and how they were measured: numbers, or None
+        with `<name>_reason`. Means over images have a standard error `<name>_stderr`. `ari_fg` and `ari` are for the
+        decoder's masks (`slot_masks`), `ari_fg_attention` for the segregation's. `nll` and the KLs are in nats per
+        image, normalised. Bits per dimension are with and without KL_cross. `collapse` says how the slots collapsed.
 
     Raises:
         UserError: If the data cannot be read or has no such split, or the model's output is not finite.
@@ -128,7 +128,7 @@ def evaluate(
 
 
 def structure_rule(file: DatasetFile) -> Rule | None:
-    """By which rule the scenes of a file stand or not, by the name of the generator or of the published data set."""
+    """The structural rule for a file's scenes, by the name of the generator or of the published data set."""
     return RULES.get(str(file.attributes.get("generator", file.attributes.get("dataset"))))
 
 

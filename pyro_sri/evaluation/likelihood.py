@@ -30,7 +30,7 @@ class PosteriorDraw(NamedTuple):
 def draw_posterior(model: Model, guide: Guide, images: Tensor) -> PosteriorDraw:
     r"""Draws from the guide, with the log weight :math:`\log p(x, z) - \log q(z \mid a, x)`.
 
-    As in Pyro's ELBOs, further observations and factors count, and every site counts with its scale and mask.
+    As in Pyro's ELBOs, additional observations and factors count, and every site counts with its scale and mask.
     The guide's auxiliary sites a (the segregation, the imagined rollout, the order) are also drawn. Given them, the
     guide's scored sites have a density, so the mean of the weights is unbiased for p(x), whatever a is.
 
@@ -108,7 +108,7 @@ def bound_of_log_weights(log_weights: Tensor, num_samples: int | None = None) ->
 
     Args:
         log_weights: [B, L].
-        num_samples: Draws per bound; L if None. With fewer, the result is the mean of L // num_samples bounds.
+        num_samples: Draws per bound. None means L. With fewer, the result is the mean of L // num_samples bounds.
     """
     size = log_weights.shape[1] if num_samples is None else num_samples
     whole = log_weights[:, : log_weights.shape[1] // size * size].unflatten(1, (-1, size))

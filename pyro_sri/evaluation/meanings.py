@@ -1,12 +1,12 @@
-"""What each metric means, which way is better, and what belongs together: for tables, pages and readers.
+"""What each metric means, which values are better, and which metrics belong together.
 
-Each file of measures says it of its own metrics; here all of them come together.
+Each module of measures describes its own metrics. This module combines the descriptions.
 """
 
 from pyro_sri.evaluation import controllers, draws, samples
 from pyro_sri.evaluation.measures import MEASURES, Meaning, Meanings
 
-# In the order in which they are shown; others come after.
+# In the order in which they are shown. Others come last.
 GROUPS = (
     "segmentation",
     "reconstruction and likelihood",

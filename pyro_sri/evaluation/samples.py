@@ -1,4 +1,4 @@
-"""What is measured on scenes drawn from the model: how their images compare with real ones, and whether they stand."""
+"""Measures of scenes drawn from the model: how their images compare with real ones, and whether they stand."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from pyro_sri.system.errors import UserError
 
 COMPARED = ("frechet", "precision", "recall", "density", "coverage")
 NO_PRIOR = "an auto-encoder has no prior to draw scenes from"
-FEWEST = 6  # images of either kind, for the five nearest neighbours of one
+FEWEST = 6  # images of each kind, so that one has five neighbours
 
 MEANINGS: Meanings = {
     "generated scenes": {
@@ -47,20 +47,20 @@ def evaluate_samples(
     device: torch.device | str,
     progress: Report,
 ) -> Metrics:
-    """Draws scenes, a few at a time, and keeps their images' features and what the structural rule says of their masks.
+    """Draws scenes, a few at a time, and keeps the features of their images and the structural rule's verdicts.
 
     A scene's image is the mask-weighted mean of its slots, without pixel noise, as in the published figures.
 
     Args:
         model: A scene model.
-        extractor: The features that images are compared by.
-        data: The dataset file of the real images; their features are cached.
+        extractor: The features used to compare images.
+        data: The dataset file of the real images. Their features are cached.
         split: Its split.
-        num_real: The first so many of its images.
+        num_real: Number of its images, from the start.
         num_generated: Scenes to draw.
-        rule: By which rule scenes stand; None if there is none.
+        rule: The structural rule, or None.
         device: Where the model is.
-        progress: Called with what is done, how much of it, and how much there is.
+        progress: Called with the name of what is counted, the number done, and the total.
 
     Returns:
         `frechet`, `precision`, `recall`, `density`, `coverage`, `structure_accuracy`, and how they were measured.

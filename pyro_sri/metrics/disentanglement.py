@@ -52,7 +52,7 @@ class Fits(NamedTuple):
     error: Floats
     """[F], on held-out rows: the share of wrong predictions, or the normalised root-mean-square error."""
     chance: Floats
-    """[F], the informativeness of codes without information: share of the commonest class, or 0 (continuous)."""
+    """[F], the informativeness of codes without information: share of the most common class, or 0 (continuous)."""
 
 
 class DCI(NamedTuple):
@@ -164,7 +164,7 @@ def dci(
 def dci_scores(importance: npt.ArrayLike) -> DCIScores:
     r"""Disentanglement and completeness from importances (Eastwood & Williams 2018, section 2).
 
-    With R [D,F] the importance of code i for factor j, and H_F and H_D entropies to the base F and D:
+    With R [D,F] the importance of code i for factor j, and H_F and H_D entropies to the bases F and D:
 
         disentanglement_i = 1 - H_F(R_ij / sum_j R_ij)      1 where code i represents only one factor
         completeness_j    = 1 - H_D(R_ij / sum_i R_ij)      1 where factor j is in only one code
@@ -215,7 +215,7 @@ def fit_estimators(
         seed: of the random state that the estimators share.
 
     Raises:
-        ValueError: a kind that is neither.
+        ValueError: an unknown kind.
     """
     train_codes, test_codes = np.asarray(train_codes), np.asarray(test_codes)
     random_state = np.random.RandomState(seed)

@@ -87,9 +87,9 @@ def frechet_distance(first: npt.ArrayLike | FeatureMoments, second: npt.ArrayLik
         ||m1 - m2||^2 + tr C1 + tr C2 - 2 tr (C1 C2)^(1/2)
 
     C1 C2 is not symmetric, and it is singular if there are fewer images than features. Its square root would then need
-    a multiple of the identity added, and would be complex by rounding. The trace alone needs neither. With C = A A^T,
-    the eigenvalues of C1 C2 are the squared singular values of A1^T A2, so tr (C1 C2)^(1/2) is the sum of these
-    singular values.
+    a multiple of the identity added, and rounding would make it complex. The trace alone needs neither. With
+    C = A A^T, the eigenvalues of C1 C2 are the squared singular values of A1^T A2, so tr (C1 C2)^(1/2) is the sum of
+    these singular values.
 
     Args:
         first: Features [n, F] of one set, or their moments.

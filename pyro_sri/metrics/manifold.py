@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 Features = npt.NDArray[np.float64]
 
-# Rows of distances that are held at once: 82 MB for 10,000 images.
+# Rows of distances in memory at once: 82 MB for 10,000 images.
 ROWS = 1024
 # Squared distances that differ by less than this share of the largest squared norm count as equal. They come from
 # matrix products, whose rounding (about 1e-15 of that norm) must not push a point out of a ball on whose surface it is.
@@ -64,13 +64,13 @@ def precision_recall(real: npt.ArrayLike, generated: npt.ArrayLike, neighbours: 
 def density_coverage(real: npt.ArrayLike, generated: npt.ArrayLike, neighbours: int = 5) -> DensityCoverage:
     """Density and coverage (Naeem et al. 2020). Unlike precision and recall, they change little with a single outlier.
 
-        density  = mean over the generated points of the number of balls of real points that hold it, divided by k
-        coverage = share of the real points whose ball holds some generated point
+        density  = mean over the generated points of the number of balls of real points around it, divided by k
+        coverage = share of the real points whose ball contains some generated point
 
     For samples from the same distribution, density is 1 on average, and coverage is about 1 - 2^-k if both sets have
     the same size. For equal sets, density is 1 + 1/k, because each point also lies in its own ball, and coverage is 1.
     Images that occur more than k times among the real ones (for example empty scenes) increase the density: their balls
-    have radius 0 and hold all copies.
+    have radius 0 and contain all copies.
 
     Args:
         real: features of real images, [n,F].

@@ -75,7 +75,7 @@ def ari_from_labels(
         ARI      = (index - expected) / (maximum - expected)
 
     It is 1 for equal partitions, whatever the names of their labels, 0 on average for random ones, and may be negative.
-    One object in one slot is 1; one object split among slots is 0; several objects in one slot are 0. The quotient is
+    One object in one slot gives 1. One object split among slots gives 0, and so do several in one slot. The quotient is
     0/0 only if the two partitions are equal and trivial (both constant, or both with one pixel per label): that is 1.
 
     Args:
@@ -297,7 +297,7 @@ def check_true_masks(masks: npt.ArrayLike) -> None:
         fine = soft or bool(((checked == 0) | (checked == checked.max(axis=(0, 2, 3, 4), keepdims=True))).all())
     if not fine:
         raise ValueError(
-            f"true_masks hold values from {checked.min():g} to {checked.max():g}: they must be 0 outside and 1 or 255 "
+            f"true_masks have values from {checked.min():g} to {checked.max():g}: they must be 0 outside and 1 or 255 "
             "inside; are they probabilities or an index map, or are true and predicted masks swapped?"
         )
 

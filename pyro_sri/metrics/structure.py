@@ -10,12 +10,12 @@ What is an object:
    connected pieces (with eight neighbours).
 2. Unless the caller names the background masks, these are background: each mask with at least a twentieth of the
    pixels on the image's border, and each mask that reaches both the left and the right border.
-3. A piece of fewer than 4 pixels (in any image of fewer than 2) is a speck; so is a piece with fewer than a tenth of
-   the pixels of its mask's largest piece, unless the mask is background. Pixels of specks go to the nearest piece.
+3. A piece of fewer than 4 pixels (2 actual ones in small images) is a speck, and so is a piece with fewer than a tenth
+   of the pixels of its mask's largest piece, unless the mask is background. Pixels of specks go to the nearest piece.
    Each mask that has a piece left is background or an object.
 4. Objects touch where a pixel of one is directly above, below, left or right of a pixel of the other, or is separated
-   from it by only one pixel of background (in any image at least one). An object is over another in the columns in
-   which it has a pixel above one of the other in this sense.
+   from it by only one pixel of background (one actual pixel in small images). An object is over another in the columns
+   in which it has a pixel above one of the other in this sense.
 
 In every rule:
 
@@ -119,7 +119,7 @@ def structure_accuracy(masks: npt.ArrayLike, *, rule: Rule = "tower", background
     """
     verdicts = check_structure(masks, rule=rule, background=background)
     if not verdicts:
-        raise ValueError("masks must hold at least one scene")
+        raise ValueError("masks must contain at least one scene")
     return sum(verdict.stands for verdict in verdicts) / len(verdicts)
 
 

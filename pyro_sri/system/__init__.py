@@ -1,4 +1,4 @@
-"""What connects the library to the machine: files, locks, errors, seeds, signals, memory, processes."""
+"""The library's interface to the machine: files, locks, errors, seeds, signals, memory, processes."""
 
 try:
     import fcntl  # noqa: F401

@@ -1,4 +1,4 @@
-"""Processes that this one starts and that do not outlive it."""
+"""Child processes that do not outlive this one."""
 
 import contextlib
 import ctypes
@@ -8,30 +8,30 @@ import subprocess
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import IO
 
-PR_SET_PDEATHSIG = 1  # prctl(2), Linux alone
-PARENT = "PYRO_SRI_PARENT"  # the process that a process is to end with, in its environment
+PR_SET_PDEATHSIG = 1  # prctl(2), only on Linux
+PARENT = "PYRO_SRI_PARENT"  # environment variable: the process that a child ends with
 
 
 def start_child(
     words: Sequence[str], output: IO[bytes], environment: Mapping[str, str | None], cores: Collection[int] = ()
 ) -> subprocess.Popen[bytes]:
-    """Starts a process that gets SIGTERM when this one ends, in whatever way; on Linux, elsewhere it lives on.
+    """Starts a process that gets SIGTERM when this one ends, for whatever reason (only on Linux).
 
-    It is in a process group of its own, so that Ctrl-C on a terminal is for this process to pass on. Call it from the
-    main thread: the kernel takes the end of the thread that started a process for the end of its parent.
+    It has its own process group, so this process must pass on a Ctrl-C from the terminal. Call it from the main thread,
+    because the kernel sends the signal when the thread that started the process ends.
 
     Args:
         words: The program and its arguments.
         output: Where its standard output and error go.
-        environment: What to change in this process's environment variables; None takes one away.
-        cores: The cores that it may run on; all of this process's if there are none, or where they cannot be chosen.
+        environment: Changes to this process's environment variables. None removes one.
+        cores: The cores that it may use. If empty, or if cores cannot be chosen, all cores of this process.
     """
     parent = os.getpid()
 
     def prepare() -> None:  # in the child, before the program starts
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it ended before it could be noticed
+        if os.getppid() != parent:  # the parent ended before the line above
             os._exit(1)
         if cores and hasattr(os, "sched_setaffinity"):
             with contextlib.suppress(OSError):
@@ -50,7 +50,7 @@ def start_child(
 
 @contextlib.contextmanager
 def bound_to_this_process() -> Iterator[None]:
-    """Processes that libraries start inside end with this one if they call `end_with_parent`."""
+    """Makes processes that libraries start inside end with this one, if they call `end_with_parent`."""
     os.environ[PARENT] = str(os.getpid())
     try:
         yield
@@ -59,13 +59,13 @@ def bound_to_this_process() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Has this process killed when the one ends that started it to share its work; on Linux, elsewhere it lives on."""
+    """Kills this process when the one that started it to share its work ends (only on Linux)."""
     parent = os.environ.pop(PARENT, None)
     if parent is None:
         return
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if str(os.getppid()) != parent:  # it ended before it could be noticed
+    if str(os.getppid()) != parent:  # the parent ended before the line above
         os._exit(1)
 
 

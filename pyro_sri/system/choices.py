@@ -1,4 +1,4 @@
-"""Words out of a list: checks them, and suggests the one that was meant."""
+"""Checks words against a list, and suggests the one that was meant."""
 
 import difflib
 import textwrap
@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import Any, get_args
 
 LONGEST_LIST = 800  # characters of names that a message lists
-ALIKE = 0.4  # how much a word must share with a known one for that to be suggested
+ALIKE = 0.4  # similarity that a known word needs to be suggested
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that looks most like this one, or None; capitals, blanks, dashes and underlines count alike."""
+    """The most similar known word, or None. Case is ignored, and blanks, dashes and underscores are equal."""
     plain = {_plain(name): name for name in known}
     found = difflib.get_close_matches(_plain(word), plain, n=1, cutoff=ALIKE)
     return plain[found[0]] if found else None
@@ -29,7 +29,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def one_of(word: object, choices: Any) -> str:
-    """What a wrong word must be: one of the choices of a Literal, and which one was probably meant."""
+    """A hint that lists the choices of a Literal, and names the one that was probably meant."""
     names = [str(choice) for choice in get_args(choices)]
     close = closest(word, names) if isinstance(word, str) else None
     return f"it must be one of {', '.join(names)}" + (f"; did you mean '{close}'?" if close else "")

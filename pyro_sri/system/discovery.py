@@ -1,4 +1,4 @@
-"""Finding what a package's modules define, so that a new file needs no entry in a list."""
+"""Finds what a package's modules define, so that new files need no entry in a list."""
 
 import pkgutil
 from collections.abc import Iterable, Iterator

@@ -1,8 +1,8 @@
-"""The one exception that means "the user can correct this", and how the commands treat others."""
+"""The exception for mistakes that the user can correct, and helpers for other errors."""
 
 from collections.abc import Iterator
 
-# How PyTorch and its libraries say that memory ran out, where they do not raise MemoryError.
+# Messages of PyTorch and its libraries if memory runs out and they do not raise MemoryError.
 OUT_OF_MEMORY = (
     *("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED", "bad_alloc"),
     *("Storage size calculation overflowed", "can't start new thread"),
@@ -14,7 +14,7 @@ class UserError(Exception):
     """A mistake that the user can correct: a wrong file, a wrong option, a wrong size.
 
     The message is one plain line that says what is wrong, where, and what to do. The commands print it on standard
-    error and exit with status 2; library callers catch it like any exception.
+    error and exit with status 2. Library callers catch it like any exception.
     """
 
 
@@ -28,14 +28,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception, the one that it was raised from or after, and so on."""
+    """An exception, the exception that caused it, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def printable(text: str) -> str:
-    """A text in which everything is escaped that ends a line, or that a terminal would obey or cannot show."""
+    """Escapes the characters of a text that end a line, control a terminal, or cannot be shown."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 

@@ -15,10 +15,10 @@ from pyro_sri.system.errors import UserError, causes
 
 @contextlib.contextmanager
 def plain_disk_errors(path: Path) -> Iterator[None]:
-    """Turns what a full or read-only disk raises into one plain line about `path`."""
+    """Turns the errors of a full or read-only disk into one plain line about `path`."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch.save raises its own after the disk's, or instead of it
+    except (OSError, RuntimeError) as error:  # torch.save raises its own error after the disk's, or instead of it
         failure = next((cause for cause in causes(error) if isinstance(cause, OSError)), None)
         if failure is None and "write" not in str(error):
             raise
@@ -30,18 +30,18 @@ def plain_disk_errors(path: Path) -> Iterator[None]:
 
 
 def unfinished(path: Path) -> Path:
-    """The path of a file while `write_atomically` writes it."""
+    """The temporary path of a file while `write_atomically` writes it."""
     return path.with_name(f".{path.name}.unfinished")
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Writes a file under another name in the same folder, flushes it to the disk, and renames it.
 
-    A kill leaves at most the file `unfinished(path)`, which the next writing of `path` takes over. Two processes that
-    write `path` do so one after the other.
+    A kill leaves at most the file `unfinished(path)`, which the next write of `path` takes over. If two processes write
+    `path`, one waits for the other.
 
     Raises:
-        UserError: If the disk is full or read-only; the old file, if any, stays.
+        UserError: If the disk is full or read-only. The old file, if any, is kept.
     """
     temporary = unfinished(path)
     with plain_disk_errors(path):
@@ -59,13 +59,13 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 @contextlib.contextmanager
 def open_locked(path: Path, wait: bool) -> Iterator[IO[bytes]]:
-    """Opens a file, emptied, that no other process opens this way until it is closed, renamed or removed.
+    """Opens and empties a file. No other process can open it this way until it is closed, renamed or removed.
 
-    The kernel keeps the lock, and drops it when this process ends in whatever way; processes forked from this one do
-    not have it. On file systems without locks any number of processes may open the file.
+    The kernel releases the lock when this process ends, for whatever reason. Forked processes do not have the lock. On
+    file systems without locks, several processes can open the file.
 
     Raises:
-        BlockingIOError: If another process has the file and this one is not to wait.
+        BlockingIOError: If another process has the file and `wait` is False.
     """
     while True:
         with open(path, "wb", opener=open_in_place) as file:
@@ -78,7 +78,7 @@ def open_locked(path: Path, wait: bool) -> Iterator[IO[bytes]]:
                 still_there = os.path.samestat(path.stat(), os.fstat(file.fileno()))
             except FileNotFoundError:
                 still_there = False
-            if still_there:  # else the process that had it has renamed or removed it meanwhile
+            if still_there:  # otherwise the process that had it has renamed or removed it
                 file.truncate()
                 yield file
                 return
@@ -86,14 +86,14 @@ def open_locked(path: Path, wait: bool) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def sole_use(lock: Path, taken: str) -> Iterator[None]:
-    """Holds a lock file, which is removed afterwards; after a kill it stays, empty, for the next one to take over.
+    """Holds a lock file, and removes it afterwards. After a kill, it stays, empty, and the next process takes it over.
 
     Args:
-        lock: The file; its folder is made.
-        taken: What to say if another process holds it.
+        lock: The file. Its folder is created.
+        taken: The message if another process holds it.
 
     Raises:
-        UserError: If another process does.
+        UserError: If another process holds it.
         OSError: If the file cannot be written.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def sole_use(lock: Path, taken: str) -> Iterator[None]:
 
 
 def lock_folder(descriptor: int) -> None:
-    """Locks a folder that is open by its number, until it is closed; nothing where the file system has no locks.
+    """Locks an open folder until it is closed. Does nothing if the file system has no locks.
 
     Raises:
         BlockingIOError: If another process has it locked.
@@ -121,28 +121,28 @@ def lock_folder(descriptor: int) -> None:
 
 
 def from_home(path: Path | str) -> Path:
-    """A path with a leading ~ spelt out; as it is where there is no such home."""
+    """A path with a leading ~ expanded, or unchanged if there is no such home."""
     return Path(os.path.expanduser(path))
 
 
 def is_locked(path: Path) -> bool:
-    """Whether another process has a file open by `open_locked` at this moment; the lock itself is never taken."""
-    if not sys.platform.startswith("linux"):  # elsewhere the question has another form
+    """Whether another process has a file open by `open_locked` at this moment. Does not take the lock."""
+    if not sys.platform.startswith("linux"):  # the call differs on other systems
         return False
     question = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     try:
         with path.open("rb") as file:
             answer = fcntl.fcntl(file, fcntl.F_GETLK, question)
-    except OSError:  # it is not there, or its file system has no locks
+    except OSError:  # it is missing, or its file system has no locks
         return False
     return bool(struct.unpack("hhqqi", answer)[0] != fcntl.F_UNLCK)
 
 
 def write_numbered(path: Path, content: bytes) -> None:
-    """Writes a file; keeps an earlier one beside it, as NAME.1.SUFFIX and so on.
+    """Writes a file, and keeps an earlier one next to it, as NAME.1.SUFFIX and so on.
 
     Raises:
-        UserError: If the disk is full or read-only; the earlier file is still where it was.
+        UserError: If the disk is full or read-only. The earlier file is still in its place.
     """
     earlier = path.read_bytes() if path.exists() else None
     if earlier is None:
@@ -160,5 +160,5 @@ def write_numbered(path: Path, content: bytes) -> None:
 
 
 def open_in_place(path: str, flags: int) -> int:
-    """Opens a file as it is, and never where a link leads that came with a run directory."""
+    """Opens a file without emptying it, and without following a link that came with a run directory."""
     return os.open(path, flags & ~os.O_TRUNC | os.O_NOFOLLOW, 0o666)

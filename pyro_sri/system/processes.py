@@ -1,4 +1,4 @@
-"""What the processes of a distributed run agree on; alone, a process agrees with itself."""
+"""Communication between the processes of a distributed run. It also works for a single process."""
 
 import contextlib
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def is_first() -> bool:
 
 
 def total_over_processes(value: Tensor) -> Tensor:
-    """The sum of a tensor over processes; every process must ask for it."""
+    """The sum of a tensor over processes. Every process must call this."""
     value = value.detach().clone()
     if num_processes() > 1:
         torch.distributed.all_reduce(value)
@@ -29,7 +29,7 @@ def total_over_processes(value: Tensor) -> Tensor:
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a tensor over processes; every process must ask for it."""
+    """The mean of a tensor over processes. Every process must call this."""
     return total_over_processes(value) / num_processes()
 
 
@@ -38,13 +38,13 @@ def plain_connection_errors() -> Iterator[None]:
     """Turns the errors that the end of one process causes in the others into one plain line.
 
     Raises:
-        UserError: If another process of the run ended, or cannot be reached any more.
+        UserError: If another process of the run has ended or can no longer be reached.
     """
     try:
         yield
     except RuntimeError as error:
         lost = torch.distributed.is_available() and isinstance(error, torch.distributed.DistError)
-        if not lost and "gloo" not in str(error):  # whose errors are plain RuntimeErrors
+        if not lost and "gloo" not in str(error):  # gloo raises plain RuntimeErrors
             raise
         raise UserError(
             "another process of the run has ended or cannot be reached (its output may say why): start all of them "

@@ -1,4 +1,4 @@
-"""Signals that end a process, handled in another way for a while."""
+"""Temporary handlers for signals that end a process."""
 
 import contextlib
 import os
@@ -8,21 +8,21 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-# Ctrl-C; and what shells, terminals and batch systems send before they kill.
+# Ctrl-C, and what shells, terminals and batch systems send before they kill.
 ENDING = (
     signal.SIGINT,
     signal.SIGTERM,
     *(signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
 )
-URGENT = (signal.SIGINT, signal.SIGTERM)  # what a user sends; the others may come twice by themselves
+URGENT = (signal.SIGINT, signal.SIGTERM)  # sent by a user; the others may come twice on their own
 
 
 @contextlib.contextmanager
 def handling(handler: Callable[[int, object], object], *numbers: int) -> Iterator[None]:
-    """Has signals handled by a function inside, called with their number and the frame that they interrupted.
+    """Handles signals inside by a function, which is called with their number and the interrupted frame.
 
-    SIGHUP and its like stay ignored where they are, as under nohup. Outside the main thread, where Python handles
-    none, it changes nothing.
+    Except for Ctrl-C and SIGTERM, signals that are ignored stay ignored, such as SIGHUP under nohup. Outside the main
+    thread, where Python handles no signals, it does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -38,12 +38,12 @@ def handling(handler: Callable[[int, object], object], *numbers: int) -> Iterato
 
 @contextlib.contextmanager
 def hearing(hear: Callable[[int, threading.Event], object]) -> Iterator[None]:
-    """Has a function called in another thread for each signal that comes inside, even where Python runs no handler.
+    """Calls a function in another thread for each signal inside, even while Python cannot run a handler.
 
-    That is so while the main thread is in a library that waits, for another process say. The signals must be handled.
+    It cannot while the main thread waits in a library, for example for another process. The signals must have handlers.
 
     Args:
-        hear: Called with the number of the signal, and with an event that is set when the inside is left.
+        hear: Called with the number of the signal, and with an event that is set at the end of the context.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -71,11 +71,11 @@ def hearing(hear: Callable[[int, threading.Event], object]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def waiting(for_what: str, patience: float) -> Iterator[None]:
-    """Lets the signals of ENDING end this process at once while it waits in a library that runs no handler.
+    """Lets the signals of ENDING end this process at once, even while it waits in a library.
 
     Args:
-        for_what: What it waits for and what the user can do, which is said on standard error when it takes long.
-        patience: How many seconds are long.
+        for_what: What it waits for and what the user can do, for a message on standard error.
+        patience: Seconds until this message.
     """
     timer = threading.Timer(patience, say, [f"waiting for {for_what}"])
     timer.daemon = True
@@ -88,14 +88,14 @@ def waiting(for_what: str, patience: float) -> Iterator[None]:
 
 
 def end_now(number: int) -> None:
-    """Ends this process with the status of one that a signal ended, if it is one that does."""
+    """Ends this process with the exit status for a signal, if the signal is in ENDING."""
     if number in ENDING:
         say(f"pyro-sri: {ended_by(number)}")
         os._exit(128 + number)
 
 
 def ended_by(number: int) -> str:
-    """How a command that a signal ended says so."""
+    """The message of a command that a signal ended."""
     names: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
     return names.get(number, f"ended by {signal.Signals(number).name}")
 

@@ -1,12 +1,12 @@
-"""How the threads of a process of ours wait for each other."""
+"""How the threads of this process wait for each other."""
 
 import os
 
 
 def wait_passively() -> None:
-    """Lets threads that wait for others sleep instead of spin; call it before torch is loaded.
+    """Lets threads sleep instead of spin while they wait. Call it before torch is imported.
 
-    Where another program has one of the cores, spinning threads keep the one they wait for from running: with two
-    threads a step takes 4 to 20 times as long. A choice made in the environment stays.
+    If another program uses one of the cores, spinning threads block the thread that they wait for. With two threads, a
+    step then takes 4 to 20 times as long. A setting in the environment is kept.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

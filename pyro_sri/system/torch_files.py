@@ -1,4 +1,4 @@
-"""Files written by torch.save, read without trust: no code runs, checksums are verified, tensors are what they seem."""
+"""Reads untrusted files of torch.save: no code runs, checksums are verified, and tensors are checked."""
 
 import io
 import warnings
@@ -9,7 +9,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-PICKLE = b"\x80"  # how files of the format before PyTorch 1.6 begin
+PICKLE = b"\x80"  # the first byte of files in the format before PyTorch 1.6
 DTYPES = (
     torch.float16,
     torch.bfloat16,
@@ -23,28 +23,28 @@ DTYPES = (
 
 
 def load_torch_file(path: Path) -> Any:
-    """What torch.save wrote, on the CPU.
+    """Loads a file of torch.save, to the CPU.
 
-    torch.load leaves the checksums of its zip archives unread; they are verified here first, in pieces. Files of the
-    format before PyTorch 1.6 have none: where their tensors are damaged, the numbers are others.
+    torch.load does not check the checksums of zip archives, so they are verified here first, in pieces. Files in the
+    format before PyTorch 1.6 have no checksums: if their tensors are damaged, the numbers are wrong.
 
     Raises:
-        Exception: Of whatever type, if the file is missing, damaged, compressed or holds code.
+        Exception: Of any type, if the file is missing, damaged or compressed, or contains code.
     """
     with warnings.catch_warnings(), path.open("rb") as file:
-        warnings.simplefilter("ignore")  # about details of a format, which the user need not see
+        warnings.simplefilter("ignore")  # about details of the format, which the user need not see
         source: IO[bytes] = file
         if zipfile.is_zipfile(path):
             _verify(path)
         elif file.read(1) == PICKLE:
-            source = io.BytesIO(PICKLE + file.read())  # which never makes room for more than there is
+            source = io.BytesIO(PICKLE + file.read())  # never allocates more than the file contains
         else:
             raise ValueError("it is neither a zip archive nor a pickle")
         return torch.load(source, map_location="cpu", weights_only=True)
 
 
 def _verify(path: Path) -> None:
-    """Raises an exception unless every member of an archive is whole; torch.save leaves them uncompressed."""
+    """Raises an exception unless every member of an archive is intact, and uncompressed as by torch.save."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
@@ -56,7 +56,7 @@ def _verify(path: Path) -> None:
 
 
 def is_plain(value: object) -> bool:
-    """Whether this is a real dense tensor whose values are all there: not repeated, compressed or on no device."""
+    """Whether this is a dense CPU tensor with all its values in memory: not repeated, sparse or meta."""
     return (
         isinstance(value, Tensor)
         and value.dtype in DTYPES
@@ -68,10 +68,10 @@ def is_plain(value: object) -> bool:
 
 
 def fits(value: object, ours: Tensor) -> bool:
-    """Whether a value from a file can take the place of a tensor: plain, and of its shape and dtype."""
+    """Whether a value from a file can replace a tensor: plain, with the same shape and dtype."""
     return isinstance(value, Tensor) and is_plain(value) and (value.shape, value.dtype) == (ours.shape, ours.dtype)
 
 
 def is_finite(value: Tensor) -> bool:
-    """Whether a plain tensor has no NaN and nothing infinite."""
+    """Whether a plain tensor has no NaN or infinity."""
     return bool(torch.isfinite(value).all())

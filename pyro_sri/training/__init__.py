@@ -1,1 +1,1 @@
-"""Training: the loop, a step, and how steps are carried out."""
+"""Training: the loop, the steps, and how networks are run."""

@@ -1,30 +1,30 @@
-"""CUDA graphs: what a step does on a GPU, recorded once and repeated without Python."""
+"""CUDA graphs: the work of a step on a GPU, recorded once and repeated without Python."""
 
 from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
 
-WARM_UP = 3  # calls that run as they are, so that libraries and optimiser have allocated what they keep
+WARM_UP = 3  # calls before recording, so that libraries and optimiser allocate what they keep
 
 
 def records(device: torch.device) -> bool:
-    """Whether there is anything to record with: on GPUs."""
+    """Whether work can be recorded: only on GPUs."""
     return device.type == "cuda"
 
 
 def record(
     work: Callable[[], None], device: torch.device, stream: torch.cuda.Stream | None = None
 ) -> Callable[[], None]:
-    """What repeats the work: its CUDA graph on a GPU, the work itself on the CPU.
+    """A function that repeats the work: its CUDA graph on a GPU, the work itself on the CPU.
 
-    Recording runs nothing. What is repeated reads and writes the same memory as the recorded kernels, and draws from
-    the default generator as it is then seeded.
+    Recording runs nothing. The graph reads and writes the same memory as the recorded kernels. It draws from the
+    default generator with its current seed.
 
     Args:
-        work: Kernels on tensors that stay where they are; it must not wait for the device.
+        work: Launches kernels on tensors that stay in place. It must not wait for the device.
         device: Where it runs.
-        stream: The one on which it ran before, whose workspaces libraries keep; None for another.
+        stream: The stream on which it ran before, whose workspaces libraries keep. None means another one.
     """
     if not records(device):
         return work
@@ -38,7 +38,7 @@ class Captured:
     """A function of one tensor, recorded after a few calls and repeated from then on.
 
     Args:
-        function: What to call; all that it leaves behind must be in tensors that it changes in place.
+        function: The function. It must store all its results in tensors that it changes in place.
         device: Where it runs.
     """
 
@@ -52,14 +52,14 @@ class Captured:
         self.repeat: Callable[[], None] | None = None
 
     def __call__(self, inputs: Tensor, phase: Hashable = None) -> None:
-        """Does the work.
+        """Calls the function, or repeats its recording.
 
         Args:
-            inputs: Of the same shape in all calls of a phase.
-            phase: Calls of another phase do other work: what was recorded is forgotten, with its memory.
+            inputs: A tensor with the same shape in all calls of a phase.
+            phase: Another phase does other work, so the recording and its memory are dropped.
         """
         if self.inputs is None or phase != self.phase:
-            self.inputs = self.repeat = None  # their memory goes before there is new
+            self.inputs = self.repeat = None  # frees their memory before more is allocated
             self.inputs = torch.empty_like(inputs, device=self.device)
             self.phase, self.calls = phase, 0
         self.inputs.copy_(inputs, non_blocking=True)
@@ -76,7 +76,7 @@ class Captured:
         self.function(self.inputs)
 
     def _run_aside(self) -> None:
-        """On a stream of its own, as recording will; the same for all calls, whose memory it reuses."""
+        """Runs on a separate stream, as recording does. All calls share it, to reuse its memory."""
         if self.stream is None:
             self._run()
             return

@@ -1,4 +1,4 @@
-"""The device that a run is on, and what libraries say of GPUs that need not worry a user."""
+"""The device of a run, and how to silence advice on GPUs from libraries."""
 
 import logging
 import warnings
@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-# Asks for less exact products on every run; `--precision` decides that.
+# Recommends less exact products on every run. `--precision` decides that.
 ADVICE = "that has Tensor Cores"
-# PyTorch 2.9 and later speak of a new way to say what `set_precision` says; torch.compile refuses the new way.
+# PyTorch 2.9 and later recommend new settings instead of those in `set_precision`. torch.compile rejects them.
 NEW_SETTINGS = "Please use the new API settings to control TF32"
 
 _LOGGER = "lightning_fabric.utilities.rank_zero"
@@ -23,7 +23,7 @@ def _is_wanted(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def without_advice() -> Iterator[None]:
-    """Libraries do not speak of precision within."""
+    """Silences advice on precision from libraries."""
     logger = logging.getLogger(_LOGGER)
     logger.addFilter(_is_wanted)
     try:
@@ -35,7 +35,7 @@ def without_advice() -> Iterator[None]:
 
 
 def new_fabric(**options: Any) -> Fabric:
-    """A process's part in a run, launched.
+    """Creates and launches the Fabric of one process of a run.
 
     Raises:
         ValueError: If a launcher's settings do not fit.
@@ -50,12 +50,12 @@ def new_fabric(**options: Any) -> Fabric:
 
 
 def _expect_other_streams() -> None:
-    """DistributedDataParallel is made on a stream of its own, as it asks, and autograd waits for it: no warning."""
+    """Silences a warning: DistributedDataParallel needs its own stream, and autograd waits for it."""
     expect = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)  # from PyTorch 2.10 on
     if expect is not None:
         expect(False)
 
 
 def device_name(device: torch.device) -> str:
-    """The device for people: its kind and, of a GPU, its model."""
+    """A readable name of the device: its kind and, for a GPU, its model."""
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)

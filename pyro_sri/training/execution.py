@@ -21,17 +21,17 @@ from pyro_sri.training.devices import without_advice
 
 
 def set_precision(module: nn.Module, precision: Precision) -> None:
-    """How convolutions multiply; everything else (norms, densities, KLs) stays in float32.
+    """Sets the precision of convolutions. Everything else (norms, densities, KLs) stays in float32.
 
-    On GPUs convolutions also add in the same order each time, a setting of the process.
+    On GPUs, convolutions also add in a fixed order. This is a setting of the process.
 
     Args:
-        module: The module whose convolutions are meant.
-        precision: "float32"; "tf32": float32 with 10 bits of mantissa in the products, on GPUs that can, matrix
-            products included; "bf16": bfloat16, all but 1x1 convolutions. The first two are settings of the process.
+        module: The module that contains the convolutions.
+        precision: "float32"; "tf32": float32 with 10 bits of mantissa in products, also in matrix products, on GPUs
+            that support it; "bf16": bfloat16, except for 1x1 convolutions. The first two are settings of the process.
 
     Raises:
-        ValueError: On another precision.
+        ValueError: If the precision is unknown.
     """
     check_choice(precision, Precision, "precision")
     with without_advice():
@@ -46,9 +46,9 @@ def set_precision(module: nn.Module, precision: Precision) -> None:
 
 
 def _run_by(network: nn.Module, function: Callable[..., Any], **options: Any) -> None:
-    """Has calls of a network answered by `function(network, *inputs)`, which belongs to no module.
+    """Replaces the forward pass of a network by `function(network, *inputs)`, a function outside all modules.
 
-    A copy of the network, by `copy.deepcopy` or `pickle`, is then run with its own weights.
+    A copy of the network, by `copy.deepcopy` or `pickle`, then runs with its own weights.
     """
     network.forward = functools.partial(function, network, **options)
 
@@ -60,17 +60,17 @@ def _in_bfloat16(convolution: nn.Module, *inputs: Tensor) -> Tensor:
 
 
 def decoders(module: nn.Module) -> list[nn.Module]:
-    """The networks by the name of decoder within a model, a guide, or anything made of them: most of the arithmetic."""
+    """The decoders in a model, a guide, or a module that contains them. They do most of the arithmetic."""
     return _networks(module, ("decoder",))
 
 
 def encoders(module: nn.Module) -> list[nn.Module]:
-    """Those that read images or features of images: what is left of the convolutions."""
+    """The networks that read images or features of images. They contain the other convolutions."""
     return _networks(module, ("encoder", "segmentation_head", "slot_head", "features"))
 
 
 def _networks(module: nn.Module, endings: tuple[str, ...]) -> list[nn.Module]:
-    """Plain networks whose names end so, each once, also where two parents share it."""
+    """Plain networks whose names have one of these endings. A shared network occurs once."""
     return [
         network
         for name, network in module.named_modules()
@@ -79,9 +79,9 @@ def _networks(module: nn.Module, endings: tuple[str, ...]) -> list[nn.Module]:
 
 
 def recompute_decoders(module: nn.Module) -> None:
-    """Keeps only the decoders' inputs for the backward pass, which decodes once more (gradient checkpointing).
+    """Keeps only the decoders' inputs for the backward pass, which decodes again (gradient checkpointing).
 
-    Decoders that are also compiled must have been before.
+    To compile decoders as well, compile them first.
     """
     for decoder in decoders(module):
         compiled = getattr(decoder.forward, "func", None) is _compiled
@@ -98,12 +98,12 @@ def _recomputed(network: nn.Module, *inputs: Tensor, run: Callable[..., Any]) ->
 
 
 def _once_noticed(network: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """The contexts of the first pass and of later ones: batch normalisation must not count the same batch twice."""
+    """The contexts of the first and of later passes: batch normalisation must not count a batch twice."""
     return contextlib.nullcontext(), _Unnoticed(network)
 
 
 class _Unnoticed(AbstractContextManager[None]):
-    """Batch normalisation leaves its running statistics as they are; may be entered again (EMORL goes back twice)."""
+    """Freezes the statistics of batch normalisation. Can be entered again (EMORL has two backward passes)."""
 
     def __init__(self, network: nn.Module) -> None:
         norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
@@ -119,8 +119,7 @@ class _Unnoticed(AbstractContextManager[None]):
 
 
 def compile_networks(module: nn.Module, device: torch.device) -> None:
-    """Compiles decoders and encoders with `torch.compile`; where there is no compiler, warns and leaves them as they
-    are."""
+    """Compiles decoders and encoders with `torch.compile`. If there is no compiler, it only warns."""
     if not can_compile(device):
         warnings.warn("there is no compiler that torch.compile can use: the networks run uncompiled", stacklevel=2)
         return
@@ -141,6 +140,6 @@ def can_compile(device: torch.device) -> bool:
     """Whether a small function compiles."""
     try:
         torch.compile(torch.sin)(torch.zeros(8, device=device))
-    except Exception:  # what a missing compiler raises depends on the device and on the version
+    except Exception:  # the error for a missing compiler depends on the device and the version
         return False
     return True

@@ -1,4 +1,4 @@
-"""The fastest way to carry out a run on the device at hand, by trying: precision, recording, compilation."""
+"""Finds the fastest way to run on a device by trying: precision, recording, compilation."""
 
 import dataclasses
 import time
@@ -22,24 +22,24 @@ TIMED = 5  # steps
 
 
 def fastest(config: RunConfig, device: torch.device, fixed: Collection[str] = ()) -> tuple[RunConfig, str]:
-    """Tries ways to carry out a run, each for some steps on random images, and takes the fastest that works.
+    """Tries several ways to run, each for some steps on random images, and returns the fastest that works.
 
-    Of several processes none tries: all must do the same. They take the first way.
+    Several processes try nothing, because all must do the same. They use the first way.
 
     Args:
         config: The run.
         device: Where it will run.
-        fixed: Fields that stay as they are.
+        fixed: Fields that must not change.
 
     Returns:
-        The run, and a sentence for the user.
+        The configuration, and a sentence for the user.
     """
     if device.type != "cuda":
         return config, "--fast changes nothing on a CPU: on a GPU it chooses --precision, --capture and --compile"
     name = device_name(device)
     ways = list(_ways(config, device, fixed))
     if config.num_processes > 1:
-        return ways[0], f"--fast on {name}: {_options(ways[0])}, untried, as several processes share the run"
+        return ways[0], f"--fast on {name}: {_options(ways[0])}, untested because several processes share the run"
     seconds = [_seconds_per_step(way, device) for way in ways]
     best = min(range(len(ways)), key=seconds.__getitem__)
     if seconds[best] == float("inf"):
@@ -50,7 +50,7 @@ def fastest(config: RunConfig, device: torch.device, fixed: Collection[str] = ()
 
 
 def _ways(config: RunConfig, device: torch.device, fixed: Collection[str]) -> Iterator[RunConfig]:
-    """What may be fastest, the likeliest first, without repetitions; the last changes nothing."""
+    """Ways that may be the fastest, the likeliest first, without repetitions. The last one changes nothing."""
     precision = _precision(config, device)
     compiles = "compile" not in fixed and can_compile(device)
     wanted: list[dict[str, Any]] = [
@@ -83,13 +83,13 @@ def _options(config: RunConfig) -> str:
 
 
 def _seconds_per_step(config: RunConfig, device: torch.device) -> float:
-    """The best of some steps; infinity if they fail."""
+    """The time of the fastest of some steps, or infinity if they fail."""
     shape = (config.batch_size, config.image_size, config.image_size, 3)
     settings = pyro.settings.context(module_local_params=True)
     times = []
     try:
         with keeping_random_state(device), settings, pyro.validation_enabled(False), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler's own
+            warnings.simplefilter("ignore")  # from the compiler
             stepper = new_stepper(config, device)
             images = torch.randint(0, 256, shape, dtype=torch.uint8).to(device)
             for step in range(WARM_UP + 1 + TIMED):
@@ -97,7 +97,7 @@ def _seconds_per_step(config: RunConfig, device: torch.device) -> float:
                 stepper(images, step)
                 _wait(device)
                 times.append(time.perf_counter() - begin)
-    except Exception:  # what fails on a device depends on it, and on the version
+    except Exception:  # the error depends on the device and the version
         return float("inf")
     return min(times[-TIMED:])
 

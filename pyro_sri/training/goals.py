@@ -1,4 +1,4 @@
-"""What GECO's goal asks for, held against the data: a goal that is met at once, or never, fails without a word."""
+"""Checks GECO's goal against the data, because a goal that is met at once, or never, fails silently."""
 
 import itertools
 import math
@@ -10,13 +10,13 @@ from pyro_sri.config import RunConfig
 from pyro_sri.config.shared import GoalFields
 from pyro_sri.data.loading import evaluation_batches
 
-IMAGES = 1024  # that make the mean image, or all of a smaller set
+IMAGES = 1024  # for the mean image, or all of a smaller set
 AT_ONCE = 64
-AS_BEFORE = 1.1  # errors that differ by less stand for the same goal
+AS_BEFORE = 1.1  # errors that differ by a smaller factor count as the same goal
 
 
 def mean_image_error(data: Path, num_images: int = IMAGES) -> float:
-    """The mean squared error, in [0, 1], of one picture for all training images: their mean."""
+    """The mean squared error, in [0, 1], of the mean training image as a reconstruction of all of them."""
     total = squares = np.zeros(())
     count = 0
     batches = evaluation_batches(data, "train", AT_ONCE, masks=False)
@@ -28,11 +28,11 @@ def mean_image_error(data: Path, num_images: int = IMAGES) -> float:
 
 
 def goal_warnings(config: RunConfig, preset: RunConfig) -> list[str]:
-    """What is odd about the goal of a new run, each in one line.
+    """Problems with the goal of a new run, each in one line.
 
     Args:
         config: The run, with its data.
-        preset: What it was made from, whose goal it may have lost on the way.
+        preset: Its preset's configuration, whose goal the run may have lost.
     """
     if not isinstance(config, GoalFields) or not config.uses_geco:
         return []
@@ -44,19 +44,19 @@ def goal_warnings(config: RunConfig, preset: RunConfig) -> list[str]:
     assert isinstance(preset, GoalFields)
     if _lost(config, preset):
         warnings.append(
-            f"with this likelihood {goal} stands for a mean squared error of {config.goal_mse:.2g}, and that of "
-            f"{config.preset} for {preset.goal_mse:.2g}: --geco-mse {preset.goal_mse:.2g} keeps it"
+            f"with this likelihood, {goal} means a mean squared error of {config.goal_mse:.2g}, but that of "
+            f"{config.preset} means {preset.goal_mse:.2g}: --geco-mse {preset.goal_mse:.2g} keeps it"
         )
     if (error := mean_image_error(config.data_file)) <= config.goal_mse:
         warnings.append(
-            f"{goal} is met by the data's mean image (mean squared error {error:.2g}, the goal stands for "
+            f"{goal} is met by the data's mean image (mean squared error {error:.2g}, the goal means "
             f"{config.goal_mse:.2g}): the KL weight will only grow; use a smaller --geco-mse"
         )
     return warnings
 
 
 def _lost(config: GoalFields, preset: GoalFields) -> bool:
-    """Whether the preset's target, in nats, stands for another error with the run's likelihood."""
+    """Whether the preset's target, in nats, means another error with the run's likelihood."""
     if config.geco_mse or config.geco_target != preset.geco_target or preset.goal_mse <= 0:
         return False
     return abs(math.log(config.goal_mse / preset.goal_mse)) > math.log(AS_BEFORE)

@@ -1,4 +1,4 @@
-"""How the processes of a run come together: alone, started by this one, by torchrun, or by srun."""
+"""Brings the processes of a run together: one alone, or several started by it, by torchrun or by srun."""
 
 import contextlib
 import os
@@ -20,8 +20,8 @@ from pyro_sri.system.errors import UserError, one_line
 from pyro_sri.system.signals import waiting
 from pyro_sri.training.devices import new_fabric
 
-BY_HAND = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")  # what Fabric reads where there is no launcher
-# Seconds after which it is said who is waited for: a person starts other machines, a launcher all of them at once.
+BY_HAND = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")  # read by Fabric if there is no launcher
+# Seconds until a message says who is awaited. A person starts machines one by one, a launcher all at once.
 PATIENCE_BY_HAND, PATIENCE = 2.0, 60.0
 
 
@@ -29,7 +29,7 @@ def pick_device(device: Device) -> torch.device:
     """The device that "auto", "cpu" or "cuda" means here.
 
     Raises:
-        UserError: If a GPU is asked for and there is none.
+        UserError: If a GPU is requested and there is none.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("there is no GPU that PyTorch can use: leave out --device cuda or set --device cpu")
@@ -37,13 +37,13 @@ def pick_device(device: Device) -> torch.device:
 
 
 def launch(config: RunConfig) -> Fabric:
-    """Joins the processes of a run, and starts those of this machine that no launcher has started.
+    """Joins the processes of a run, and starts those on this machine that no launcher has started.
 
     While it waits for the others, Ctrl-C and SIGTERM end this process at once. Processes that are started here end
-    with this one, in whatever way it ends (on Linux).
+    when this one ends, for whatever reason (on Linux).
 
     Raises:
-        UserError: If there are too few GPUs, or the processes that a launcher started are not those of the run.
+        UserError: If there are too few GPUs, or a launcher started other processes than the run needs.
     """
     end_with_parent()
     accelerator = pick_device(config.device).type
@@ -68,7 +68,7 @@ def launch(config: RunConfig) -> Fabric:
 
 @contextlib.contextmanager
 def waiting_for_the_others(config: RunConfig) -> Iterator[None]:
-    """Says after a while that the other processes of a run are waited for; signals end the wait."""
+    """Says after a while that this process waits for the others of the run. Signals end the wait."""
     if config.num_processes == 1:
         yield
         return
@@ -79,7 +79,7 @@ def waiting_for_the_others(config: RunConfig) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _none_left_behind(strategy: str | DDPStrategy) -> Iterator[None]:
-    """Ends the processes that Fabric has started if this one cannot go on."""
+    """Ends the processes that Fabric has started if this one cannot continue."""
     try:
         yield
     except BaseException:
@@ -87,7 +87,7 @@ def _none_left_behind(strategy: str | DDPStrategy) -> Iterator[None]:
         for process in started:
             process.kill()
             process.wait()
-        started.clear()  # else Fabric, which watches them, would kill this process too
+        started.clear()  # otherwise Fabric, which watches them, would kill this process too
         raise
 
 
@@ -106,10 +106,10 @@ def _awaited(config: RunConfig, by_hand: bool) -> str:
 
 
 def _environment(config: RunConfig) -> ClusterEnvironment | None:
-    """What started the run's processes; None leaves it to Fabric to find out.
+    """The launcher of the run's processes. None means that Fabric finds out.
 
     Raises:
-        UserError: If a launcher started other processes than the run's, or there is none and one is needed.
+        UserError: If a launcher started other processes than the run needs, or is needed but missing.
     """
     if TorchElasticEnvironment.detect():
         devices, total = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
@@ -126,12 +126,12 @@ def _environment(config: RunConfig) -> ClusterEnvironment | None:
             f"--nodes {config.nodes}: start it on every machine with torchrun or srun, or set MASTER_ADDR, "
             "MASTER_PORT and NODE_RANK there"
         )
-    # In a job of SLURM without srun there is one process, however many tasks the job has asked for.
+    # Without srun, a SLURM job has one process, even if it requested several tasks.
     return LightningEnvironment() if "SLURM_NTASKS" in os.environ else None
 
 
 def _srun_tasks() -> int:
-    """How many processes srun has started together with this one; 0 if it has started none, or this one alone."""
+    """The number of processes that srun started, including this one. 0 if it started none or only this one."""
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS") or 0)
     interactive = SLURMEnvironment.job_name() in ("bash", "interactive")
     return 0 if interactive or tasks == 1 else tasks

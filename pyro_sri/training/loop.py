@@ -1,4 +1,4 @@
-"""Training: one loop for every system, on lightning-fabric, which can stop and resume without changing the result."""
+"""The training loop of every system, on lightning-fabric. It can stop and resume without changing the result."""
 
 import contextlib
 import dataclasses
@@ -39,13 +39,13 @@ from pyro_sri.training.step import Stepper, TrainingStep, new_optimizer
 from pyro_sri.viz import tensorboard_images
 
 VALIDATED_STEPS = WARM_UP  # first steps of a run that check every distribution's arguments and sites' shapes
-AGREE_EVERY = {"cpu": 1, "cuda": 10}  # steps between the questions whether to stop; a GPU has to be waited for
+AGREE_EVERY = {"cpu": 1, "cuda": 10}  # steps between checks whether to stop, which wait for a GPU
 PICTURE_IMAGES = 8
 ENCODED_AT_ONCE = 64  # images
 PATIENCE = 5.0  # seconds that a second Ctrl-C waits for a step of several processes
 TENSORBOARD = "tensorboard"
 
-# How torch refuses numbers that overflowed on the way: in its distributions, and in its draws.
+# Parts of torch's error messages for numbers that have overflowed, in distributions and in draws.
 REFUSED = ("but found invalid values", "either `inf`, `nan`", "expects all elements of std >= 0", "p_in >= 0")
 DIVERGED = "training diverged"  # how the message of `Diverged` begins
 
@@ -53,35 +53,35 @@ Progress = Callable[[int, dict[str, float] | None], None]
 
 
 class Diverged(UserError):
-    """The loss or a parameter is no longer finite; the last good checkpoint is kept."""
+    """The loss or a parameter is no longer finite. The last good checkpoint is kept."""
 
 
 @plain_connection_errors()
 def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Progress | None = None) -> runs.Run:
-    """Trains a run from its start or from its last checkpoint to `config.steps`.
+    """Trains a run from its start, or from its last checkpoint, to `config.steps`.
 
-    A step's draws are a pure function of (seed, process, step), and so is its batch: a resumed run continues bit for
-    bit on CPUs, and up to the order in which GPUs add on those.
+    The draws and the batch of a step depend only on (seed, process, step). So a resumed run gives the same result, bit
+    for bit on CPUs, and on GPUs up to the order in which they add.
 
     In the main thread, Ctrl-C (SIGINT), SIGTERM and the other signals of `ENDING` end training after the current step,
-    with a checkpoint; a second Ctrl-C ends it at once and leaves the last checkpoint as it is. A kill leaves at most an
-    empty file ".lock" and one ".NAME.unfinished" beside each file NAME, which the resumed run takes over, and a cut
-    last log line.
+    with a checkpoint. A second Ctrl-C ends it at once and does not change the last checkpoint. A kill leaves at most an
+    empty file ".lock" and a file ".NAME.unfinished" next to each file NAME, which the resumed run takes over, and an
+    incomplete last log line.
 
     Args:
-        config: The run; `config.data` names the file.
-        path: The run directory; new or empty unless `resume`.
+        config: The run. `config.data` is the path of its dataset file.
+        path: The run directory. It must be new or empty unless `resume`.
         resume: Continue the run in `path` if there is one.
-        progress: Called with the number of steps done before the first and after every step, and at log lines with
-            the means of the terms (else None).
+        progress: Called before the first step and after every step, with the number of steps done and, at log lines,
+            the means of the terms (otherwise None).
 
     Returns:
         The finished run, or the run as it was when it was interrupted.
 
     Raises:
-        UserError: On data that does not fit, a folder that holds something else or that another process trains in,
-            changed fields, a full disk.
-        Diverged: If the loss is no longer finite; in every process of a distributed run.
+        UserError: If the data does not fit, the folder contains something else or is in use, a field has changed, or
+            the disk is full.
+        Diverged: If the loss or a parameter is no longer finite, in every process of a distributed run.
         KeyboardInterrupt: On a second Ctrl-C.
     """
     fabric = launch(config)
@@ -119,12 +119,12 @@ def train(config: RunConfig, path: Path, *, resume: bool = False, progress: Prog
 def _check_shared(fabric: Fabric, path: Path, step: int) -> None:
     """Raises UserError unless all processes found the same checkpoint, if any, in the run directory."""
     if mean_over_processes(torch.tensor(step, device=fabric.device, dtype=torch.float64)).item() != step:
-        raise UserError(f"the processes do not see the same run in {path}: put it where all machines have it")
+        raise UserError(f"the processes do not see the same run in {path}: put it in a folder that all machines share")
 
 
 @contextlib.contextmanager
 def _locked(fabric: Fabric, path: Path, new: bool) -> Iterator[None]:
-    """Keeps other runs out of the run directory; where one is there already, every process refuses."""
+    """Keeps other runs out of the run directory. If there is one already, every process raises UserError."""
     with contextlib.ExitStack() as stack:
         refusal = None
         if fabric.is_global_zero:
@@ -140,7 +140,7 @@ def _locked(fabric: Fabric, path: Path, new: bool) -> Iterator[None]:
 
 
 def check_data(config: RunConfig) -> None:
-    """Raises UserError unless the data file is there and fits the run."""
+    """Raises UserError unless the data file exists and fits the run."""
     with DatasetFile(config.data_file) as data:
         data.require_size(config.image_size)
         if config.batch_size > data.num_images("train"):
@@ -155,8 +155,8 @@ def check_same(config: RunConfig, stored: RunConfig) -> None:
     if type(config) is not type(stored):
         raise UserError(f"the run to resume is of the system '{stored.system}', not '{config.system}'")
     if stored.data_hash is not None and data_hash(config) != stored.data_hash:
-        were = "than when the run to resume began" if config.data == stored.data else f"than {stored.data}, its data"
-        raise UserError(f"{config.data} holds other scenes {were}: name a file of the same content, or start a new run")
+        were = "than when the run to resume began" if config.data == stored.data else f"than the run's {stored.data}"
+        raise UserError(f"{config.data} has different scenes {were}: use the same data, or start a new run")
     changed = [
         f"{flag(field.name)} (was {getattr(stored, field.name)})"
         for field in dataclasses.fields(config)
@@ -167,12 +167,12 @@ def check_same(config: RunConfig, stored: RunConfig) -> None:
 
 
 def data_hash(config: RunConfig) -> str:
-    """The content hash of the run's data file: a resumed run may find it elsewhere, but not changed."""
+    """The content hash of the run's data file. A resumed run may use a copy, but not a changed file."""
     return _content_hash(config.data_file, _stamp(config.data_file))
 
 
 def _stamp(file: Path) -> tuple[int, ...]:
-    """What changes when a file does; nothing where there is none."""
+    """Properties that change when a file changes. Empty if there is no file."""
     try:
         found = file.stat()
     except OSError:
@@ -182,7 +182,7 @@ def _stamp(file: Path) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=8)
 def _content_hash(file: Path, stamp: tuple[int, ...]) -> str:
-    """The hash of a file that has not changed since it was asked for, which takes a while."""
+    """The content hash of a file. It is slow, so it is cached until the stamp changes."""
     with DatasetFile(file) as data:
         return data.content_hash()
 
@@ -193,7 +193,7 @@ class _State:
 
     step: int = 0
     best: float = math.inf
-    totals: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # what the next log line has so far
+    totals: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # sums for the next log line
     averaged: dict[str, Tensor] | None = None  # the weights, averaged over steps
 
     def restore(self, run: runs.Run, module: ELBOModule, optimizer: torch.optim.Optimizer) -> None:
@@ -234,7 +234,7 @@ class _Trainer:
                 self.writer = SummaryWriter(run.path / TENSORBOARD, purge_step=state.step + 1)
 
     def run_steps(self) -> runs.Run:
-        """Trains to the last step, or until a signal; leaves a checkpoint either way."""
+        """Trains until the last step or a signal, and saves a checkpoint in both cases."""
         config, state = self.config, self.state
         batches = self._batches()
         first = state.step
@@ -245,7 +245,7 @@ class _Trainer:
         try:
             with pyro.settings.context(module_local_params=True), self._signals():
                 while state.step < config.steps and not self._should_stop():
-                    # A process that refuses its share on its own would leave the others waiting.
+                    # A process that alone rejects its batch would leave the others waiting.
                     validated = state.step < first + VALIDATED_STEPS and self.fabric.world_size == 1
                     with self._divergence_told():
                         with pyro.validation_enabled(validated):
@@ -261,7 +261,7 @@ class _Trainer:
         return self.run
 
     def _batches(self) -> Iterator[Tensor]:
-        """What the steps to come take: images, then encoded slots where the run says so."""
+        """The batches of the next steps: images, then encoded slots if the run uses them."""
         config, step = self.config, self.state.step
         images = training_batches(
             config.data_file,
@@ -279,17 +279,16 @@ class _Trainer:
         return itertools.chain((batch["images"] for batch in taken), self._encoded_batches())
 
     def _encoded_batches(self) -> Iterator[Tensor]:
-        """Slots of training images, encoded when the first are asked for."""
+        """Slots of training images, which are encoded when the first batch is requested."""
         config, first = self.config, self.config.encoded_from
         assert first is not None, "images never end otherwise"
         slots, processes = self._encode(first), self.fabric.world_size
-        size = min(config.images_per_step(first), len(slots) - len(slots) % processes)  # of a small set, all of it
+        size = min(config.images_per_step(first), len(slots) - len(slots) % processes)  # or a whole small set
         yield from held_batches(slots, size, config.seed, self.state.step - first, self.fabric.global_rank, processes)
 
     @torch.no_grad()
     def _encode(self, first: int) -> Tensor:
-        """The slots of all training images [N, K, 2D], for the steps from `first` on: the same in every process and
-        whenever the run is resumed."""
+        """Slots of all training images [N, K, 2D] from step `first` on, the same in every process and resumed run."""
         seed_step(self.config.seed, 0, first)
         module = self.module.eval()
         batches = evaluation_batches(self.config.data_file, "train", ENCODED_AT_ONCE, masks=False)
@@ -299,7 +298,7 @@ class _Trainer:
         return slots
 
     def _should_stop(self) -> bool:
-        """Whether a signal came, to any process: they stop after the same step, which they agree on now and then."""
+        """Whether a signal came to any process. They check this every few steps, to stop after the same step."""
         if self.fabric.world_size == 1:
             return self.stopped
         if self.state.step % AGREE_EVERY[self.fabric.device.type]:
@@ -307,7 +306,7 @@ class _Trainer:
         return bool(total_over_processes(torch.tensor(float(self.stopped), device=self.fabric.device)).item())
 
     def _bookkeeping(self) -> None:
-        """What is due after a step: log line, validation, pictures, checkpoint."""
+        """Does what is due after a step: log line, validation, pictures, checkpoint."""
         step, config = self.state.step, self.config
         last = step == config.steps
         line = self._log() if step % config.log_every == 0 or last else None
@@ -348,7 +347,7 @@ class _Trainer:
 
     @torch.no_grad()
     def _validate(self) -> bool:
-        """Means of the terms over validation images; whether -ELBO is the lowest so far. True without such images."""
+        """Logs mean terms over validation images. True if -ELBO is the lowest so far, or there are no images."""
         with DatasetFile(self.config.data_file) as data:
             if "val" not in data.splits:
                 return True
@@ -411,7 +410,7 @@ class _Trainer:
         self.fabric.barrier()
 
     def _require_finite(self) -> None:
-        """Raises Diverged in every process if in one of them something is not finite."""
+        """Raises Diverged in every process if something is not finite in one of them."""
         if total_over_processes((~self._is_finite()).float()).item():
             raise self._diverged()
 
@@ -424,7 +423,7 @@ class _Trainer:
 
     @contextlib.contextmanager
     def _divergence_told(self) -> Iterator[None]:
-        """Raises Diverged where torch refuses what is not finite."""
+        """Raises Diverged if torch rejects values that are not finite."""
         try:
             yield
         except (ValueError, RuntimeError) as error:
@@ -443,7 +442,7 @@ class _Trainer:
     def _calmer(self) -> str:
         """The command of a run that starts from the best weights so far, if any, and learns more slowly."""
         config, path = self.config, self.run.path
-        if config.preset not in PRESETS:  # no command made it
+        if config.preset not in PRESETS:  # not created by a command
             return ""
         rate = min(config.learning_rate / 10, PRESETS[config.preset].config.learning_rate)
         start = str(path) if self.run.checkpoint("best").exists() else config.start_from
@@ -455,7 +454,7 @@ class _Trainer:
         return f", for example: {command}{said}"
 
     def _cut_log(self) -> None:
-        """Removes log lines beyond the checkpoint: their steps will be done again."""
+        """Removes log lines after the checkpoint, because their steps will be repeated."""
         path = self.run.path / runs.LOG
         kept = [line for line in runs.read_log(path) if line["step"] <= self.state.step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
@@ -464,7 +463,7 @@ class _Trainer:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Makes Ctrl-C and SIGTERM end the run after the current step, with a checkpoint; a second Ctrl-C, at once."""
+        """Ctrl-C and SIGTERM end the run after the current step, with a checkpoint. A second Ctrl-C ends it at once."""
         interrupted, heard = False, itertools.count(1)
 
         def stop(number: int, _: object) -> None:
@@ -473,7 +472,7 @@ class _Trainer:
                 raise KeyboardInterrupt
             self.stopped, interrupted = True, interrupted or number == signal.SIGINT
 
-        def insist(number: int, left: threading.Event) -> None:  # for steps that wait for a process that hangs
+        def insist(number: int, left: threading.Event) -> None:  # for steps that wait for a hanging process
             if number == signal.SIGINT and next(heard) > 1 and not left.wait(PATIENCE):
                 end_now(number)
 

@@ -13,11 +13,11 @@ from pyro_sri.system.torch_files import fits, is_finite
 
 MOMENTUM = 0.95
 ITERATIONS = 5
-QUINTIC = (3.4445, -4.7750, 2.0315)  # brings singular values between 0 and 1 near 1 in few iterations (Jordan et al.)
+QUINTIC = (3.4445, -4.7750, 2.0315)  # brings singular values between 0 and 1 near 1 in a few iterations (Jordan et al.)
 ADAM_SIZE = 0.2  # root mean square of Adam's steps, in learning rates
 
-SETTINGS = ("params", "betas", "eps", "weight_decay", "amsgrad", "maximize")  # what a resumed run keeps
-NOT_NEGATIVE = {"step", "exp_avg_sq"}  # of what an optimiser keeps of a parameter
+SETTINGS = ("params", "betas", "eps", "weight_decay", "amsgrad", "maximize")  # kept by a resumed run
+NOT_NEGATIVE = {"step", "exp_avg_sq"}  # entries of a parameter's state
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
@@ -39,12 +39,12 @@ def _is_convolution(parameter: Tensor) -> bool:
 class Muon(Optimizer):
     """Adam, but the weights of convolutions move by their orthogonalised momentum (Jordan et al. 2024).
 
-    A convolution's weights are taken for the matrix [first channels, all else]. All of its directions then learn at one
-    pace, also those of small gradients. Its steps are as large as Adam's usually are (Liu et al. 2025), so that one
-    learning rate serves both.
+    A convolution's weights are treated as a matrix [first channels, all else]. All of its directions then learn at the
+    same pace, even those with small gradients. Its steps are about as large as Adam's (Liu et al. 2025), so one
+    learning rate works for both.
 
     Args:
-        parameters: What to move.
+        parameters: The parameters to optimise.
         lr: The learning rate.
     """
 
@@ -57,10 +57,10 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; a closure, if there is one, is called first."""
+        """Does one step. A closure, if there is one, is called first."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         others, convolutions = self.param_groups
-        self.adam.param_groups, self.adam.state = [others], self.state  # loading a state puts new ones in place
+        self.adam.param_groups, self.adam.state = [others], self.state  # loading a state replaces them
         self.adam.step()
         for weight in convolutions["params"]:
             if weight.grad is not None:
@@ -78,7 +78,7 @@ class Muon(Optimizer):
 
 
 def kept_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """What an optimiser's state holds of a parameter: tensors of the right shapes and types, with any values."""
+    """The entries of a parameter's state: tensors of the right shapes and types, with any values."""
     if isinstance(optimizer, Muon) and _is_convolution(parameter):
         return {"exp_avg": parameter}
     return {"step": torch.zeros((), dtype=torch.float32), "exp_avg": parameter, "exp_avg_sq": parameter}
@@ -87,10 +87,10 @@ def kept_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
 def fill_optimizer(optimizer: Optimizer, state: Any, path: Path) -> None:
     """Loads the state of a run's optimiser, all or none.
 
-    The optimiser itself accepts states of any shape, and computes with what then lies beside them in memory.
+    The optimiser itself accepts states of any shape, and would then read memory outside of them.
 
     Raises:
-        UserError: If it is not that of the same parameters and settings.
+        UserError: If the state does not belong to the same parameters and settings.
     """
     parameters = dict(enumerate(parameter for group in optimizer.param_groups for parameter in group["params"]))
     groups = optimizer.state_dict()["param_groups"]

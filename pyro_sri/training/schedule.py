@@ -4,7 +4,7 @@ import math
 
 from pyro_sri.config import RunConfig
 
-FINAL_LEARNING_RATE = 0.02  # what the cosine leaves of the learning rate
+FINAL_LEARNING_RATE = 0.02  # share of the learning rate at the end of the cosine
 
 
 def learning_rate(config: RunConfig, step: int) -> float:

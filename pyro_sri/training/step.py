@@ -1,4 +1,4 @@
-"""One optimisation step, from images to updated parameters, without ever waiting for the device."""
+"""One optimisation step, from images to updated parameters, without waiting for the device."""
 
 import contextlib
 from collections.abc import Mapping
@@ -26,20 +26,20 @@ from pyro_sri.training.schedule import learning_rate
 
 
 class TrainingStep(ELBOModule):
-    """Model, guide and objective as one module whose forward pass is a training step's loss."""
+    """Model, guide and objective as one module whose forward pass computes the loss."""
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Terms]:
         """The loss of a step, and the batch means of its terms without gradients.
 
         Args:
-            inputs: Images [B, 3, H, W] in [0, 1]; where SRI's prior trains alone, their encoded slots [B, K, 2D].
+            inputs: Images [B, 3, H, W] in [0, 1], or their encoded slots [B, K, 2D] if only SRI's prior is trained.
         """
         terms = self.elbo.terms(self.model, self.guide, inputs)
         return self.elbo.objective(terms), {name: term.detach().mean() for name, term in terms.items()}
 
 
 def new_optimizer(module: torch.nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    """The run's optimiser of all parameters; Adam moves those it moves in one kernel."""
+    """The run's optimiser for all parameters. Adam is fused into one kernel."""
     parameters = list(module.parameters())
     if config.optimizer == "muon":
         return Muon(parameters, lr=config.learning_rate)
@@ -47,7 +47,7 @@ def new_optimizer(module: torch.nn.Module, config: RunConfig) -> torch.optim.Opt
 
 
 def new_stepper(config: RunConfig, device: torch.device) -> "Stepper":
-    """What the training of a run would step with, on new weights, in this process alone: to measure its steps."""
+    """A stepper with new weights, in this process alone, to time the steps of a run."""
     fabric = new_fabric(accelerator=device.type, devices=1)
     torch.manual_seed(config.seed)
     module = TrainingStep(*config.build())
@@ -60,20 +60,20 @@ class Stepper:
     With `config.capture`, on a GPU, whole steps are recorded as CUDA graphs and repeated.
 
     Attributes:
-        module: What is trained, on its device; its networks run as the configuration says.
+        module: The module in training, on its device. Its networks run as the configuration says.
         optimizer: Its optimiser.
-        finite: Whether every loss so far was finite; a tensor on the device.
-        totals: For the loss and every term its sum over steps and their number [2] in this process, on the device; in
-            float64, so that it does not matter where a resumed run adds them up.
-        average: The average of its weights; None unless the run has one.
+        finite: Whether every loss so far was finite, a tensor on the device.
+        totals: For the loss and every term, the sum over steps and the number of steps [2] in this process, on the
+            device. They are float64, so the place where a run is resumed does not matter.
+        average: The average of its weights, or None if the run has none.
 
     Args:
         config: The run.
-        fabric: The process's part in the run.
-        module: What to train.
-        optimizer: Its optimiser, with the state that training goes on from.
-        totals: The totals that training goes on from, those of the average process.
-        averaged: The state that the average of the weights goes on from; None to start it.
+        fabric: The Fabric of this process.
+        module: The module to train.
+        optimizer: Its optimiser, with the state to continue from.
+        totals: The totals to continue from, as means over processes.
+        averaged: The state of the weights' average to continue from. None starts a new average.
     """
 
     def __init__(
@@ -98,21 +98,21 @@ class Stepper:
         self.average = WeightAverage(module, config.ema) if config.ema else None
         if self.average is not None and averaged is not None:
             self.average.load_state_dict(averaged)
-        optimizer.load_state_dict(optimizer.state_dict())  # which brings a restored state to the parameters' device
+        optimizer.load_state_dict(optimizer.state_dict())  # moves a restored state to the parameters' device
         captured = config.capture and records(fabric.device)
         for group in optimizer.param_groups:
             group["capturable"] = captured
             rate = config.learning_rate
-            group["lr"] = torch.tensor(rate, device=fabric.device) if captured else rate  # recording fixes numbers
+            group["lr"] = torch.tensor(rate, device=fabric.device) if captured else rate  # a recording fixes numbers
         self.work = Captured(self._work, fabric.device) if config.capture else None
         self.finite = torch.tensor(True, device=fabric.device)
         self.totals = {name: total.to(fabric.device) for name, total in totals.items()}
         self.ones = torch.ones((), device=fabric.device)
 
     def __call__(self, batch: Tensor, step: int) -> None:
-        """One step.
+        """Does one step.
 
-        Its draws are a pure function of (seed, process, step).
+        Its draws depend only on (seed, process, step).
 
         Args:
             batch: This process's share: images, uint8 [B, H, W, 3], or encoded slots, float32 [B, K, 2D].
@@ -145,7 +145,7 @@ class Stepper:
                 self.wrapped,
                 self.wrapped_optimizer,
                 max_norm=self.config.gradient_clip,
-                error_if_nonfinite=False,  # that is what `finite` is for
+                error_if_nonfinite=False,  # `finite` records it
             )
         self.wrapped_optimizer.step()
         self.finite &= torch.isfinite(loss.detach())
@@ -155,7 +155,7 @@ class Stepper:
             self.totals[name] += torch.stack([value, self.ones.to(value)])
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Within it, the module has the weights that are evaluated: their average, if the run has one."""
+        """Inside, the module has the weights to evaluate: their average, if the run has one."""
         return contextlib.nullcontext() if self.average is None else self.average.in_place()
 
     def take_means(self) -> dict[str, float]:

@@ -334,7 +334,7 @@ def test_true_masks_that_are_no_masks_are_refused(metric: Callable[..., object],
         ),
         "halves": (true / 510, soft),
     }[spoil]
-    with pytest.raises(ValueError, match=r"true_masks hold .* 0 outside and 1 or 255 inside") as caught:
+    with pytest.raises(ValueError, match=r"true_masks have .* 0 outside and 1 or 255 inside") as caught:
         metric(*wrong)
     assert "\n" not in str(caught.value)
 

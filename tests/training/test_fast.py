@@ -69,7 +69,7 @@ def test_what_the_run_cannot_do_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
     two = dataclasses.replace(CONFIG, devices=2)
     config, said = fastest(two, GPU)
     assert (config.precision, config.capture, config.compile) == ("bf16", False, True)
-    assert "untried" in said
+    assert "untested" in said
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
     monkeypatch.setattr(fast, "can_compile", lambda device: False)
     config = fastest(CONFIG, GPU)[0]

@@ -177,12 +177,12 @@ def test_data_may_move_but_not_change(tetrominoes: Path, tmp_path: Path) -> None
     moved, other = tmp_path / "moved.h5", tmp_path / "other.h5"
     shutil.copy(tetrominoes, moved)
     make_dataset("tetrominoes", other, size=32, train=48, val=16, test=16, seed=4)
-    with pytest.raises(UserError, match="holds other scenes than"):
+    with pytest.raises(UserError, match="has different scenes than"):
         train(tiny(other), tmp_path / "run", resume=True)
     train(tiny(moved, steps=6), tmp_path / "run", resume=True)
     kept = moved.read_bytes()
     shutil.copy(other, moved)  # under the same name
-    with pytest.raises(UserError, match="holds other scenes than when the run to resume began"):
+    with pytest.raises(UserError, match="has different scenes than when the run to resume began"):
         train(tiny(moved), tmp_path / "run", resume=True)
     moved.write_bytes(kept)
     train(tiny(moved), tmp_path / "run", resume=True)
