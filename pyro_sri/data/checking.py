@@ -1,4 +1,4 @@
-"""Whether the content of a dataset file is sound: ``pyro-sri data check``."""
+"""Checks the content of a dataset file: ``pyro-sri data check``."""
 
 from pathlib import Path
 from typing import Any
@@ -11,25 +11,25 @@ from pyro_sri.data.hdf5 import HDF5_ERRORS, check_filters, pieces
 from pyro_sri.data.masks import MaskTally, mask_fault
 from pyro_sri.system.errors import UserError
 
-DARKEST = 32  # images of which no value reaches it are worth a word
+DARKEST = 32  # images whose values are all below this are reported
 
 
 def check_dataset(path: Path | str, progress: Report | None = None) -> list[str]:
-    """Read a dataset file from end to end.
+    """Read a dataset file from end to end, and check it.
 
-    Checksums of the file are verified where it has them (files written here do). Masks must be 0 or 255, and in
-    generated files an exact partition; factors must be finite.
+    Checksums are verified if the file has them (files written here do). Masks must be 0 or 255, and in generated files
+    an exact partition. Factors must be finite.
 
     Args:
         path: The file.
-        progress: Called as progress("train/imgs", items done, items in all) after every piece.
+        progress: Called as progress("train/imgs", items done, items in total) after every piece.
 
     Returns:
-        What is sound and still worth knowing, a sentence each: masks that overlap, entities that are never seen,
-        factors that evaluation leaves out, images that are nearly black.
+        Remarks on a sound file, one sentence each: masks that overlap, entities that are never visible, factors that
+        evaluation leaves out, images that are nearly black.
 
     Raises:
-        UserError: Naming the array and the index of the first damaged item.
+        UserError: If an item is damaged. Names the array and the index of the first one.
     """
     with DatasetFile(path) as file:
         tallies = {f"{split}/masks": mask_tally(file) for split in file.splits}
@@ -53,16 +53,16 @@ def check_dataset(path: Path | str, progress: Report | None = None) -> list[str]
 
 
 def mask_tally(file: DatasetFile) -> MaskTally:
-    """A tally of the masks of a file, which counts nothing yet."""
+    """An empty tally for the masks of a file."""
     return MaskTally(file.background_entities, "background_entities" in file.attributes)
 
 
 def dark_images(brightest: int) -> str | None:
-    """What is odd about images of which no value is larger, in words that follow "imgs"; None if nothing is."""
+    """What is wrong if no value of images is larger than this, as words to follow "imgs"; None if nothing is."""
     if brightest == 0:
         return "are all black"
     if brightest <= 1:
-        return "hold nothing above 1 of 255: were they in [0, 1], and not multiplied by 255?"
+        return "have no value above 1 of 255: were they in [0, 1], and not multiplied by 255?"
     if brightest < DARKEST:
         return f"are all dark: no value is above {brightest} of 255"
     return None
@@ -91,7 +91,7 @@ def _checked_items(file: DatasetFile, name: str, array: Any, start: int, stop: i
 
 
 def finite_rows(factors: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which rows of an array of numbers, or of a structured array, have no NaN and nothing infinite; [n]."""
+    """Which rows of an array of numbers, or of a structured array, have only finite values; [n]."""
     if factors.dtype.names:
         return np.logical_and.reduce([finite_rows(factors[name]) for name in factors.dtype.names])
     if factors.dtype.kind not in "fc":

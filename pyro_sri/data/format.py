@@ -8,10 +8,10 @@ Groups `train`, `val`, `test` (at least one of them), each with::
              (optional)
     factors  [n, O, F] numbers, or a structured array, with the names in the attribute `factor_names` (optional)
 
-Groups of other usual names (training, validation, Test) are taken for these splits.
+Groups with other common names (training, validation, Test) count as these splits.
 
-The arrays are in the file itself, all of them: links, arrays kept in other files and arrays of which a part was never
-written (HDF5 would read zeros there) are refused. So are sizes that no scene has, before anything is allocated.
+All arrays must be in the file itself. Links, arrays in other files and arrays that were only partly written (HDF5 would
+read zeros there) are refused. So are sizes that no scene has, before anything is allocated.
 
 Generated files have the attributes source="generated", generator, generator_version, seed and every parameter.
 """
@@ -47,20 +47,20 @@ from pyro_sri.system.files import from_home
 SPLITS = ("train", "val", "test")
 ARRAYS = ("imgs", "masks", "factors")
 
-# HDF5 reads whole blocks of a checksummed array: small blocks keep shuffled reads from disk quick, large ones keep the
+# HDF5 reads whole blocks of a checksummed array: small blocks keep shuffled reads from disk fast, large ones keep the
 # index small. 16 images of 64 x 64 are 196 kB.
 IMAGES_PER_BLOCK = 16
 
-# What no scene has, but a damaged or hostile file may declare.
+# Limits that no scene exceeds, but a damaged or hostile file may.
 LARGEST_SIDE = 1024  # pixels of an image
 MOST_ENTITIES = 255
 
-# Told how far a long task is: report(what, items done, items in all).
+# Called with the progress of a long task: report(what, items done, items in total).
 Report = Callable[[str, int, int], None]
 
 
 class SceneArrays(NamedTuple):
-    """A run of scenes on its way into a file: n of them, with O entities (background included) and F factors."""
+    """Arrays of n scenes to write to a file, with O entities (background included) and F factors."""
 
     images: NDArray[np.uint8]  # [n, H, W, 3], in 0..255
     masks: NDArray[np.uint8] | None = None  # [n, O, H, W, 1], 255 inside, 0 outside
@@ -70,11 +70,11 @@ class SceneArrays(NamedTuple):
 class DatasetFile:
     """A dataset file, opened read-only and checked against the layout; use it as a context manager.
 
-    Opening reads the shapes and types, not the content: `check_dataset` does that.
+    Opening reads the shapes and types, but not the content; `check_dataset` reads that.
 
     Args:
         path: The HDF5 file.
-        content: What is in it, where it has no name yet.
+        content: The open file, if it has no name yet.
 
     Attributes:
         path: The file.
@@ -151,7 +151,7 @@ class DatasetFile:
     def masks(self, split: str) -> Any | None:
         """The instance masks of a split: an HDF5 dataset, uint8 [n, O, H, W, 1], or None where there are none.
 
-        They may overlap; `visible_masks` reads what is seen of each entity.
+        They may overlap; `visible_masks` reads the visible part of each entity.
         """
         return self._optional(split, "masks")
 
@@ -161,7 +161,7 @@ class DatasetFile:
         Each pixel belongs to the entity in front, or to none.
 
         Raises:
-            UserError: If the masks are damaged, or would be read wrong.
+            UserError: If the masks are damaged, or would be misread.
         """
         array = self.masks(split)
         if array is None:
@@ -172,7 +172,7 @@ class DatasetFile:
         return visible_masks(masks)
 
     def factor_fault(self, split: str) -> str | None:
-        """Why the factors of a split say nothing of single objects; None if they do, or if there are none."""
+        """Why the factors of a split do not describe single objects; None if they do, or if there are none."""
         factors, num_entities = self.factors(split), self.num_entities(split)
         if factors is None:
             return None
@@ -210,22 +210,22 @@ class DatasetFile:
         return int(self.images(split).shape[0])
 
     def num_entities(self, split: str) -> int | None:
-        """How many entities the masks of a split can hold, background included; None without masks."""
+        """How many entities the masks of a split have room for, background included; None without masks."""
         masks = self.masks(split)
         return None if masks is None else int(masks.shape[1])
 
     @property
     def background_entities(self) -> tuple[int, ...]:
-        """The entities that are no objects: entity 0 unless the file says otherwise; empty if all are objects."""
+        """The entities that are not objects: entity 0 unless the file says otherwise; empty if all are objects."""
         return tuple(int(entity) for entity in np.atleast_1d(self.attributes.get("background_entities", 0)))
 
     @property
     def generated(self) -> bool:
-        """Whether the scenes were generated here, as opposed to read from a published data set."""
+        """Whether the scenes were generated here, rather than read from a published data set."""
         return self.attributes.get("source") == "generated"
 
     def arrays(self) -> Iterator[tuple[str, Any]]:
-        """Every array of the layout that is there, as ("train/imgs", HDF5 dataset), in a fixed order."""
+        """Every array of the layout that the file has, as ("train/imgs", HDF5 dataset), in a fixed order."""
         for split in self.splits:
             for name in ARRAYS:
                 array = self._optional(split, name)
@@ -233,7 +233,7 @@ class DatasetFile:
                     yield f"{split}/{name}", array
 
     def content_hash(self) -> str:
-        """The sha256 of every array with its name, type and shape, read in pieces; attributes do not count.
+        """The sha256 of every array with its name, type and shape, read in pieces; attributes are not included.
 
         Raises:
             UserError: If a piece cannot be read.
@@ -272,11 +272,11 @@ class DatasetFile:
 
 
 def split_groups(file: h5py.File, where: str) -> dict[str, h5py.Group]:
-    """The groups of a file that are splits, in the order train, val, test, whatever the spelling of their names.
+    """The groups of a file that are splits, in the order train, val, test. Names may be spelt as in `split_of`.
 
     Args:
         file: An HDF5 file.
-        where: What it is called, for the error message.
+        where: Its name for the error message.
 
     Raises:
         UserError: If two groups would be the same split, or one is a link.
@@ -294,10 +294,10 @@ def split_groups(file: h5py.File, where: str) -> dict[str, h5py.Group]:
 
 
 def convert_advice(path: Path, size: int | None = None) -> str:
-    """What makes a file of this one that can be used."""
+    """Advice on how to make a usable file from this one."""
     name = f"{path.stem}-{size or 'converted'}.h5"
     words = ["pyro-sri", "data", "convert", str(path), "--out", name, *([] if size is None else ["--size", str(size)])]
-    return f"this makes one that fits: {shlex.join(words)}"
+    return f"convert it with: {shlex.join(words)}"
 
 
 def _is_plain(dtype: np.dtype[Any], kinds: str) -> bool:
@@ -310,9 +310,9 @@ def _check_split(group: Any, where: str) -> None:
     if not isinstance(imgs, h5py.Dataset):
         raise UserError(f"{where} has no array imgs; a split needs imgs, uint8 [n,H,W,3]")
     if imgs.dtype != np.uint8:
-        raise UserError(f"{where}/imgs is {_kind(imgs)}; images must be uint8 in 0..255: write them anew as such")
+        raise UserError(f"{where}/imgs is {_kind(imgs)}; images must be uint8 in 0..255: rewrite them as such")
     if imgs.ndim != 4 or imgs.shape[3] != 3 or imgs.shape[1] != imgs.shape[2] or 0 in imgs.shape:
-        advice = "write them anew"
+        advice = "rewrite them"
         if imgs.ndim == 4 and imgs.shape[3] == 3 and 0 not in imgs.shape:
             advice = "`pyro-sri data convert` cuts them to squares"
         raise UserError(f"{where}/imgs has shape {imgs.shape}; images must be [n,H,W,3], n >= 1, H == W: {advice}")
@@ -323,27 +323,27 @@ def _check_split(group: Any, where: str) -> None:
     check_stored(imgs, f"{where}/imgs")
     if masks is not None:
         if not isinstance(masks, h5py.Dataset) or masks.dtype != np.uint8:
-            advice = "write them anew"
+            advice = "rewrite them"
             if isinstance(masks, h5py.Dataset) and masks.dtype.kind in "buif" and masks.ndim == 5:
-                advice = "`pyro-sri data convert` makes them so"
+                advice = "`pyro-sri data convert` does that"
             raise UserError(f"{where}/masks is {_kind(masks)}; masks must be a uint8 array, 255 inside: {advice}")
         n, height, width, _ = imgs.shape
         if masks.ndim != 5 or masks.shape[1] < 1 or (masks.shape[0], *masks.shape[2:]) != (n, height, width, 1):
             expected = f"[{n},O,{height},{width},1]"
-            raise UserError(f"{where}/masks has shape {masks.shape}; it must be {expected} like imgs: write them anew")
+            raise UserError(f"{where}/masks has shape {masks.shape}; it must be {expected} like imgs: rewrite them")
         if masks.shape[1] > MOST_ENTITIES:
             raise UserError(
-                f"{where}/masks has {masks.shape[1]} entities; it may have at most {MOST_ENTITIES}: write them anew"
+                f"{where}/masks has {masks.shape[1]} entities; it may have at most {MOST_ENTITIES}: rewrite them"
             )
         check_stored(masks, f"{where}/masks")
     if factors is not None:
         rows = isinstance(factors, h5py.Dataset) and factors.shape is not None and factors.shape[:1] == imgs.shape[:1]
         if not rows or factors.dtype.hasobject:
             raise UserError(
-                f"{where}/factors is {_kind(factors)}; it must be an array of numbers, one row per image: write it anew"
+                f"{where}/factors is {_kind(factors)}; it must be an array of numbers, one row per image: rewrite it"
             )
         check_stored(factors, f"{where}/factors")
 
 
 def _kind(item: Any) -> str:
-    return one_line(f"{item.dtype} {item.shape}") if isinstance(item, h5py.Dataset) else "no array"
+    return one_line(f"{item.dtype} {item.shape}") if isinstance(item, h5py.Dataset) else "not an array"

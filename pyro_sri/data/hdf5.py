@@ -1,4 +1,4 @@
-"""Reading HDF5 files of unknown origin: nothing outside the file is followed, and no size is believed."""
+"""Reads HDF5 files of unknown origin: links are not followed, and declared sizes are not trusted."""
 
 import contextlib
 import importlib
@@ -13,17 +13,17 @@ import numpy as np
 from pyro_sri.data.heaps import check_heaps
 from pyro_sri.system.errors import UserError, one_line
 
-# Scenes held in memory at once when a whole file is read from end to end: so many, or fewer if they are large.
+# Scenes in memory at once when a whole file is read; fewer if they are large.
 SCENES_PER_READ = 256
 BYTES_PER_READ = 64 * 1024**2
 
-# What a damaged or hostile file may declare, and no scene has.
+# Limits that no scene exceeds, but a damaged or hostile file may.
 LARGEST_ITEM_BYTES = 256 * 1024**2  # the masks or factors of one scene
-LARGEST_BLOCK_BYTES = 1024**3  # HDF5 unpacks a block as a whole
+LARGEST_BLOCK_BYTES = 1024**3  # HDF5 unpacks whole blocks
 LARGEST_READ_BYTES = 1024**3  # asked for in one call
 LARGEST_ATTRIBUTE_BYTES = 1024**2
 
-# Filters that are often used, by their registered numbers: files need not name them.
+# Common filters by their registered numbers. Files need not name them.
 FILTERS = {
     307: "bzip2",
     32000: "lzf",
@@ -39,7 +39,7 @@ HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowE
 
 
 def open_file(path: Path) -> h5py.File:
-    """An HDF5 file, opened read-only. Raises UserError if there is none that can be read."""
+    """An HDF5 file, opened read-only. Raises UserError if it cannot be read."""
     if not path.exists():
         raise UserError(f"there is no file {path}; `pyro-sri data make` makes one")
     if path.is_dir():
@@ -58,15 +58,15 @@ def open_file(path: Path) -> h5py.File:
 
 
 def stored(group: Any, name: str, where: str) -> Any | None:
-    """A group or dataset in an HDF5 group, or None where there is none of that name.
+    """A group or dataset in an HDF5 group, or None if there is none of that name.
 
     Args:
         group: The group or file.
         name: A name in it.
-        where: What the group is called, for the error message.
+        where: The group's name for the error message.
 
     Raises:
-        UserError: If it is a link instead, which may lead anywhere: it is not followed.
+        UserError: If it is a link, which is not followed because it may lead anywhere.
     """
     if not group.id.links.exists(name.encode()):
         return None
@@ -76,7 +76,7 @@ def stored(group: Any, name: str, where: str) -> Any | None:
 
 
 def read_attributes(item: Any, where: str) -> dict[str, Any]:
-    """The attributes of a file, group or dataset as plain Python values; None for what is none.
+    """The attributes of a file, group or dataset as plain Python values, or None where that is impossible.
 
     Raises:
         UserError: If one is too large.
@@ -91,11 +91,11 @@ def read_attributes(item: Any, where: str) -> dict[str, Any]:
 
 
 def check_stored(array: Any, where: str) -> None:
-    """Raises UserError unless a dataset is all in its file, in items and blocks of a size that can be read."""
+    """Raises UserError unless a dataset is complete in its file, with items and blocks small enough to read."""
     properties = array.id.get_create_plist()
     if _missing_filters(array):
         with contextlib.suppress(ImportError):
-            importlib.import_module("hdf5plugin")  # which makes its filters known
+            importlib.import_module("hdf5plugin")  # which registers its filters
     if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
         raise UserError(f"{where} is stored in other files; copy its data into this file")
     if item_bytes(array) > LARGEST_ITEM_BYTES:
@@ -120,7 +120,7 @@ def item_bytes(array: Any) -> int:
 
 
 def check_filters(array: Any, where: str) -> None:
-    """Raises UserError if an HDF5 dataset is packed with filters that are not installed, naming them."""
+    """Raises UserError if an HDF5 dataset is packed with filters that are not installed, and names them."""
     if missing := _missing_filters(array):
         raise UserError(
             f"{where} is packed with the HDF5 filter {', '.join(missing)}, which is not installed here: "
@@ -137,11 +137,11 @@ def _missing_filters(array: Any) -> list[str]:
 
 
 def pieces(array: Any, stop: int | None = None) -> Iterator[slice]:
-    """Runs of items that together are all of an array: 256 items each, or fewer if they would take more than 64 MiB.
+    """Slices that together cover an array: 256 items each, or fewer if those would take more than 64 MiB.
 
     Args:
         array: An HDF5 dataset with n items.
-        stop: Only the first so many items; None for all.
+        stop: How many items to cover, from the first; None for all.
     """
     stop = len(array) if stop is None else stop
     step = max(1, min(SCENES_PER_READ, BYTES_PER_READ // max(1, item_bytes(array))))
@@ -149,10 +149,10 @@ def pieces(array: Any, stop: int | None = None) -> Iterator[slice]:
 
 
 def plain(value: Any) -> Any:
-    """An attribute's value as a plain Python value. None for what is none."""
+    """An attribute's value as a plain Python value, or None where that is impossible."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
-    if isinstance(value, str):  # h5py marks bytes that are not text, and nothing could print them
+    if isinstance(value, str):  # h5py marks bytes that are not text, and they could not be printed
         return value.encode(errors="surrogateescape").decode(errors="replace")
     if isinstance(value, np.ndarray):
         return [plain(item) for item in value] if value.ndim else plain(value.item())

@@ -1,4 +1,4 @@
-"""The heaps of HDF5 files, which hold the texts of attributes: HDF5 never ends reading some damaged ones."""
+"""Checks the heaps of HDF5 files, which store the texts of attributes: HDF5 hangs on some damaged ones."""
 
 import io
 import os
@@ -8,12 +8,12 @@ from typing import Any
 
 import h5py
 
-HEAP = re.compile(rb"GCOL\x01\0\0\0")  # how a heap begins: its name, its version and three bytes of nothing
+HEAP = re.compile(rb"GCOL\x01\0\0\0")  # how a heap begins: its signature, its version and three zero bytes
 HEADER_BYTES = 16  # of a heap, and of each of its objects
 
 
 class _Watched(io.FileIO):
-    """A file that looks at every heap before HDF5 reads it."""
+    """A file that checks every heap before HDF5 reads it."""
 
     def readinto(self, buffer: Any, /) -> int:
         start = self.tell()
@@ -23,7 +23,7 @@ class _Watched(io.FileIO):
         return count
 
     def _check(self, start: int) -> None:
-        """Goes through the objects, as HDF5 does: each says how many bytes it has, and a free one may say none."""
+        """Steps through the objects by size, as HDF5 does. HDF5 never gets past a free one of size 0."""
         header = os.pread(self.fileno(), HEADER_BYTES, start)
         size = int.from_bytes(header[8:16].ljust(8, b"\0"), "little")
         heap = os.pread(self.fileno(), min(size, os.fstat(self.fileno()).st_size), start)
@@ -36,10 +36,10 @@ class _Watched(io.FileIO):
 
 
 def check_heaps(item: Any) -> None:
-    """Reads the attributes of a file, group or dataset that is open with h5py, and looks at their heaps first.
+    """Reads the attributes of an open file, group or dataset of h5py, after a check of their heaps.
 
     Raises:
-        OSError: If HDF5 would never end reading one, or cannot read it.
+        OSError: If HDF5 cannot read one, or would hang on it.
     """
     if item.file.driver == "fileobj":
         return  # it is being written

@@ -1,9 +1,9 @@
 """Batches of scenes for training and evaluation.
 
-A training batch is a pure function of (seed, step), so that a run continues from any step exactly, whatever the number
-of worker processes and without stored state. There are two orders, and the size of the split alone decides between
-them: a split of at most `IN_MEMORY_LIMIT_BYTES` is held in memory and permuted as a whole, a larger one is read from
-disk in blocks and shuffled in windows.
+A training batch is a pure function of (seed, step). So a run continues exactly from any step, without stored state and
+with any number of worker processes. There are two orders, and only the size of the split decides between them. A split
+of at most `IN_MEMORY_LIMIT_BYTES` is kept in memory and permuted as a whole. A larger one is read from disk in blocks
+and shuffled in windows.
 """
 
 import itertools
@@ -25,11 +25,11 @@ from pyro_sri.system.errors import UserError
 
 # 260,000 images at 64 x 64.
 IN_MEMORY_LIMIT_BYTES = 3 * 1024**3
-# The share of a GPU's free memory that a split may take; the rest is for what training has yet to allocate.
+# The share of a GPU's free memory that a split may take. The rest is for training itself.
 GPU_MEMORY_SHARE = 0.25
-# One read from disk, whole blocks of the file: 786 kB at 64 x 64. Small beside a window, so that windows mix well.
+# One read from disk: whole blocks of the file, 786 kB at 64 x 64. Much less than a window, so that windows mix well.
 IMAGES_PER_READ = 4 * IMAGES_PER_BLOCK
-# What is shuffled together when a split is read from disk: 10,922 images at 64 x 64. Two windows are held at a time.
+# Images shuffled together when a split is read from disk: 10,922 at 64 x 64. Two windows are in memory at a time.
 WINDOW_BYTES = 128 * 1024**2
 
 Batch = dict[str, torch.Tensor]
@@ -49,30 +49,30 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Endless shuffled batches, from any step on.
 
-    Every epoch visits each image once, but for the fewer than `batch_size` left over at its end, which are dropped.
-    A split within the limit is read once and held: on `device` if that is a GPU with four times the room to spare, else
-    in host memory. Epoch e then visits it in the order `np.random.default_rng([seed, e]).permutation(num_images)`.
-    A larger split is read from disk in the order of `WindowOrder`, evenly ahead of the batches and each block once per
-    epoch; two windows are held. The order depends on the split, the limit, `batch_size` and `seed`: not on `device`,
-    `num_workers` or `world_size`.
+    Every epoch visits each image once, except for an incomplete last batch, which is dropped. A split within the limit
+    is read once and kept: on `device` if that is a GPU with four times as much free memory, else in host memory. Epoch
+    e then visits it in the order `np.random.default_rng([seed, e]).permutation(num_images)`. A larger split is read
+    from disk in the order of `WindowOrder`, at the pace of the batches and each block once per epoch. Two windows are
+    in memory. The order depends on the split, the limit, `batch_size` and `seed`, but not on `device`, `num_workers` or
+    `world_size`.
 
     Args:
         path: A dataset file.
         split: The split to train on.
-        batch_size: The global batch, over all ranks.
-        seed: The seed of the shuffling, any whole number from 0.
+        batch_size: Size of the global batch, over all ranks.
+        seed: The seed of the shuffling, a whole number from 0.
         start_step: The step of the first batch; earlier windows are not read.
-        num_workers: Processes that read ahead from disk; a split held in memory starts none.
-        rank: This process among `world_size`: it gets the rank-th slice of every global batch. Each process reads, or
-            holds, the whole split.
+        num_workers: Processes that read ahead from disk. None are started for a split in memory.
+        rank: The number of this process. It gets the rank-th slice of every global batch, but reads or keeps the whole
+            split.
         world_size: How many processes share the batch.
         device: Where the batches will be used.
-        in_memory_limit_bytes: The largest split, in bytes of its images, to hold in memory.
+        in_memory_limit_bytes: The largest split to keep in memory, in bytes of its images.
 
     Returns:
-        An iterator over {"images": uint8 [batch_size / world_size, H, W, 3]}: on `device` where the split is held
-        there, else in host memory, page-locked if `device` is a GPU; `to_images` takes either. The global random state
-        is not touched.
+        An iterator over {"images": uint8 [batch_size / world_size, H, W, 3]}: on `device` if the split is kept
+        there, else in host memory, page-locked if `device` is a GPU. `to_images` takes both. The global random state
+        is not changed.
 
     Raises:
         UserError: At once for a wrong file, split or batch size; later if the file turns out to be damaged.
@@ -116,7 +116,7 @@ def _slices(
 
 
 def _home(num_bytes: int, device: torch.device) -> torch.device:
-    """Where a split of this size is held."""
+    """The device that keeps a split of this size."""
     if device.type == "cuda" and num_bytes <= GPU_MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
         return device
     return torch.device("cpu")
@@ -124,7 +124,7 @@ def _home(num_bytes: int, device: torch.device) -> torch.device:
 
 def _held(file: DatasetFile, array: Any, home: torch.device) -> torch.Tensor:
     images = torch.empty(array.shape, dtype=torch.uint8, device=home)
-    for piece in pieces(array):  # for the host to hold no second copy
+    for piece in pieces(array):  # so that the host has no second copy
         images[piece] = torch.from_numpy(file.read(array, piece))
     return images
 
@@ -142,18 +142,18 @@ def _from_memory(
 def held_batches(
     rows: torch.Tensor, batch_size: int, seed: int, start_step: int = 0, rank: int = 0, world_size: int = 1
 ) -> Iterator[torch.Tensor]:
-    """Endless shuffled batches of what is held in memory, in the order of `training_batches`.
+    """Endless shuffled batches of rows in memory, in the order of `training_batches`.
 
     Args:
         rows: [N, ...].
-        batch_size: As in `training_batches`, like all that follows.
+        batch_size: As in `training_batches`, like all other arguments.
         seed: The seed of the shuffling.
         start_step: The step of the first batch.
-        rank: This process among `world_size`.
+        rank: The number of this process.
         world_size: How many processes share the batch.
 
     Returns:
-        An iterator over [batch_size / world_size, ...], where the rows are.
+        An iterator over [batch_size / world_size, ...], on the device of the rows.
 
     Raises:
         UserError: For a batch size that does not fit.
@@ -164,7 +164,7 @@ def held_batches(
 
 
 def _taken(images: torch.Tensor, indices: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The images [B, H, W, 3] at these indices [B]; on the host they are page-locked if they are to go to a GPU."""
+    """The images [B, H, W, 3] at these indices [B]; page-locked on the host if they are for a GPU."""
     pinned = device.type == "cuda" and images.device.type == "cpu"
     batch = torch.empty((len(indices), *images.shape[1:]), dtype=images.dtype, device=images.device, pin_memory=pinned)
     return torch.index_select(images, 0, indices, out=batch)
@@ -172,15 +172,14 @@ def _taken(images: torch.Tensor, indices: torch.Tensor, device: torch.device) ->
 
 @dataclass(frozen=True)
 class WindowOrder:
-    """The order in which a split is read from disk and shuffled, in every epoch a pure function of (seed, epoch).
+    """The order in which a split is read from disk and shuffled, a pure function of (seed, epoch).
 
-    The split is cut into blocks of `IMAGES_PER_READ` consecutive images, of which the last may be shorter. An epoch
-    permutes the blocks, cuts the permuted blocks into windows of equal size (but for one block), and permutes the
-    images inside each window.
+    The split is cut into blocks of `IMAGES_PER_READ` consecutive images; the last may be shorter. An epoch permutes the
+    blocks, cuts them into windows of equal size (give or take a block), and permutes the images inside each window.
 
     Args:
         num_images: The size of the split.
-        images_per_window: The least that a window may hold; a split of fewer images is one window.
+        images_per_window: The fewest images in a window. A split of fewer images is one window.
         seed: The seed of the permutations.
     """
 
@@ -205,13 +204,13 @@ class WindowOrder:
         return -(-self.num_blocks // self.num_windows)
 
     def window(self, turn: int) -> range:
-        """The turns of the window that the block read at this turn of an epoch belongs to."""
+        """The turns of an epoch whose blocks are in the same window as the block of this turn."""
         window = turn * self.num_windows // self.num_blocks
         start, stop = (-(-number * self.num_blocks // self.num_windows) for number in (window, window + 1))
         return range(start, stop)
 
     def blocks(self, epoch: int) -> NDArray[np.int64]:
-        """The blocks of an epoch in the order they are read: the number of the block at every turn, [num_blocks]."""
+        """The number of the block that is read at each turn of an epoch, [num_blocks]."""
         return np.random.default_rng([self.seed, epoch]).permutation(self.num_blocks)
 
     def places(self, epoch: int) -> NDArray[np.int64]:
@@ -290,32 +289,32 @@ def _read(source: _Blocks, order: WindowOrder, num_read: int, num_workers: int) 
     try:
         yield from loader
     except UserError as error:
-        # From a worker process the message comes wrapped in a traceback, whose last line it is.
+        # From a worker process, the message is the last line of a traceback.
         line = str(error).strip().splitlines()[-1]
-        error.__traceback__ = None  # it would keep the loader alive, whose workers then take seconds to leave
+        error.__traceback__ = None  # it would keep the loader alive, and its workers would take seconds to exit
     raise UserError(line.removeprefix(f"{UserError.__module__}.{UserError.__qualname__}: "))
 
 
 def evaluation_batches(
     path: Path | str, split: str, batch_size: int, num_images: int | None = None, masks: bool = True
 ) -> Iterator[Batch]:
-    """The first images of a split in order, with their masks where the file has them; the last batch may be smaller.
+    """The first images of a split in order, with their masks if the file has them. The last batch may be smaller.
 
-    Masks are what is seen of each entity: where they overlap in the file, the higher entity is in front.
+    Masks show the visible part of each entity: where they overlap in the file, the higher entity is in front.
 
     Args:
         path: A dataset file.
         split: The split to evaluate on.
         batch_size: Images per batch.
-        num_images: How many images; None takes all.
-        masks: Whether to read masks where the file has them.
+        num_images: How many images; None for all.
+        masks: Whether to read masks if the file has them.
 
     Returns:
         An iterator over {"images": uint8 [B, H, W, 3], "masks": uint8 [B, O, H, W, 1]}.
 
     Raises:
-        UserError: If there is no such split, if it has fewer images than asked for, if it is damaged, or if its masks
-            would be read wrong.
+        UserError: If there is no such split, or it has fewer images than asked for, is damaged, or has masks that would
+            be misread.
     """
     with DatasetFile(path) as file:
         available = file.num_images(split)
@@ -339,11 +338,11 @@ def _in_order(path: Path | str, split: str, batch_size: int, count: int, masks: 
 
 
 def to_images(batch_uint8: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """Bring images to the device, then make them what models take.
+    """Move images to the device, then convert them to what models take.
 
     Args:
         batch_uint8: uint8 [B, H, W, 3] in 0..255.
-        device: Where to.
+        device: The device.
 
     Returns:
         float32 [B, 3, H, W] in [0, 1], contiguous.

@@ -1,4 +1,4 @@
-"""What images of a dataset file are like, in the numbers that a configuration depends on."""
+"""Statistics of the images of a dataset file that a configuration depends on."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +13,8 @@ from pyro_sri.system.errors import UserError
 
 LOOKED_AT = 256  # training images, at random
 COUNTED = 1_024  # training images whose entities are counted
-COVERED = 0.95  # of an image by the colours that are counted
-SHADES = 16  # per channel, that colours are told apart by
+COVERED = 0.95  # of an image, by the colours that are counted
+SHADES = 16  # per channel, to tell colours apart
 SMALLEST_REGION = 0.01  # of an image
 ALIKE = 0.1  # distance of two mean colours in [0, 1]^3 below which objects look alike
 
@@ -23,17 +23,17 @@ class Look(NamedTuple):
     """What the training images of a file are like.
 
     Attributes:
-        image_size: Their side, in pixels.
+        image_size: Their side in pixels.
         num_images: How many there are.
-        variance: The error that a model can have that knows no objects, per pixel and channel in [0, 1]: if it always
-            draws the mean image, or, where that is better, each image in its mean colour.
-        colours: How many colours, of 16 shades per channel, cover 95 % of an image; median over images.
-        regions: Connected regions of one colour of at least 1 % of an image; the 95th percentile.
-        entities: The most entities of an image, background included; None without masks.
-        background_share: Of all pixels, those in no object; None without masks.
-        num_backgrounds: How many entities are background, what is in no mask included; None without masks.
+        variance: The squared error, per pixel and channel in [0, 1], of a model that knows no objects: it draws either
+            the mean image or each image in its mean colour, whichever is better.
+        colours: How many colours, with 16 shades per channel, cover 95 % of an image; median over images.
+        regions: Number of connected regions of one colour with at least 1 % of an image; 95th percentile.
+        entities: Most entities in an image, background included; None without masks.
+        background_share: Share of pixels that are in no object; None without masks.
+        num_backgrounds: Number of background entities. Pixels in no mask count as one. None without masks.
         alike: Share of images in which two objects have nearly the same mean colour; None without masks.
-        dark: What is odd about dark images; None if nothing is.
+        dark: What is wrong if the images are dark; None if they are not.
     """
 
     image_size: int
@@ -49,14 +49,14 @@ class Look(NamedTuple):
 
 
 def look_at(path: Path | str) -> Look:
-    """Looks at up to 256 training images of a file, and at their masks.
+    """Examines up to 256 training images of a file, and their masks.
 
     Raises:
         UserError: If the file cannot be read or has no training images.
     """
     with DatasetFile(path) as file:
         if "train" not in file.splits:
-            raise UserError(f"{path} has no split train, which is what a run is trained on; add one")
+            raise UserError(f"{path} has no split train, which runs are trained on; add one")
         total = file.num_images("train")
         items = np.sort(np.random.default_rng(0).permutation(total)[:LOOKED_AT]).tolist()
         images, masks = file.read(file.images("train"), items), file.visible_masks("train", items)
@@ -78,7 +78,7 @@ def look_at(path: Path | str) -> Look:
 
 
 def most_entities(file: DatasetFile) -> int | None:
-    """The most entities of a training image, background included, among up to 1,024 at random; None without masks."""
+    """Most entities in one of up to 1,024 random training images, background included; None without masks."""
     items = np.sort(np.random.default_rng(0).permutation(file.num_images("train"))[:COUNTED]).tolist()
     masks = file.visible_masks("train", items)
     return None if masks is None else int(masks.any((2, 3, 4)).sum(1).max(initial=0))

@@ -1,4 +1,4 @@
-"""Makes a data set of a family in pieces, with several processes; can be resumed."""
+"""Makes the data set of a family in pieces, with several processes. It can be resumed."""
 
 import json
 import multiprocessing
@@ -44,7 +44,7 @@ def draw(task: Task) -> Drawn:
     """Draw the scenes of a task.
 
     Scene i is drawn from `np.random.default_rng([seed, crc32 of the family's name, number of the split, i])`, so it
-    is the same whatever the number of workers and the scenes made beside it.
+    depends neither on the number of workers nor on the other scenes.
     """
     family = GENERATORS[task.family]
     key = [task.seed, zlib.crc32(task.family.encode()), SPLITS.index(task.split)]
@@ -66,20 +66,20 @@ def make_dataset(
 ) -> int:
     """Generate a data set and write it to a file.
 
-    Finished pieces are kept in the folder F.h5.parts beside the file until it is complete: after an interruption,
-    a kill or a full disk, the same call continues where that one stopped.
+    Finished pieces are kept in the folder F.h5.parts next to the file until it is complete. After an interruption,
+    a kill or a full disk, the same call continues where the last one stopped.
 
     Args:
         name: A key of GENERATORS.
         out: The file to make.
-        size: Side of the images in pixels; None is the family's published size.
+        size: Side of the images in pixels; None for the family's published size.
         train: Scenes in the split train; 0 leaves the split out.
         val: Scenes in the split val, likewise.
         test: Scenes in the split test, likewise.
         seed: The same seed gives the same arrays.
-        workers: Number of processes; it changes only the time that the work takes.
+        workers: Number of processes. It affects only the time that the work takes.
         options: Options of the family by name; see its options class.
-        progress: Called as progress("train", scenes written, scenes in all) after every piece.
+        progress: Called as progress("train", scenes written, scenes in total) after every piece.
 
     Returns:
         How many pieces were already finished.
@@ -135,7 +135,7 @@ def make_dataset(
 
 
 def _is_made(out: Path, attributes: Mapping[str, object], counts: Mapping[str, int]) -> bool:
-    """Whether a kill came when the file had its name already, and before its pieces were gone."""
+    """Whether the file is complete, and a kill only prevented the removal of its pieces."""
     if not (out.is_file() and folder_of(out).is_dir()):
         return False
     try:
@@ -155,7 +155,7 @@ def _reported(tasks: Sequence[Task], scenes: Iterator[SceneArrays], progress: Re
 
 @contextmanager
 def _made(tasks: Sequence[Task], workers: int, pieces: Pieces) -> Iterator[Iterator[SceneArrays]]:
-    """The scenes of tasks, in their order; worker w makes those of tasks w, w + workers, w + 2 workers, ..."""
+    """The scenes of tasks, in order. Worker w makes those of tasks w, w + workers, w + 2 workers, ..."""
     workers = min(workers, len(tasks))
     if workers == 1:
         yield (_taken(task, pieces) for task in tasks)
@@ -168,7 +168,7 @@ def _made(tasks: Sequence[Task], workers: int, pieces: Pieces) -> Iterator[Itera
                 receiver, sender = context.Pipe(duplex=False)
                 process = context.Process(target=_work, args=(sender, tasks[worker::workers], pieces), daemon=True)
                 process.start()
-                sender.close()  # the worker holds the only other end: when it dies, reading ends
+                sender.close()  # only the worker has the other end: when it dies, reading ends
                 pipes.append(receiver)
                 processes.append(process)
         yield (_taken(task, pieces, pipes[number % workers]) for number, task in enumerate(tasks))
@@ -179,7 +179,7 @@ def _made(tasks: Sequence[Task], workers: int, pieces: Pieces) -> Iterator[Itera
 
 
 def _work(sender: Connection, tasks: Sequence[Task], pieces: Pieces) -> None:
-    """Make the pieces of tasks that are not there yet, and say after each what went wrong, if anything."""
+    """Make the missing pieces of tasks, and report after each task what went wrong, if anything."""
     try:
         for task in tasks:
             if not pieces.path(task.split, task.start).exists():
@@ -192,7 +192,7 @@ def _work(sender: Connection, tasks: Sequence[Task], pieces: Pieces) -> None:
 
 
 def _taken(task: Task, pieces: Pieces, pipe: Connection | None = None) -> SceneArrays:
-    """The scenes of a task from its piece, once a worker has made it; made here where it is not there or damaged."""
+    """The scenes of a task from its piece, once a worker has made it. A missing or damaged piece is made here."""
     if pipe is not None:
         try:
             problem = pipe.recv()
@@ -209,8 +209,8 @@ def _taken(task: Task, pieces: Pieces, pipe: Connection | None = None) -> SceneA
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Processes started here never get SIGINT, which a terminal sends to all of them; the main one cleans up."""
-    resource_tracker.ensure_running()  # when multiprocessing starts it, it unblocks the signal
+    """Processes started inside never get SIGINT, which a terminal sends to all of them. The main one cleans up."""
+    resource_tracker.ensure_running()  # otherwise multiprocessing starts it later, and unblocks the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -220,7 +220,7 @@ def _without_interrupts() -> Iterator[None]:
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """NumPy in the processes started here uses one thread: the workers share the cores among themselves."""
+    """NumPy uses one thread in each process started inside, because the workers share the cores."""
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:

@@ -1,7 +1,7 @@
-"""Instance masks as everything here understands them: converters, the check, the preview and evaluation.
+"""Instance masks, read in the same way by converters, the check, the preview and evaluation.
 
-Which entity a pixel belongs to, `pyro_sri.metrics.entity_labels` says. What it would get wrong is refused: an index map
-in place of masks, masks that are inverted, values that are no shares.
+`pyro_sri.metrics.entity_labels` decides which entity a pixel belongs to. Masks that it would misread are refused: index
+maps, inverted masks, and values that are not shares of a pixel.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pyro_sri.metrics.segmentation import entity_labels
 
-EDGES = 0.25  # of the pixels of a lone mask: so many may lie on soft edges before it looks like an index map
+EDGES = 0.25  # of the pixels of a single mask: if more are on soft edges, it looks like an index map
 FULL = 255
 
 
@@ -32,7 +32,7 @@ def one_hot_masks(entities: NDArray[np.integer], num_entities: int) -> NDArray[n
     """Masks, 255 inside and 0 outside, from a map of entities.
 
     Args:
-        entities: The entity that each pixel belongs to, [n, H, W]; other numbers are no entity.
+        entities: The entity of each pixel, [n, H, W]. Other numbers mean no entity.
         num_entities: O.
 
     Returns:
@@ -43,23 +43,23 @@ def one_hot_masks(entities: NDArray[np.integer], num_entities: int) -> NDArray[n
 
 
 def mask_fault(masks: NDArray[Any]) -> str | None:
-    """Why masks would be read wrong, in words that follow "masks"; None if they would not.
+    """Why masks would be misread, as words to follow "masks"; None if they would not be.
 
     Args:
         masks: Numbers >= 0, [n, O, H, W, 1].
     """
     if is_index_map(masks):
-        return f"hold several values ({_some_values(masks)}) in one mask: an index map"
+        return f"have several values ({_some_values(masks)}) in one mask, like an index map"
     largest = masks.max(initial=0)
     if 1 < largest < FULL / 2 and not _all_hard(masks):
-        return f"hold the values {_some_values(masks)}, which are neither 0 and 255 nor shares of a pixel"
+        return f"have the values {_some_values(masks)}, which are neither 0 and 255 nor shares of a pixel"
     if look_inverted(masks):
         return "are inverted: every pixel is in all entities but one; 0 must be outside"
     return None
 
 
 def is_index_map(masks: NDArray[Any]) -> bool:
-    """Whether a lone mask holds the numbers of entities: several values besides 0, and not only at soft edges."""
+    """Whether a single mask contains numbers of entities: several values besides 0, and not only at soft edges."""
     if masks.shape[1] != 1 or masks.max(initial=0) <= 1 or _all_hard(masks):
         return False
     inside = masks[masks != 0]
@@ -67,9 +67,9 @@ def is_index_map(masks: NDArray[Any]) -> bool:
 
 
 def look_inverted(masks: NDArray[Any]) -> bool:
-    """Whether in most scenes every pixel is in all entities but one, or in all; of at least three entities.
+    """Whether, in most scenes, every pixel is in all entities or all but one, of at least three.
 
-    A first entity that fills the image is a background behind the others: inverted it would be nowhere.
+    A first entity that fills the image is a background behind the others. Inverted, it would be empty.
     """
     num_entities = masks.shape[1]
     if num_entities < 3 or not len(masks):
@@ -80,7 +80,7 @@ def look_inverted(masks: NDArray[Any]) -> bool:
 
 
 def _all_hard(masks: NDArray[Any]) -> bool:
-    """Whether each entity has one value besides 0."""
+    """Whether each entity has only one value besides 0."""
     return bool(((masks == 0) | (masks == masks.max(axis=(0, 2, 3, 4), keepdims=True, initial=0))).all())
 
 
@@ -96,11 +96,11 @@ def _some_values(masks: NDArray[Any]) -> str:
 
 
 class MaskTally:
-    """What is to be said of the masks of a split: overlaps, hidden entities, pixels in no entity.
+    """Counts what to report about the masks of a split: overlaps, hidden entities, pixels in no entity.
 
     Args:
-        background: The entities that are background.
-        declared: Whether the file says so itself.
+        background: The background entities.
+        declared: Whether the file itself names them.
     """
 
     def __init__(self, background: Sequence[int], declared: bool):
@@ -125,7 +125,7 @@ class MaskTally:
         self.backgrounds += int(np.isin(labels, self.background).sum())
 
     def fault(self) -> str | None:
-        """Why nearly all ground truth would be lost, in words that follow "masks"; None if it would not."""
+        """Why nearly all ground truth would be lost, as words to follow "masks"; None if it would not be."""
         if self.scenes and 2 * self.covered_by_one >= self.scenes:
             return (
                 f"cover the whole image with an entity in front of others, in {self.covered_by_one} of {self.scenes} "
@@ -134,7 +134,7 @@ class MaskTally:
         return None
 
     def notes(self) -> list[str]:
-        """What a user should know, in words that follow "masks"."""
+        """What a user should know, as words to follow "masks"."""
         notes, total = [], f"of {self.scenes} scenes"
         if self.overlapping:
             notes.append(f"overlap in {self.overlapping} {total}: the higher entity is in front")

@@ -1,4 +1,4 @@
-"""Do generated towers stand? A simulation with MuJoCo of the poses that a file of stacks holds.
+"""Do generated towers stand? Simulates the towers in a file of stacks with MuJoCo.
 
 Needs the extra `physics`: pip install "pyro-sri[physics]".
 """
@@ -19,18 +19,17 @@ from pyro_sri.system.errors import UserError
 FAMILIES = ("stacks", "stacks_broken")
 TIME_STEP = 0.004  # seconds
 BURN_IN_STEPS = 40  # until contacts have settled
-KICK = 0.1  # standard deviation of the blocks' first velocities, in units a second
-# A block that moves farther than this has fallen. A round top may roll on the face that it lies on: it has fallen when
-# it is so much lower.
+KICK = 0.1  # standard deviation of the blocks' initial velocities, in units per second
+# A block that moves farther than this has fallen. A round top may roll on the face below, so only its height counts.
 FALLEN = 0.05
 
 
 class Audit(NamedTuple):
-    """What became of one tower.
+    """What happened to one tower.
 
     Attributes:
         stands: Whether no block moved far.
-        moved: The largest distance that each block moved, in units, of a round one up or down alone; [blocks].
+        moved: The largest distance that each block moved, in units; for a round one, only vertically. [blocks].
     """
 
     stands: bool
@@ -38,13 +37,13 @@ class Audit(NamedTuple):
 
 
 def simulate(tower: Tower, rng: np.random.Generator, seconds: float = 2.0, kick: float = KICK) -> Audit:
-    """Let a tower stand for a while after a small push.
+    """Simulate a tower for a while after a small push.
 
     Args:
-        tower: The blocks where they are; nothing is moved into contact first.
-        rng: Draws the push: a velocity of each block.
-        seconds: How long.
-        kick: The standard deviation of the push along each axis, in units a second.
+        tower: The blocks. They are not moved into contact first.
+        rng: Draws the push: a velocity for each block.
+        seconds: How long to simulate.
+        kick: The standard deviation of the push along each axis, in units per second.
 
     Raises:
         UserError: If MuJoCo is not installed.
@@ -71,13 +70,13 @@ def audit_towers(
 
     Args:
         path: A file made by `data make stacks` or `stacks_broken`.
-        num: How many towers; None takes all of the split.
+        num: How many towers; None for all of the split.
         split: The split.
         seed: Tower i is pushed by np.random.default_rng([seed, i]).
-        progress: Called as progress("towers", done, in all).
+        progress: Called as progress("towers", done, total).
 
     Raises:
-        UserError: If the file holds no stacks, has too few, is damaged, or MuJoCo is not installed.
+        UserError: If the file is not one of stacks, has too few, is damaged, or MuJoCo is not installed.
     """
     _mujoco()
     audits = []

@@ -41,25 +41,25 @@ OBJECT_COLOURS = np.array(
 )
 BACKGROUND_COLOURS = np.array([(40, 40, 44), (62, 62, 68), (84, 84, 92), (106, 106, 116)], dtype=np.uint8)
 
-# Attributes that `info` reports under their own names; the others of a file are its parameters.
+# Attributes that `info` reports under their own names. The other attributes of a file are its parameters.
 NOT_PARAMETERS = ("source", "generator", "generator_version", "factor_names", "background_entities")
 
 
 def contact_sheet(path: Path | str, out: Path | str, num: int = 32, split: str = "train", seed: int = 0) -> None:
-    """Write a sheet of scenes drawn at random, each image beside its coloured instance masks where the file has them.
+    """Write a sheet of random scenes, each image next to its coloured instance masks if the file has them.
 
-    The background is dark; objects have the same colour if they have the same place among the masks. The title says
-    "generated" where the scenes are.
+    The background is dark. Objects at the same place among the masks have the same colour. The title says "generated"
+    if the scenes are.
 
     Args:
         path: A dataset file.
-        out: The PNG to write; an existing file is never touched.
-        num: How many scenes; all if it has fewer.
+        out: The PNG to write. An existing file is never changed.
+        num: Number of scenes; all if the split has fewer.
         split: The split to show.
-        seed: Seed of the choice of scenes, which stand in their order.
+        seed: Seed of the choice of scenes. They are shown in the order of the file.
 
     Raises:
-        UserError: If the file breaks the layout or has no such split, or the sheet cannot be written.
+        UserError: If the file does not have the layout or the split, or the sheet cannot be written.
     """
     out = from_home(out)
     check_seed(seed)
@@ -78,7 +78,7 @@ def contact_sheet(path: Path | str, out: Path | str, num: int = 32, split: str =
         drawn = "" if num >= total else f" at random (seed {seed})"
         title = f"{_origin(file)}  |  {split}, {len(images)} of {total}{drawn}  |  {file.image_size} px{shown}"
     sheet = _arrange(tiles, title)
-    temporary = out.with_name(f".{out.name}.unfinished")  # overwritten by the next attempt where a kill left one
+    temporary = out.with_name(f".{out.name}.unfinished")  # if a kill leaves it behind, the next attempt overwrites it
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(temporary, "PNG")
@@ -90,11 +90,11 @@ def contact_sheet(path: Path | str, out: Path | str, num: int = 32, split: str =
 
 
 def colour_masks(masks: NDArray[np.uint8], file: DatasetFile) -> NDArray[np.uint8]:
-    """Instance masks as pictures: backgrounds in dark greys, objects in bright colours, black where nothing is.
+    """Instance masks as pictures: backgrounds in dark greys, objects in bright colours, the rest in black.
 
     Args:
         masks: [n, O, H, W, 1], 255 inside; where they overlap, the higher entity is in front.
-        file: The file they are from, which knows the background entities.
+        file: Their file, which knows the background entities.
 
     Returns:
         uint8 [n, H, W, 3].
@@ -108,20 +108,20 @@ def colour_masks(masks: NDArray[np.uint8], file: DatasetFile) -> NDArray[np.uint
 
 
 def info(path: Path | str) -> dict[str, Any]:
-    """A summary of a dataset file; everything is read once.
+    """A summary of a dataset file, which is read once in full.
 
     Args:
         path: A dataset file.
 
     Returns:
-        Plain values, ready for JSON: path; source ("generated", another that the file names, or "unknown"); generated;
-        generator and generator_version or None; parameters, by name; factor_names; image_size; background_entities;
-        splits, each with num_images, images, masks and factors (shapes, or None) and objects_per_scene (how many scenes
-        have so many objects with at least one pixel) and background_share (of all pixels, those in no object), None
-        without masks; content_hash (sha256 of all arrays).
+        Plain values, ready for JSON: path; source ("generated", another name from the file, or "unknown"); generated;
+        generator and generator_version, or None; parameters, by name; factor_names; image_size; background_entities;
+        splits; content_hash (sha256 of all arrays). Each split has num_images; the shapes of images, masks and factors,
+        or None; objects_per_scene, the number of scenes by their number of objects with at least one pixel; and
+        background_share, the share of pixels in no object. The last two are None without masks.
 
     Raises:
-        UserError: If the file breaks the layout or is damaged.
+        UserError: If the file does not have the layout or is damaged.
     """
     with DatasetFile(path) as file:
         return {
@@ -170,7 +170,7 @@ def _origin(file: DatasetFile) -> str:
 
 
 def _arrange(tiles: list[NDArray[np.uint8]], title: str) -> Image.Image:
-    """Put tiles of the same scene side by side, scenes in rows, under a title."""
+    """Arrange scenes in rows under a title, with the tiles of a scene side by side."""
     num, side = len(tiles[0]), tiles[0].shape[1]
     enlarge = -(-TILE_SIDE // side)
     tile = side * enlarge + GAP

@@ -7,12 +7,12 @@ NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "devel", "development"), "val"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
-# What may stand behind: train_images, val2017, test-set.
+# Words that may follow: train_images, val2017, test-set.
 FILLERS = frozenset({"set", "split", "data", "image", "images", "img", "imgs", "pictures", "frames", "rgb"})
 
 
 def split_of(name: str) -> str | None:
-    """The split that a folder or group is, whatever its spelling and case; None if it is none."""
+    """The split that a folder or group is named for, in any of these spellings and any case, or None."""
     words = re.findall(r"[a-z]+", name.lower())
     if not words or any(word not in FILLERS for word in words[1:]):
         return None

@@ -1,4 +1,4 @@
-"""Writing a dataset file: complete or not at all, whatever happens on the way."""
+"""Writes dataset files, complete or not at all."""
 
 import errno
 import io
@@ -17,12 +17,12 @@ from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import from_home
 from pyro_sri.system.signals import ENDING, handling
 
-# From HDF5 1.10 on the layout itself is checksummed too; every h5py in use reads it.
+# Since HDF5 1.10, the layout itself has checksums too. Every h5py in use can read it.
 LAYOUT_VERSION = ("v110", "v110")
 
-# Where Linux shows the open files of this process by number.
+# Where Linux lists the open files of this process by number.
 OPEN_FILES = Path("/proc/self/fd")
-# What systems say that cannot make a file without a name.
+# The errors of systems that cannot make a file without a name.
 NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 
 
@@ -31,18 +31,18 @@ def write_dataset(
 ) -> None:
     """Write a dataset file, complete or not at all.
 
-    The scenes go to a file without a name, which gets its name once everything is written, checked and on disk. So
-    nothing is left behind when this fails or is killed, and an existing file is never touched. (Where the system has
-    no files without names, a temporary file stands beside `path` meanwhile, which only a kill leaves behind.)
+    The scenes are written to a file without a name, which gets its name once everything is written, checked and on
+    disk. So nothing is left behind if this fails or is killed, and an existing file is never changed. (If the system
+    has no files without names, a temporary file next to `path` is used. Only a kill leaves it behind.)
 
     Args:
-        path: The file to make; missing folders are made too.
-        splits: For each split its scenes, in pieces of any length; they are taken one at a time, so a generator keeps
-            memory bounded. Every piece of a split has the same arrays.
-        attributes: The file's attributes: strings, numbers and lists of them.
+        path: The file to write. Missing folders are created.
+        splits: The scenes of each split, in pieces of any length. They are taken one at a time, so a generator keeps
+            memory bounded. All pieces of a split have the same arrays.
+        attributes: The file's attributes: strings, numbers and lists of these.
 
     Raises:
-        UserError: If the file exists, the folder cannot be written, the disk is full, or the scenes break the layout.
+        UserError: If the file exists, the folder cannot be written, the disk is full, or the scenes do not fit.
     """
     path = from_home(path)
     refuse_existing(path)
@@ -66,7 +66,7 @@ def write_dataset(
 
 
 def _writable(value: object) -> object:
-    """The value of an attribute; names of files in it that are not UTF-8 are escaped."""
+    """The value of an attribute. Bytes in file names that are not UTF-8 are escaped."""
     if isinstance(value, list | tuple):
         return [_writable(item) for item in value]
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
@@ -75,8 +75,8 @@ def _writable(value: object) -> object:
 class _Output(io.FileIO):
     """A new file without a name that never fails while HDF5 writes to it.
 
-    HDF5 crashes on a full disk when it closes the file. So the first failure is kept for `raise_failure`, and what
-    follows it is dropped.
+    HDF5 crashes when it closes a file on a full disk. So the first failure is kept for `raise_failure`, and later
+    writes are dropped.
     """
 
     def __init__(self, path: Path):
@@ -103,12 +103,12 @@ class _Output(io.FileIO):
         return file
 
     def publish(self) -> None:
-        """Give the file its name, unless another file has it."""
+        """Give the file its name, unless another file has that name."""
         try:
             if self._temporary is not None:
                 os.link(self._temporary, self._path)
                 return
-            folder = os.open(OPEN_FILES, os.O_RDONLY)  # with it, a link is made to the file and not to its entry there
+            folder = os.open(OPEN_FILES, os.O_RDONLY)  # so that the link leads to the file, not to its entry there
             try:
                 os.link(str(self.fileno()), self._path, src_dir_fd=folder, follow_symlinks=True)
             finally:
@@ -120,7 +120,7 @@ class _Output(io.FileIO):
             self.raise_failure()
 
     def close(self) -> None:
-        """Close the file; unless it was published, nothing is left of it."""
+        """Close the file. If it was not published, nothing is left of it."""
         super().close()
         if self._temporary is not None:
             self._temporary.unlink(missing_ok=True)
@@ -138,7 +138,7 @@ class _Output(io.FileIO):
         return self.tell()
 
     def sync(self) -> None:
-        """Wait until all is on disk."""
+        """Wait until everything is on disk."""
         with self._kept():
             os.fsync(self.fileno())
         self.raise_failure()
@@ -159,7 +159,7 @@ class _Output(io.FileIO):
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Hold interrupts back: an exception out of a handler while HDF5 calls `_Output` would be a write that got lost."""
+    """Delay interrupts: an exception from a handler while HDF5 calls `_Output` would lose a write."""
     received: list[int] = []
     try:
         with handling(lambda number, _: received.append(number), *ENDING):
@@ -189,6 +189,6 @@ def _append(group: Any, scenes: SceneArrays) -> None:
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise a UserError if there is anything at a path that is to be written, be it a link that leads nowhere."""
+    """Raise a UserError if there is anything at a path to be written, even a broken link."""
     if path.exists() or path.is_symlink():
         raise UserError(f"{path} already exists; choose another name or remove it first")

@@ -115,7 +115,7 @@ def test_background_entities_come_from_the_file(tmp_path):
         ({"train/imgs": images(), "train/masks": np.zeros((3, 3, 8, 8, 1), np.uint8)}, ["[2,O,8,8,1]"]),
         ({"train/imgs": images(), "train/masks": np.zeros((2, 3, 8, 8), np.uint8)}, ["[2,O,8,8,1]"]),
         ({"train/imgs": images(), "train/masks": np.zeros((2, 0, 8, 8, 1), np.uint8)}, ["[2,O,8,8,1]"]),
-        ({"train/imgs": images(), "train/masks/deeper": images()}, ["train/masks", "no array"]),
+        ({"train/imgs": images(), "train/masks/deeper": images()}, ["train/masks", "not an array"]),
         ({"train/imgs": images(), "train/factors": np.zeros((3, 4, 5))}, ["train/factors", "one row per image"]),
     ],
 )

@@ -93,7 +93,7 @@ def test_index_maps_are_read_as_such(tmp_path, dtype):
 def test_a_lone_mask_that_is_neither_is_refused(tmp_path):
     maps = np.zeros((2, 1, SIZE, SIZE, 1), np.uint8)
     maps[:, 0, 1:3], maps[:, 0, 5:7] = 100, 200
-    with pytest.raises(UserError, match="no index maps"):
+    with pytest.raises(UserError, match="not index maps"):
         convert(write(tmp_path / "a.h5", maps), tmp_path / "b.h5")
 
 

@@ -286,7 +286,7 @@ def test_images_of_another_size_are_told_how_to_fit(pyro_sri: Any, tmp_path: Pat
     for preset in ("sri-own", "sri-mog-shapestacks"):
         outcome = pyro_sri("train", preset, "--data", tmp_path / "a.h5", "--out", tmp_path / "run")
         assert_refused(outcome, "holds 48x48 images", f"pyro-sri data convert {tmp_path / 'a.h5'}", "--size 32")
-    advice = outcome.err.partition("that fits: pyro-sri ")[2]
+    advice = outcome.err.partition("convert it with: pyro-sri ")[2]
     outcome = pyro_sri(advice.replace("a-32.h5", str(tmp_path / "a-32.h5")))
     assert outcome.status == 0, outcome.err
 

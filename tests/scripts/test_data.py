@@ -173,4 +173,4 @@ def test_check_says_how_many_warnings(tmp_path, capsys):
     run("check", path)
     printed = capsys.readouterr()
     assert printed.out == f"{path} is sound, with 1 warning\n"
-    assert printed.err.startswith("warning: train/imgs hold nothing above 1 of 255")
+    assert printed.err.startswith("warning: train/imgs have no value above 1 of 255")

@@ -1,6 +1,6 @@
-"""Scenes made here, with exact masks and factors.
+"""Generated scenes, with exact masks and factors.
 
-A new family is one file here with a `Generator`.
+A new family is one file in this folder with a `Generator`.
 """
 
 from difflib import get_close_matches
@@ -18,7 +18,7 @@ def find_generator(name: str) -> Generator:
     """The family of that name.
 
     Raises:
-        UserError: If there is none, naming the nearest.
+        UserError: If there is none. Names the nearest.
     """
     if name not in GENERATORS:
         nearest = get_close_matches(name, GENERATORS, n=1)

@@ -18,7 +18,7 @@ KINDS: tuple[Kind, ...] = ("gap", "air", "beside", "unsupported", "round", "sunk
 # The kinds in which parts of a tower have come apart.
 SEPARATED: tuple[Kind, ...] = ("gap", "air", "beside")
 
-SMALLEST, LARGEST = 0.5, 1.0  # every measure of a block, in units; the hall is 20 units wide
+SMALLEST, LARGEST = 0.5, 1.0  # every side of a block, in units; the hall is 20 units wide
 BALL_ROOM = 0.2  # how far a ball on top lies from the edge below it, so that a small push does not roll it off
 OVERHANG = 0.05  # how far the weight lies outside its support in an unsupported tower
 TOUCHING = 1e-6
@@ -37,9 +37,9 @@ class Block:
 
     Attributes:
         shape: A lying cylinder has its axis along its own x axis.
-        size: Its measures along its own axes, in units: all equal for a sphere.
-        position: Its middle.
-        yaw: By how much its axes are turned about z, in radians.
+        size: Its sides along its own axes, in units: all equal for a sphere.
+        position: Its centre.
+        yaw: Rotation of its axes about z, in radians.
     """
 
     shape: Shape
@@ -49,7 +49,7 @@ class Block:
 
     @property
     def volume(self) -> float:
-        """In cubic units; the weight of a block, all being of the same stuff."""
+        """In cubic units. It is also the weight of a block, since all have the same density."""
         x, y, z = self.size
         return x * y * z * FULLNESS[self.shape]
 
@@ -65,12 +65,12 @@ class Block:
 
     @property
     def is_round(self) -> bool:
-        """Whether it touches what is above and below it in a point or a line only."""
+        """Whether it touches what is above and below it only in a point or a line."""
         return self.shape in ("sphere", "lying_cylinder")
 
     @property
     def reach(self) -> float:
-        """The radius of an upright tube around its middle that holds it."""
+        """The radius of the upright cylinder around its centre that contains it."""
         x, y, _ = self.size
         return math.hypot(x, y) / 2 if self.shape in ("cuboid", "lying_cylinder") else x / 2
 
@@ -83,7 +83,7 @@ class Block:
         return min(self.size[0] / 2 - abs(c * dx + s * dy), self.size[1] / 2 - abs(c * dy - s * dx))
 
     def corners(self) -> list[Vector]:
-        """The eight corners of the cuboid around it that is turned like it."""
+        """The eight corners of the cuboid around it with the same yaw."""
         x, y, z = self.position
         c, s = math.cos(self.yaw), math.sin(self.yaw)
         halves = product(*((-size / 2, size / 2) for size in self.size))
@@ -99,7 +99,7 @@ Tower = tuple[Block, ...]  # from the floor upwards
 
 
 class Verdict(NamedTuple):
-    """What statics says of a tower.
+    """What statics says about a tower.
 
     Attributes:
         stands: Whether it stands.
@@ -126,7 +126,7 @@ def judge(tower: Tower) -> Verdict:
     margins = []
     for level, block in enumerate(tower):
         x, y = _centre_of_weight(tower[level:])
-        if not block.is_round:  # a round top stands on a point, which the face below must hold
+        if not block.is_round:  # a round top stands on a point, which must be on the face below
             margins.append(block.margin(x, y))
         if level:
             margins.append(tower[level - 1].margin(x, y))
@@ -141,14 +141,14 @@ def _centre_of_weight(blocks: Sequence[Block]) -> tuple[float, float]:
 
 
 def draw_tower(rng: np.random.Generator, count: int) -> Tower:
-    """Draw a tower that stands, its lowest block on the origin.
+    """Draw a tower that stands, with its lowest block at the origin.
 
-    Every measure is uniform in [0.5, 1]; the top block is a cuboid, a cylinder or a sphere, the others one of the
-    first two. From the top down, each block is put so that the centre of the weight above it lies within half of its
-    half measures from its middle (ShapeStacks, Groth et al. 2018); a ball lies at least 0.2 units from the edge too.
+    Every side is uniform in [0.5, 1]. The top block is a cuboid, a cylinder or a sphere, the others one of the first
+    two. From the top down, each block is placed so that the centre of the weight above it lies within a quarter of its
+    sides from its centre (ShapeStacks, Groth et al. 2018). A ball also lies at least 0.2 units from the edge.
 
     Args:
-        rng: Draws it.
+        rng: The random generator.
         count: How many blocks.
     """
     shapes = [SHAPES[rng.integers(2)] for _ in range(count - 1)] + [SHAPES[rng.integers(3)]]
@@ -156,10 +156,10 @@ def draw_tower(rng: np.random.Generator, count: int) -> Tower:
 
 
 def break_tower(rng: np.random.Generator, count: int, kind: Kind) -> tuple[Tower, int]:
-    """Draw blocks that are not a tower that stands.
+    """Draw a tower that does not stand.
 
     Args:
-        rng: Draws it.
+        rng: The random generator.
         count: How many blocks, at least 2.
         kind: What is wrong with it: `gap`: a part of it hovers above the rest; `air`: a part of it hovers beside the
             rest; `beside`: its top block stands on the floor beside the rest; `unsupported`: the weight of a part
@@ -198,7 +198,7 @@ def _draw_block(rng: np.random.Generator, shape: Shape) -> Block:
 
 
 def _build(rng: np.random.Generator, blocks: Sequence[Block], unsupported: int | None = None) -> Tower:
-    """Put blocks on each other, from the top down; the weight from block `unsupported` on misses the one below it."""
+    """Stack blocks from the top down. The weight from block `unsupported` upwards misses the block below."""
     placed = [blocks[-1]]
     for level in range(len(blocks) - 2, -1, -1):
         block = blocks[level]
@@ -220,7 +220,7 @@ def _build(rng: np.random.Generator, blocks: Sequence[Block], unsupported: int |
 
 
 def _draw_inside(rng: np.random.Generator, block: Block, room: float = 0) -> tuple[float, float]:
-    """A place within half of a block's half measures from its middle, at least `room` from the edge of its face."""
+    """A place within a quarter of a block's sides from its centre, at least `room` from the edge of its face."""
     if block.shape == "sphere":
         return 0.0, 0.0
     while True:
@@ -252,7 +252,7 @@ def _draw_outside(rng: np.random.Generator, block: Block) -> tuple[float, float]
 
 
 def _beside(rng: np.random.Generator, blocks: Tower, around: Block, away: float) -> tuple[float, float]:
-    """A place so far outside the upright tube around the middle of a block that holds some blocks."""
+    """A place this far outside the upright cylinder around the centre of a block that contains some blocks."""
     x, y, _ = around.position
     away += max(math.dist((x, y), block.position[:2]) + block.reach for block in blocks)
     angle = float(rng.uniform(0, 2 * math.pi))

@@ -1,7 +1,7 @@
 """CLEVR: cubes, spheres and cylinders of rubber and metal on a grey floor, as Johnson et al. (2017) arrange them.
 
 Pictures show the part that everybody uses: rows 29 to 221 and columns 64 to 256 of the published 240 x 320.
-Measures are in CLEVR's units.
+Lengths are in CLEVR's units.
 """
 
 import math
@@ -26,7 +26,7 @@ MIN_OBJECTS, MAX_OBJECTS = 3, 10
 
 CAMERA: Vector = (7.481, -6.508, 5.344)
 CAMERA_JITTER, LAMP_JITTER = 0.5, 1.0
-PIXEL = 2 * (0.75 * 16 / 35) / PUBLISHED_ROWS  # a lens of 35 mm before a sensor 32 mm wide and 24 mm high
+PIXEL = 2 * (0.75 * 16 / 35) / PUBLISHED_ROWS  # a 35 mm lens and a sensor 32 mm wide and 24 mm high
 
 SHAPES = ("cube", "sphere", "cylinder")
 MATERIALS = ("rubber", "metal")
@@ -46,19 +46,19 @@ COLOURS = np.array(
 ) / np.float32(255)
 FLOOR_EXTENT = 3.0  # objects stand within it, along x and along y
 LEAST_GAP = 0.25  # between objects
-LEAST_MARGIN = 0.4  # by which objects lie clearly left or right, in front or behind each other
-TRIES = 50  # to place one object before all are placed again
+LEAST_MARGIN = 0.4  # by which objects are clearly left or right, and in front of or behind each other
+TRIES = 50  # to place one object, before all are placed again
 LEAST_PIXELS = 200  # of the whole published picture
-COARSE = 4  # visibility is judged on a picture so many times smaller
+COARSE = 4  # visibility is judged in a picture this many times smaller
 
 
 class Lamp(NamedTuple):
-    """A round lamp: place, colour times brightness, and the distance at which that holds."""
+    """A round lamp: place, colour times brightness, and the distance at which they apply."""
 
     place: Vector
     colour: Vector
     reference: float
-    fall: int  # four times the power of the distance with which its light falls
+    fall: int  # four times the power of the distance by which its light falls
     highlight: float  # strength of its highlights
     reflection: float  # brightness of its image in metal
 
@@ -73,11 +73,11 @@ OVERHEAD_LIGHT, OVERHEAD_HIGHLIGHT = 0.13, 0.3
 AMBIENT, OCCLUSION = 0.11, 0.8
 FLOOR_ALBEDO = 0.46
 ALBEDO = np.array([0.85, 0], dtype=np.float32)  # of rubber and metal
-MIRRORED_ALBEDO = np.array([0.85, 0.5], dtype=np.float32)  # as metal shows them: images in its images are left out
+MIRRORED_ALBEDO = np.array([0.85, 0.5], dtype=np.float32)  # the same in reflections, which leave out further ones
 SPECULAR, SHININESS = (0.10, 0.6), (12, 70)  # of rubber and metal
-IMAGE_SHARPNESS = 45  # of a lamp in metal
+IMAGE_SHARPNESS = 45  # of a lamp's reflection in metal
 MIRROR = 0.95
-SKYLIGHT, SKYLIGHT_ABOVE = 0.06, 0.10  # of the empty space that metal shows: level, and more straight above
+SKYLIGHT, SKYLIGHT_ABOVE = 0.06, 0.10  # of empty space reflected in metal: level, and added straight above
 CUBE_BEVEL, CYLINDER_BEVEL = 0.16, 0.13  # shares of the radius
 
 FACTOR_NAMES = (
@@ -125,7 +125,7 @@ class Ground:
 
 
 class Object(NamedTuple):
-    """An object as drawn: places in SHAPES, MATERIALS and COLOURS, radius, place on the floor, turn in radians."""
+    """A drawn object: indices in SHAPES, MATERIALS and COLOURS, radius, place on the floor, turn in radians."""
 
     shape: int
     material: int
@@ -137,11 +137,11 @@ class Object(NamedTuple):
 
     @property
     def height(self) -> float:
-        """Of its middle."""
+        """The height of its centre."""
         return self.radius / math.sqrt(2) if SHAPES[self.shape] == "cube" else self.radius
 
     def solid(self, entity: int) -> Solid:
-        """As the ray caster takes it."""
+        """The object for the ray caster."""
         r, half = self.radius, self.height
         form: Form
         if SHAPES[self.shape] == "cube":
@@ -158,9 +158,9 @@ class ClevrScene:
     """Objects on the floor; see rendering.casting.Scene.
 
     Attributes:
-        objects: What stands there; object i is entity i + 1.
+        objects: Object i is entity i + 1.
         solids: The same for the ray caster.
-        camera: Where it is seen from.
+        camera: The viewpoint.
         lamps: Key, fill and back light.
     """
 
@@ -178,7 +178,7 @@ class ClevrScene:
         return (hits.solids + 1).astype(np.uint8)
 
     def shade(self, hits: Hits) -> tuple[Floats, NDArray[np.int16]]:
-        """Three lamps with soft shadows and one above; metal shows what is around it."""
+        """Three lamps with soft shadows and one above; metal reflects its surroundings."""
         light = self._surface_light(hits, ALBEDO)
         metal = np.array([MATERIALS[thing.material] == "metal" for thing in self.objects] + [False])
         here = np.flatnonzero(metal[hits.solids])
@@ -186,7 +186,7 @@ class ClevrScene:
         return np.minimum(light, 1), np.zeros(len(hits.depth), dtype=np.int16)
 
     def _surface_light(self, hits: Hits, albedos: Floats) -> Floats:
-        """What surfaces scatter: all but the images in metal, [3, N]."""
+        """The light that surfaces scatter, without reflections in metal, [3, N]."""
         on_object = np.flatnonzero(hits.solids >= 0)
         materials = np.array([thing.material for thing in self.objects])[hits.solids[on_object]]
         colours = np.array([thing.colour for thing in self.objects])[hits.solids[on_object]]
@@ -223,7 +223,7 @@ class ClevrScene:
         return np.where((hits.solids < 0) & (hits.faces == Ground.NOTHING), np.float32(AMBIENT), light)
 
     def _mirrored(self, hits: Hits, here: NDArray[np.intp]) -> Floats:
-        """What metal shows of its surroundings at the hits `here`, [3, len(here)]."""
+        """The reflections in metal at the hits `here`, [3, len(here)]."""
         normals, rays = hits.normals[:, here], hits.rays[:, here]
         rays = rays / np.sqrt((rays * rays).sum(0))
         facing = np.maximum(-(rays * normals).sum(0), 0)
@@ -251,19 +251,19 @@ class ClevrScene:
 
 
 def make(rngs: Sequence[np.random.Generator], size: int, options: ClevrOptions, split: str) -> Drawn:
-    """Draw scenes, each again until every object shows about 200 pixels or more of the published 240 x 320.
+    """Draw scenes, each again until every object has about 200 pixels or more in the published 240 x 320.
 
     Args:
         rngs: n random generators, one per scene.
         size: Side of the images.
-        options: The number of objects; at most M.
-        split: Of no matter here.
+        options: The number of objects, at most M.
+        split: Not used here.
 
     Returns:
         Images [n, size, size, 3], entities [n, size, size], factors [n, 1 + M, 13] as in FACTOR_NAMES: shape, material
-        and colour are 0 where there is none, otherwise 1 + the place in SHAPES, MATERIALS and COLOURS; size is the
-        radius; x, y, z the middle; rotation in radians; depth the distance from the camera's plane. An object may
-        lie outside the picture, which shows a part of the published one: `visible` says so.
+        and colour are 0 for none, otherwise 1 + the index in SHAPES, MATERIALS and COLOURS; size is the radius; x, y, z
+        are the centre; rotation is in radians; depth is the distance from the camera's plane. An object may be outside
+        the picture, which is a part of the published one; then all its factors are 0.
     """
     images = np.empty((len(rngs), size, size, 3), dtype=np.uint8)
     entities = np.empty((len(rngs), size, size), dtype=np.uint8)
@@ -330,7 +330,7 @@ def _apart(one: Object, other: Object, right: tuple[float, float], back: tuple[f
 
 
 def _all_visible(stage: ClevrScene) -> bool:
-    """Whether every object shows enough of itself in the whole published picture."""
+    """Whether enough of every object is visible in the whole published picture."""
     rows, columns = PUBLISHED_ROWS // COARSE, PUBLISHED_COLUMNS // COARSE
     u = (np.arange(columns, dtype=np.float32) + 0.5 - columns / 2) * np.float32(PIXEL * COARSE)
     v = (rows / 2 - 0.5 - np.arange(rows, dtype=np.float32)) * np.float32(PIXEL * COARSE)
@@ -345,12 +345,12 @@ def _linear(value: float) -> float:
     return value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
 
 
-# The light at which the values 0 and 1, 1 and 2, .. of a picture meet.
+# The light halfway between the values 0 and 1, 1 and 2, .. of a picture.
 _STEPS = np.array([_linear((value + 0.5) / 255) for value in range(255)], dtype=np.float32)
 
 
 def _srgb(light: Floats) -> NDArray[np.uint8]:
-    """From linear light in [0, 1] to the nearest values of a picture."""
+    """The values of a picture nearest to linear light in [0, 1]."""
     return np.searchsorted(_STEPS, light).astype(np.uint8)
 
 

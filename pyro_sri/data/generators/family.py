@@ -1,4 +1,4 @@
-"""What a family of generated scenes is, and the few tools the flat families share."""
+"""The families of generated scenes, and a few tools that the flat families share."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -31,8 +31,8 @@ class Generator:
     """A family of generated scenes.
 
     Attributes:
-        name: What the commands call it.
-        description: One line for people.
+        name: Its name in the commands.
+        description: One line for users.
         version: Increased whenever the same seed gives different arrays than before.
         default_size: The published image size.
         sizes: The smallest and the largest image size that it makes.
@@ -41,7 +41,7 @@ class Generator:
         options: A frozen dataclass of its options, which raises UserError for values out of range.
         make: make(rngs, size, options, split) draws one scene from each random generator. A scene depends only on its
             own random generator. The split ("train", "val" or "test") matters to families that draw from a stock
-            of real pictures, so that those of the test are unseen.
+            of real pictures, so that those in test are unseen.
         background_entities: The entities that are not objects.
         scenes_per_task: Scenes drawn in one go: enough for NumPy to be fast, few enough to show progress.
     """
@@ -62,7 +62,7 @@ class Generator:
         """The options object with these values in place of the defaults.
 
         Raises:
-            UserError: For an option that the family does not have, naming the nearest, or a value out of range.
+            UserError: For an unknown option (names the nearest), or a value out of range.
         """
         known = [field.name for field in fields(self.options)]
         for name in values:
@@ -83,7 +83,7 @@ def draw_until(
     Args:
         rngs: n random generators, one per scene.
         shape: The shape of one scene's draws.
-        accept: Takes draws `[m, *shape]` and the scenes (indices) that they are for; says which of them will do.
+        accept: Takes draws `[m, *shape]` and the indices of their scenes; says which of them to accept.
 
     Returns:
         The accepted draws, in [0, 1), `[n, *shape]`.

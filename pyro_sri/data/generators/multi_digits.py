@@ -22,15 +22,15 @@ REMAINDERS = {"train": (0, 1, 2), "val": (3,), "test": (4,)}
 
 SCALES = (2.2, 3.0)  # pixels of a 50 x 50 picture per pixel of the scan: digits 18 to 24 pixels high
 WARP = 0.12  # standard deviation of the rotation (radians) and of the shear
-MAX_WARP = 3 * WARP  # they are sums of three uniform draws, near normal, which reach no farther
+MAX_WARP = 3 * WARP  # they are sums of three uniform draws: near normal, and never larger than this
 
-# Contrast: what the scan has below the first value becomes black, above the second white; the scan is in [0, 1].
+# Contrast: values of the scan, in [0, 1], that are below the first become black, those above the second white.
 BLACK, WHITE = 0.3, 0.65
 REACH = 4.5  # from the middle of a scan, in its pixels; beyond, the resampled scan is black
 INK = 128  # half of white: a pixel belongs to a digit that is at least this bright there
 
 MAX_OVERLAP = 0.05  # pixels of ink that two digits share, as a share of the ink of the smaller one
-MAX_OBJECTS = 3  # four would be redrawn some twenty times before they fit
+MAX_OBJECTS = 3  # four would be redrawn about twenty times before they fit
 
 FACTOR_NAMES = ("visible", "digit", "x", "y", "scale", "rotation", "shear", "scan")
 
@@ -58,32 +58,32 @@ class Look(NamedTuple):
     scan: NDArray[np.intp]  # index of the scan in scikit-learn's load_digits
     scale: NDArray[np.float64]  # pixels of a 50 x 50 picture per pixel of the scan
     rotation: NDArray[np.float64]  # radians, clockwise
-    shear: NDArray[np.float64]  # shift to the right over the way up
+    shear: NDArray[np.float64]  # shift to the right per distance upwards
 
 
 def make(rngs: Sequence[np.random.Generator], size: int, options: MultiDigitsOptions, split: str) -> Drawn:
-    """Draw scenes: number, class, scan of that class, scale and position uniform, rotation and shear near normal.
+    """Draw scenes with uniform number, class, scan of the class, scale and position, near-normal rotation and shear.
 
-    Digits lie fully inside the picture; where two meet, the brighter one shows. The number of digits is drawn once;
-    everything else of a scene is redrawn while two of its digits share more than 5 % of the smaller one's ink.
+    Digits are fully inside the picture. Where two meet, the brighter one is visible. The number of digits is drawn
+    once. Everything else in a scene is redrawn while two digits share more than 5 % of the smaller one's ink.
 
     Args:
         rngs: n random generators, one per scene.
         size: Side of the images.
-        options: The smallest and the largest number of digits, the latter M.
+        options: The smallest and the largest number of digits; the largest is M.
         split: "train", "val" or "test"; no two splits share a scan.
 
     Returns:
-        Images [n, size, size, 3], grey; entities [n, size, size], where what is darker than 128 is background;
-        factors [n, 1 + M, 8] as in FACTOR_NAMES: digit 0 is the background or none, 1 + c the class c; x and y the
-        middle of the digit's bounding box in [0, 1]; scale, rotation, shear and scan as in `Look`; everything zero
-        where `visible` is.
+        Images [n, size, size, 3], grey; entities [n, size, size], where pixels darker than 128 are background;
+        factors [n, 1 + M, 8] as in FACTOR_NAMES: digit is 0 for the background or none, 1 + c for class c; x and y are
+        the middle of the digit's bounding box in [0, 1]; scale, rotation, shear and scan are as in `Look`; everything
+        is 0 where `visible` is.
     """
     most, num_scenes = options.max_objects, len(rngs)
     _, classes = load_scans()
     counts = options.min_objects + choose(np.array([rng.random() for rng in rngs]), most - options.min_objects + 1)
     exists = np.arange(most) < counts[:, None]  # [n, M]
-    # Written at every attempt, so that in the end they hold the accepted one.
+    # Written at every attempt, so that the accepted one remains.
     pictures = np.zeros((num_scenes, most, size, size), dtype=np.uint8)
     middles = np.zeros((num_scenes, most, 2))  # y and x, in pixels
 
@@ -95,7 +95,7 @@ def make(rngs: Sequence[np.random.Generator], size: int, options: MultiDigitsOpt
         pictures[scenes], middles[scenes] = placed, box_middles
         return overlaps(placed).max(1, initial=0) <= MAX_OVERLAP
 
-    # Of each digit: class, scan, scale, three for the rotation, three for the shear, top, left.
+    # For each digit: class, scan, scale, three for the rotation, three for the shear, top, left.
     draws = draw_until(rngs, (most, 11), apart)
     brightest = pictures.max(1)
     entities = np.zeros((num_scenes, size, size), dtype=np.uint8)
@@ -120,7 +120,7 @@ def make(rngs: Sequence[np.random.Generator], size: int, options: MultiDigitsOpt
 
 
 def look(draws: NDArray[np.float64], split: str) -> Look:
-    """The looks that uniform draws [D, 9 or more] stand for."""
+    """The looks from uniform draws [D, 9 or more]."""
     _, classes = load_scans()
     stock = np.flatnonzero(np.isin(np.arange(len(classes)) % 5, REMAINDERS[split]))
     stock = stock[np.argsort(classes[stock], kind="stable")]
@@ -132,10 +132,10 @@ def look(draws: NDArray[np.float64], split: str) -> Look:
 
 
 def render(looks: Look, size: int) -> NDArray[np.uint8]:
-    """Draw digits, each in the middle of a patch that holds any of them.
+    """Draw digits, each in the middle of a patch that has room for any of them.
 
     Args:
-        looks: Of D digits.
+        looks: How D digits look.
         size: Side of the images that they are for.
 
     Returns:
@@ -162,7 +162,7 @@ def render(looks: Look, size: int) -> NDArray[np.uint8]:
 def place(
     patches: NDArray[np.uint8], draws: NDArray[np.float64], size: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Put each patch into a picture of its own, what is not black in it anywhere inside.
+    """Put each patch into its own picture, at any place where all its ink is inside.
 
     Args:
         patches: uint8 [D, side, side].
@@ -185,7 +185,7 @@ def overlaps(pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
     """The share of the smaller digit's ink that two digits have in common, for each pair.
 
     Args:
-        pictures: Of each digit alone, uint8 [m, M, H, W]; black where there is none.
+        pictures: One of each digit alone, uint8 [m, M, H, W]; black where there is none.
 
     Returns:
         float64 [m, pairs].
@@ -198,7 +198,7 @@ def overlaps(pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def bicubic(stack: Floats, which: NDArray[np.intp], y: Floats, x: Floats) -> Floats:
-    """Resample pictures by Catmull-Rom splines; beyond their borders they are zero.
+    """Resample pictures by Catmull-Rom splines; outside their borders they are zero.
 
     Args:
         stack: Pictures [S, H, W].
@@ -232,7 +232,7 @@ def catmull_rom(t: Floats) -> tuple[Floats, ...]:
 
 
 def cosine_and_sine(angle: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of angles up to MAX_WARP, to 1e-7, by plain arithmetic, which rounds alike on every machine."""
+    """For angles up to MAX_WARP, to 1e-7, by plain arithmetic, which rounds alike on every machine."""
     square = angle * angle
     return 1 - square / 2 * (1 - square / 12 * (1 - square / 30)), angle * (1 - square / 6 * (1 - square / 20))
 
@@ -240,7 +240,7 @@ def cosine_and_sine(angle: NDArray[np.float64]) -> tuple[NDArray[np.float64], ND
 @lru_cache
 def load_scans() -> tuple[NDArray[np.float32], NDArray[np.intp]]:
     """The 1797 scans of digits that come with scikit-learn, in [0, 1], [1797, 8, 8], and their classes, [1797]."""
-    from sklearn.datasets import load_digits  # takes a second, which no other family should wait for
+    from sklearn.datasets import load_digits  # takes a second; no other family needs it
 
     digits = load_digits()
     return (digits.images / 16).astype(np.float32), digits.target

@@ -20,20 +20,20 @@ NUM_OBJECTS: dict[Variant, tuple[int, int]] = {
     "colored_on_colored": (1, 4),
 }
 
-# Measures in pixels of a 64 x 64 picture at scale 1. They are estimates from the published pictures.
+# Lengths in pixels of a 64 x 64 picture at scale 1, estimated from the published pictures.
 PUBLISHED_SIZE = 64
 SQUARE_SIDE = 20
 ELLIPSE_SEMI_AXES = (12.5, 7)
 HEART_WIDTH = 20
-MIN_VISIBLE_PIXELS = 8  # a scene with a sprite that shows less is redrawn
+MIN_VISIBLE_PIXELS = 8  # a scene with a sprite that shows fewer is redrawn
 
 SCALES = np.linspace(0.5, 1, 6)
 ANGLES = np.arange(40) * (2 * np.pi / 40)
 
-# Sprites are larger by this share: a pixel exactly on an edge is inside, however sines are rounded on this machine.
+# Sprites are larger by this share. So a pixel exactly on an edge is inside, however a machine rounds sines.
 EDGE_TOLERANCE = 1e-6
 
-MAX_OBJECTS = 8  # more would hide one another, and be redrawn, most of the time
+MAX_OBJECTS = 8  # more would hide each other, and be redrawn, most of the time
 
 FACTOR_NAMES = ("visible", "shape", "red", "green", "blue", "x", "y", "scale", "angle")
 
@@ -60,7 +60,7 @@ class MultiDSpritesOptions:
                 f"use min_objects and max_objects from 1 to {MAX_OBJECTS}, in order"
             )
         for name, value in (("min_objects", least), ("max_objects", most)):
-            object.__setattr__(self, name, value)  # what a data file says of its scenes; the class is frozen
+            object.__setattr__(self, name, value)  # data files store these values; the class is frozen
 
     @property
     def num_objects(self) -> tuple[int, int]:
@@ -73,21 +73,21 @@ class MultiDSpritesOptions:
 
 
 def make(rngs: Sequence[np.random.Generator], size: int, options: MultiDSpritesOptions, split: str) -> Drawn:
-    """Draw scenes: number, shape, scale, angle, position and colour uniform; later sprites lie on top.
+    """Draw scenes with uniform number, shape, scale, angle, position and colour; later sprites are on top.
 
-    A sprite may have the very colour of what it covers, as in `binarized` all that cover sprites have. The number of
-    sprites is drawn once; everything else of a scene is redrawn while a sprite is hidden.
+    A sprite may have the same colour as what it covers; in `binarized`, all sprites do. The number of sprites is drawn
+    once. Everything else in a scene is redrawn while a sprite is hidden.
 
     Args:
         rngs: n random generators, one per scene.
         size: Side of the images.
-        options: The variant, and the smallest and the largest number of sprites, the latter M.
-        split: Of no matter here.
+        options: The variant, and the smallest and the largest number of sprites; the largest is M.
+        split: Not used here.
 
     Returns:
-        Images [n, size, size, 3], entities [n, size, size], factors [n, 1 + M, 9] as in FACTOR_NAMES: shape 0 is
-        the background or none, then square, ellipse, heart; x and y the centre in [0, 1]; the angle in radians;
-        everything zero where `visible` is.
+        Images [n, size, size, 3], entities [n, size, size], factors [n, 1 + M, 9] as in FACTOR_NAMES: shape is 0
+        for the background or none, then square, ellipse, heart; x and y are the centre in [0, 1]; angle is in radians;
+        everything is 0 where `visible` is.
     """
     bank = sprite_bank(size)  # [3, 6, 40, side, side]
     side, num_scenes, (least, most) = bank.shape[-1], len(rngs), options.num_objects
@@ -114,7 +114,7 @@ def make(rngs: Sequence[np.random.Generator], size: int, options: MultiDSpritesO
         pixels = np.stack([(entities == sprite + 1).sum((1, 2)) for sprite in range(most)], axis=1)  # [m, M]
         return np.all((pixels >= min_visible) | ~exists[scenes], axis=1)
 
-    # Of each entity: shape, scale, angle, y, x (of the background, the first is its grey), and three for the colour.
+    # For each entity: shape, scale, angle, y, x (for the background, the first is its grey), and three for the colour.
     draws = draw_until(rngs, (1 + most, 8), all_visible)
     entities = stack(draws, np.arange(num_scenes))
     kinds, centres = place(draws)
@@ -140,7 +140,7 @@ def make(rngs: Sequence[np.random.Generator], size: int, options: MultiDSpritesO
 
 
 def sprite_bank(size: int) -> NDArray[np.bool_]:
-    """Every sprite that there is, without soft edges, in the middle of a patch.
+    """Every possible sprite, without soft edges, in the middle of a patch.
 
     Args:
         size: Side of the images.
@@ -160,7 +160,7 @@ def sprite_bank(size: int) -> NDArray[np.bool_]:
 
 
 def heart(across: NDArray[np.float64], up: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Inside a heart of width 1, its middle at the origin: a square on its corner, half discs on its upper sides."""
+    """Which points are in a heart of width 1 around the origin: a square on a corner, half discs on its upper sides."""
     x, y = np.abs(across) * (1 + np.sqrt(2)), up * (1 + np.sqrt(2)) + (np.sqrt(2) - 1) / 4  # corners at (1, 0), (0, -1)
     return (x + np.abs(y) <= 1) | ((x - 0.5) ** 2 + (y - 0.5) ** 2 <= 0.5)
 

@@ -1,4 +1,4 @@
-"""Finished pieces of a data set in the making, kept in a folder so that an interrupted run can go on."""
+"""Finished pieces of an unfinished data set, kept in a folder so that an interrupted run can continue."""
 
 import json
 import os
@@ -23,27 +23,27 @@ class InUse(UserError):
 
 
 class Pieces:
-    """The folder F.h5.parts beside the file F.h5 that is being made.
+    """The folder F.h5.parts next to the file F.h5 that is being made.
 
     Args:
-        folder: Where; it must exist.
+        folder: The folder, which must exist.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def path(self, split: str, start: int) -> Path:
-        """Where the piece that begins with a scene of a split is."""
+        """The path of the piece that begins with this scene of a split."""
         return self.folder / f"{split}-{start:09d}.npz"
 
     def save(self, split: str, start: int, drawn: Drawn) -> None:
-        """Keep a piece, complete or not at all.
+        """Save a piece, complete or not at all.
 
         Raises:
             UserError: If it cannot be written.
         """
         path = self.path(split, start)
-        # A worker may outlive its killed main process for a while. What a kill leaves goes with the folder.
+        # A worker may outlive its killed main process for a while. What a kill leaves is removed with the folder.
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         try:
             with temporary.open("wb") as file:
@@ -53,7 +53,7 @@ class Pieces:
             raise UserError(f"cannot write {path} ({error.strerror}); check the folder and the free space") from None
 
     def load(self, split: str, start: int) -> Drawn | None:
-        """A piece that was kept; None where there is none, or a damaged one."""
+        """A saved piece; None if it is missing or damaged."""
         try:
             with self.path(split, start).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return Drawn(**arrays)
@@ -66,21 +66,21 @@ class Pieces:
 
 
 def folder_of(out: Path) -> Path:
-    """Where the pieces of a file in the making are."""
+    """The folder with the pieces of an unfinished file."""
     return out.with_name(f"{out.name}.parts")
 
 
 @contextmanager
 def pieces_of(out: Path, recipe: Mapping[str, Any]) -> Iterator[Pieces]:
-    """The pieces of a file in the making; gone once it is made, kept when the making is interrupted.
+    """The pieces of an unfinished file, which are removed when it is complete and kept after an interruption.
 
     Args:
         out: The file.
-        recipe: Everything that decides what is in the file, as plain JSON values.
+        recipe: Everything that determines the content of the file, as plain JSON values.
 
     Raises:
         InUse: If another process is making the file.
-        UserError: If the folder cannot be written, or holds pieces of another recipe.
+        UserError: If the folder cannot be written, or has pieces of another recipe.
     """
     folder = folder_of(out)
     try:
@@ -128,7 +128,7 @@ def _agree(folder: Path, out: Path, recipe: Mapping[str, Any]) -> None:
             name for name in recipe if not isinstance(found, dict) or found.get(name) != json.loads(text)[name]
         ]
         raise UserError(
-            f"{folder} holds part of a data set made with other values of {', '.join(different)}; "
+            f"{folder} contains part of a data set made with other values of {', '.join(different)}; "
             "use the same values to finish it, or remove the folder"
         )
 

@@ -1,6 +1,6 @@
 """Rooms: a few coloured objects between coloured walls under the sky, like Objects Room (Burgess et al. 2019).
 
-Measures are in units; the room is seven units wide. Proportions are read off one published picture.
+Lengths are in units; the room is seven units wide. Proportions are taken from one published picture.
 """
 
 import math
@@ -36,7 +36,7 @@ from pyro_sri.system.errors import UserError
 Variant = Literal["train", "empty_room", "six_objects", "identical_color"]
 
 PUBLISHED_SIZE = 64
-MIN_VISIBLE_PIXELS = 8  # of a 64 x 64 picture; a scene with an object that shows less is drawn again
+MIN_VISIBLE_PIXELS = 8  # of a 64 x 64 picture; a scene with an object that shows fewer is drawn again
 MAX_OBJECTS = 6
 COUNTS: dict[Variant, tuple[int, int]] = {
     "train": (1, 3),
@@ -52,12 +52,12 @@ FIRST_OBJECT = 4
 
 SHAPES = ("sphere", "box", "cylinder", "capsule", "cone", "icosahedron", "ring")
 WALL_ROOM, OBJECT_ROOM = 0.15, 0.12  # the least distance of an object from walls and from others
-TRIES = 40  # to place one object before all are placed again
+TRIES = 40  # to place one object, before all are placed again
 
 LAMP_RADIUS, LAMP_SIZE = 2.2, 0.35
 AMBIENT, FILL, OCCLUSION = 0.38, 0.25, 0.7
 GRAIN = 0.05
-ICOSAHEDRON_BELOW = GOLDEN / math.hypot(1, GOLDEN)  # how far one of radius 1, on an edge, reaches below its middle
+ICOSAHEDRON_BELOW = GOLDEN / math.hypot(1, GOLDEN)  # the height of the centre of one of radius 1 on an edge
 
 FACTOR_NAMES = ("visible", "shape", "red", "green", "blue", "x", "y", "z", "size", "yaw", "depth")
 
@@ -94,9 +94,9 @@ class Walls:
 
 
 class Object(NamedTuple):
-    """An object as drawn: its place on the floor, its size (radius of the tube that holds it) and its turn."""
+    """A drawn object: its place on the floor, its size (radius of the upright cylinder around it) and its yaw."""
 
-    shape: int  # place in SHAPES
+    shape: int  # index in SHAPES
     x: float
     y: float
     size: float
@@ -110,10 +110,10 @@ class RoomScene:
     Attributes:
         solids: All parts of all objects.
         palette: Colours of sky, floor, both pairs of walls, then the objects, [entities, 3] in [0, 1].
-        camera: Where it is seen from.
-        lamp: Where the lamp is.
-        brightness: Its light.
-        grain: Where the grain of the walls starts.
+        camera: The viewpoint.
+        lamp: Position of the lamp.
+        brightness: Its brightness.
+        grain: Where the grain of floor and walls starts.
     """
 
     solids: tuple[Solid, ...]
@@ -135,7 +135,7 @@ class RoomScene:
         )
 
     def shade(self, hits: Hits) -> tuple[Floats, NDArray[np.int16]]:
-        """A lamp with soft shadows, a fill light from the camera, and ambient light that corners hide."""
+        """A lamp with soft shadows, a fill light from the camera, and ambient light that is weaker in corners."""
         entities = self.entities(hits)
         albedo = self.palette[entities].T * self._grain(hits, entities)
         to_lamp = np.array(self.lamp, dtype=np.float32)[:, None] - hits.points
@@ -163,19 +163,19 @@ _GRAIN = noise(np.random.default_rng(3), 8, 8, 3).astype(np.float32) * 2
 
 
 def make(rngs: Sequence[np.random.Generator], size: int, options: RoomsOptions, split: str) -> Drawn:
-    """Draw rooms, each again until every object is to be seen.
+    """Draw rooms, each again until every object is visible.
 
     Args:
         rngs: n random generators, one per scene.
         size: Side of the images.
         options: The variant; M is its largest number of objects.
-        split: Of no matter here.
+        split: Not used here.
 
     Returns:
-        Images [n, size, size, 3], entities [n, size, size], factors [n, 4 + M, 11] as in FACTOR_NAMES: entities 0 to 3
-        are sky, floor, and the walls that face along y and along x, then the objects. Shape 0 is none or one of those
-        four, otherwise 1 + the place in SHAPES; x, y, z the middle in units, the room's centre on the floor the
-        origin; size the radius in units; yaw in radians; depth the distance from the camera's plane.
+        Images [n, size, size, 3], entities [n, size, size], factors [n, 4 + M, 11] as in FACTOR_NAMES. Entities 0 to 3
+        are sky, floor, and the walls that face along y and along x, followed by the objects. Shape is 0 for none or one
+        of those four, otherwise 1 + the index in SHAPES. x, y, z are the centre in units; the origin is the middle of
+        the floor. size is the radius in units, yaw is in radians, depth is the distance from the camera's plane.
     """
     num_entities = FIRST_OBJECT + COUNTS[options.variant][1]
     images = np.empty((len(rngs), size, size, 3), dtype=np.uint8)
@@ -236,7 +236,7 @@ def _draw_palette(rng: np.random.Generator, count: int, one_colour: bool) -> Flo
 
 
 def _place(rng: np.random.Generator, camera: Camera, count: int) -> list[Object]:
-    """Objects in front of the camera that do not touch, and do not hide much of one another."""
+    """Objects in front of the camera that do not touch, and hide little of each other."""
     while True:
         objects: list[Object] = []
         bearings: list[tuple[float, float]] = []
@@ -265,7 +265,7 @@ def _draw_object(rng: np.random.Generator, camera: Camera) -> tuple[Object, floa
     bearing = math.radians(rng.uniform(-25, 25))
     shape, yaw = int(rng.integers(len(SHAPES))), float(rng.uniform(0, 2 * math.pi))
     heading = math.atan2(-camera.axes[2][1], -camera.axes[2][0]) + bearing
-    if SHAPES[shape] == "ring":  # turned towards the camera, or it would be a line
+    if SHAPES[shape] == "ring":  # turned towards the camera, or it might look like a line
         yaw = heading + math.pi / 2 + float(rng.uniform(-0.9, 0.9))
     x, y = camera.position[0] + distance * math.cos(heading), camera.position[1] + distance * math.sin(heading)
     return Object(shape, x, y, size, yaw), bearing, math.asin(size / distance)

@@ -1,6 +1,6 @@
 """Stacks: towers of blocks in a hall, like ShapeStacks (Groth et al. 2018); and stacks_broken, in separate parts.
 
-Measures are in units; a block is half a unit to one unit wide, the hall twenty. Light and cameras are ShapeStacks'.
+Lengths are in units: a block is 0.5 to 1 wide, the hall 20. Light and cameras are as in ShapeStacks.
 """
 
 import math
@@ -22,8 +22,8 @@ from pyro_sri.system.errors import UserError
 
 PUBLISHED_SIZE = 64
 MIN_BLOCKS, MAX_BLOCKS = 2, 6
-MIN_VISIBLE_PIXELS = 4  # of a 64 x 64 picture; a scene with a block that shows less is drawn again
-GAP_PIXELS = 2  # so many pixels of other things lie between the parts of a broken tower
+MIN_VISIBLE_PIXELS = 4  # of a 64 x 64 picture; a scene with a block that shows fewer is drawn again
+GAP_PIXELS = 2  # at least, of other things between the parts of a broken tower
 
 HALL = 10.0  # the floor and the walls reach from -HALL to HALL
 WALL_HEIGHT = 20.0
@@ -50,12 +50,12 @@ CAMERAS: tuple[tuple[Vector, float, float], ...] = (
     ((5, -5, 9), 45, 45),
 )
 FIELD_OF_VIEW = 45.0
-CROP = 196 / 224  # the middle of the published pictures that everybody uses
-ROOM = 1.15  # how much larger than a tower a picture must be
+CROP = 196 / 224  # everybody uses this middle part of the published pictures
+ROOM = 1.15  # a picture must be this much larger than a tower
 
 LAMPS: tuple[Vector, ...] = ((0, 0, 20), (9, 9, 20), (9, -9, 20), (-9, 9, 20), (-9, -9, 20))  # directions towards them
 DIFFUSE, SPECULAR, SHININESS, AMBIENT = 0.63, 0.16, 40, 0.06
-FLOOR_ALBEDO = 0.37  # five lamps would bleach the floor
+FLOOR_ALBEDO = 0.37  # five lamps would overexpose the floor
 SKY = (0.4, 0.6, 0.8)
 
 COLOURS: tuple[Vector, ...] = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1), (1, 0, 1))
@@ -139,7 +139,7 @@ class StackScene:
     Attributes:
         solids: The blocks; block i is entity i + 1.
         colours: Their colours, [blocks, 3].
-        camera: Where it is seen from.
+        camera: The viewpoint.
         lamp: Which of LAMPS casts shadows.
         floor: Number of the floor's texture.
         wall: Number of the walls' texture.
@@ -187,7 +187,7 @@ class StackScene:
 
     def _albedo(self, hits: Hits) -> Floats:
         albedo = np.empty_like(hits.points)
-        # The side of a square as large as what a pixel shows of a surface: seen at a slant, it is more.
+        # The side of a square with the area of surface that a pixel shows, which is larger at a slant.
         slant = np.abs((hits.rays * hits.normals).sum(0)) / np.sqrt((hits.rays * hits.rays).sum(0))
         depth = np.where(hits.depth < NEVER, hits.depth, np.float32(1))
         footprint = depth * np.float32(self.pixel / TEXTURE_SIDE) / np.sqrt(np.maximum(slant, np.float32(0.05)))
@@ -197,7 +197,7 @@ class StackScene:
         for part, texture, across, down, share in (
             (Hall.FLOOR, floor, x, y, FLOOR_ALBEDO),
             (Hall.WALL_Y, wall, x, -z, 1),
-            (Hall.WALL_X, wall, -y, -z, 1),  # so that the pattern goes on round the corner
+            (Hall.WALL_X, wall, -y, -z, 1),  # so that the pattern continues around the corner
         ):
             here = np.flatnonzero(outside & (hits.faces == part))
             albedo[:, here] = share * texture.sample(across[here], down[here], footprint[here])
@@ -211,11 +211,11 @@ class StackScene:
 
 
 class Setting(NamedTuple):
-    """Everything that a scene is made of, as drawn."""
+    """Everything that is drawn for a scene."""
 
     tower: Tower
-    kind: Kind | None  # None stands
-    apart: int | None  # the first block of the part that must be seen to be separate
+    kind: Kind | None  # None: it stands
+    apart: int | None  # the first block of the part that must be visibly separate
     colours: NDArray[np.intp]
     camera: int
     lamp: int
@@ -224,20 +224,21 @@ class Setting(NamedTuple):
 
 
 def make(rngs: Sequence[np.random.Generator], size: int, options: StacksOptions, split: str) -> Drawn:
-    """Draw towers, each again until every block is to be seen; see StacksOptions and BrokenStacksOptions.
+    """Draw towers, each again until every block is visible; see StacksOptions and BrokenStacksOptions.
 
     Args:
         rngs: n random generators, one per scene.
         size: Side of the images.
-        options: Those of either family.
-        split: Of no matter here.
+        options: Options of either family.
+        split: Not used here.
 
     Returns:
         Images [n, size, size, 3], entities [n, size, size], factors [n, 1 + most blocks, 18] as in FACTOR_NAMES:
-        shape 0 is none or the background, otherwise 1 + the place in SHAPES; x, y, z the middle in units; yaw in
-        radians; depth the distance of the middle from the camera's plane; kind 0 stands, otherwise 1 + the place in
-        KINDS; camera 1 to 16; lamp (the one with shadows), floor and wall from 0. Entity 1 is the lowest block; the
-        last five columns are the same for all that exist, and the background has nothing else.
+        shape is 0 for none or the background, otherwise 1 + the index in SHAPES; x, y, z are the centre in units; yaw
+        is in radians; depth is the distance of the centre from the camera's plane; kind is 0 if the tower stands,
+        otherwise 1 + the index in KINDS; camera is 1 to 16; lamp (the one with shadows), floor and wall start at 0.
+        Entity 1 is the lowest block. The last five columns are the same for all entities that exist. The background
+        has only these and `visible`.
     """
     images = np.empty((len(rngs), size, size, 3), dtype=np.uint8)
     entities = np.empty((len(rngs), size, size), dtype=np.uint8)
@@ -300,7 +301,7 @@ def _camera(setting: Setting, zoom: float) -> Camera:
 
 
 def solid(block: Block, entity: int) -> Solid:
-    """A block as the ray caster takes it."""
+    """A block for the ray caster."""
     x, y, z = block.size
     axes = yawed(block.yaw)
     form: Form

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from pyro_sri.data.generators.family import Drawn, Generator, choose, draw_until, windows
 from pyro_sri.system.errors import UserError
 
-# The pieces in their first orientation and the quarter turns (counter-clockwise) that they come in: 17 kinds. The
-# published set has 17 of the 19 one-sided orientations; that the two without are those of Z is an assumption.
+# The pieces in their first orientation, and their numbers of quarter turns (counter-clockwise): 17 kinds. The published
+# set has 17 of the 19 one-sided orientations. We assume that the two missing ones are those of Z.
 PIECES = (
     (("####",), 2),  # I
     (("##", "##"), 1),  # O
@@ -21,7 +21,7 @@ PIECES = (
 )
 COLOURS = np.array([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1)], dtype=np.uint8)
 
-# Brightness of a cell, read off the published pictures: a face with four bevelled edges, lit from the upper right.
+# Brightness of a cell, taken from the published pictures: a face with four bevelled edges, lit from the upper right.
 FACE, TOP, RIGHT, BOTTOM, LEFT = 159, 250, 190, 62, 128
 TOP_LEFT, TOP_RIGHT, BOTTOM_LEFT, BOTTOM_RIGHT = 190, 222, 96, 127
 
@@ -45,17 +45,17 @@ class TetrominoesOptions:
 
 
 def make(rngs: Sequence[np.random.Generator], size: int, options: TetrominoesOptions, split: str) -> Drawn:
-    """Draw scenes: kind, colour and position of every piece uniform, redrawn as a whole while pieces overlap.
+    """Draw scenes with uniform kind, colour and position of each piece, redrawn as a whole while pieces overlap.
 
     Args:
         rngs: n random generators, one per scene.
         size: Side of the images.
         options: The number of pieces, P.
-        split: Of no matter here.
+        split: Not used here.
 
     Returns:
         Images [n, size, size, 3], entities [n, size, size], factors [n, 1 + P, 8] as in FACTOR_NAMES: shape 0
-        is the background, 1..6 are I O S T J L; x and y the middle of the piece in [0, 1].
+        is the background, 1..6 are I O S T J L; x and y are the middle of the piece in [0, 1].
     """
     shapes, turns, bank = piece_bank(round(size / CELLS_PER_SIDE))
     inside = (bank > 0).astype(np.uint8)
@@ -91,7 +91,7 @@ def paint(patches: NDArray[np.uint8], corners: NDArray[np.intp], size: int) -> N
     """Add patches to empty pictures.
 
     Args:
-        patches: P patches for each of m pictures, [m, P, side, side]; what reaches beyond the picture is lost.
+        patches: P patches for each of m pictures, [m, P, side, side]; parts outside the picture are dropped.
         corners: Top and left of each, [m, P, 2].
         size: Side of the pictures.
 
@@ -107,7 +107,7 @@ def paint(patches: NDArray[np.uint8], corners: NDArray[np.intp], size: int) -> N
 
 
 def piece_bank(cell: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.uint8]]:
-    """Every kind of piece, drawn.
+    """Pictures of every kind of piece.
 
     Args:
         cell: Pixels per cell.

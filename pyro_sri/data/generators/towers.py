@@ -1,6 +1,6 @@
-"""Towers: flat blocks on each other, on a floor under a sky; and towers_broken, which do not stand.
+"""Towers: flat blocks on top of each other, on a floor under a sky; and towers_broken, which do not stand.
 
-Measures are in units, of which a picture is 32 wide: at the published size they are pixels. Heights start at the floor.
+Lengths are in units. A picture is 32 units wide, so at the published size they are pixels. Heights start at the floor.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,25 +24,25 @@ SHAPES: tuple[Shape, ...] = get_args(Shape)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 PUBLISHED_SIZE = 32
-SAMPLES = 4  # of a pixel along each side
+SAMPLES = 4  # per pixel along each side
 SKY, FLOOR, FIRST_BLOCK = range(3)
 SKY_COLOUR, FLOOR_COLOUR = (150, 180, 210), (110, 100, 90)
 COLOURS = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255)])
 
 FLOOR_HEIGHT = 4.0
-MARGIN = 1.0  # between blocks and the border of the picture: a block that touches it may be taken for background
+MARGIN = 1.0  # between blocks and the border of the picture: a block that touches it may be mistaken for background
 WIDEST = PUBLISHED_SIZE - 2 * MARGIN  # of a tower
 TALLEST = PUBLISHED_SIZE - FLOOR_HEIGHT - MARGIN
 WIDTHS, HEIGHTS = (6.0, 11.0), (4.5, 6.5)
 SHIFT = 0.3  # at most, of the width of the block below
 MIN_BLOCKS, MAX_BLOCKS = 2, 6
 
-GAP = (3.0, 5.0)  # two rows of pixels of sky at least, since a part of a pixel may lie on both sides
+GAP = (3.0, 5.0)  # at least two whole rows of sky pixels, since there may be part of a pixel on both sides
 APART = (2.0, 4.0)
 OVERLAP = (0.12, 0.25)  # of the narrower block
-OFF_BALANCE = 1.5  # at least, so that it is to be seen
+OFF_BALANCE = 1.5  # at least, so that it is visible
 
-# Half the width of each shape at a share of its height, as a share of half its width.
+# Half the width of each shape at a share of its height, as a share of half its full width.
 PROFILES: tuple[Callable[[Floats], Floats], ...] = (
     np.ones_like,
     lambda height: np.sqrt(1 - height**2),
@@ -60,8 +60,8 @@ FACTOR_NAMES = ("visible", "place", "shape", "red", "green", "blue", "x", "y", "
 class TowersOptions:
     """How many blocks (uniform between the two, 2 to 6), their shapes, and their colours.
 
-    The top block has any of the shapes, those below it one that is flat on top: box or barrel. The colours are
-    different, or drawn for each block anew (any_colours).
+    The top block has any of the shapes. The others have one that is flat on top: box or barrel. The colours are
+    different, or drawn for each block independently (any_colours).
     """
 
     variant: Variant = "different_colours"
@@ -108,14 +108,14 @@ class Plan(NamedTuple):
     """What is drawn once for each of m scenes."""
 
     counts: Places  # [m], of blocks
-    kinds: Places  # [m], 0 stands, otherwise 1 + the place in KINDS
+    kinds: Places  # [m], 0 if it stands, otherwise 1 + the index in KINDS
 
 
 class Blocks(NamedTuple):
-    """The blocks of m scenes, M places in each; those of which there are none have no height. All [m, M]."""
+    """The blocks of m scenes, with M places each. Unused places have no height. All are [m, M]."""
 
     exists: Flags
-    shapes: Places  # places in SHAPES
+    shapes: Places  # indices in SHAPES
     middles: Floats  # from the left border
     widths: Floats
     bottoms: Floats
@@ -123,24 +123,24 @@ class Blocks(NamedTuple):
 
 
 def make(rngs: Sequence[np.random.Generator], size: int, options: TowersOptions, split: str) -> Drawn:
-    """Draw towers: number, shapes, sizes, shifts, colours and place uniform, drawn again until they stand.
+    """Draw towers with uniform number, shapes, sizes, shifts, colours and place, again until they stand.
 
-    A tower stands by exact statics: above every contact lies the middle of all that it carries, weighted by area. The
-    heights of towers that are too high for the picture shrink. In broken towers the kind is drawn once; they are drawn
-    again until the rest of them stands and they fit the picture.
+    A tower stands by exact statics: above every contact lies the centre of everything it carries, weighted by area.
+    Towers that are too high for the picture are made lower. The kind of a broken tower is drawn once. The tower is
+    drawn again until the rest of it stands and it fits the picture.
 
     Args:
         rngs: n random generators, one per scene.
         size: Side of the images.
-        options: Those of either family.
-        split: Of no matter here.
+        options: Options of either family.
+        split: Not used here.
 
     Returns:
-        Images [n, size, size, 3], of which each pixel is the mean of 16 samples; entities [n, size, size], the one with
-        most samples, the first on ties; factors [n, 2 + most blocks, 10 or 11] as in FACTOR_NAMES: place 1 is the
-        lowest block (before it was broken), shape 0 is none, otherwise 1 + the place in SHAPES, x and y the middle,
-        width and height, all in [0, 1] of the picture. Broken towers have the column `kind` too: 1 + the place in
-        KINDS, the same for all blocks.
+        Images [n, size, size, 3], each pixel the mean of 16 samples; entities [n, size, size], those with the most
+        samples, the first on ties; factors [n, 2 + most blocks, 10 or 11] as in FACTOR_NAMES: place is 1 for the
+        lowest block (before it was broken); shape is 0 for none, otherwise 1 + the index in SHAPES; x and y (the
+        centre), width and height are shares of the picture in [0, 1]. Broken towers also have the column `kind`: 1 +
+        the index in KINDS, the same for all blocks.
     """
     most, num_scenes = options.max_objects, len(rngs)
     once = np.array([rng.random(2) for rng in rngs])
@@ -156,7 +156,7 @@ def make(rngs: Sequence[np.random.Generator], size: int, options: TowersOptions,
     blocks, _ = build(draws, plan, options)
     palette = np.zeros((num_scenes, FIRST_BLOCK + most, 3), dtype=np.float32)
     palette[:, [SKY, FLOOR]] = SKY_COLOUR, FLOOR_COLOUR
-    hues = draws[:, 1:, 4]  # [n, 6], so that their order is one of all six colours
+    hues = draws[:, 1:, 4]  # [n, 6]: their order is a permutation of all six colours
     colours = choose(hues, len(COLOURS)) if options.variant == "any_colours" else hues.argsort(1)
     palette[:, FIRST_BLOCK:] = COLOURS[colours[:, :most]]
     covered = coverage(blocks, size)
@@ -171,10 +171,10 @@ def make(rngs: Sequence[np.random.Generator], size: int, options: TowersOptions,
 
 
 def build(draws: Floats, plan: Plan, options: TowersOptions) -> tuple[Blocks, Flags]:
-    """Towers from uniform draws [m, 7, 5], and which of them, [m], are as they should be: see make."""
+    """Towers from uniform draws [m, 7, 5], and which of them are good, [m]: see make."""
     levels, counts = np.arange(options.max_objects), plan.counts[:, None]
     exists = levels < counts
-    # The first row of draws is the scene's, the others are those of blocks.
+    # The first row of draws is for the scene, the others are for blocks.
     at, which, side, amount = (draws[:, :1, column] for column in range(4))  # [m, 1]
     wide, high, shift, shape = draws[:, 1 : 1 + options.max_objects, :4].transpose(2, 0, 1)  # [m, M]
     gap, air, beside, unsupported = (plan.kinds[:, None] == 1 + place for place in range(len(KINDS)))
@@ -217,13 +217,13 @@ def _between(limits: tuple[float, float], draws: Floats) -> Floats:
 
 
 def _ends(middles: Floats, widths: Floats, among: Flags) -> tuple[Floats, Floats]:
-    """Where some blocks of each scene start and end, [m, 1] both."""
+    """Where some blocks of each scene start and end, both [m, 1]."""
     start = np.where(among, middles - widths / 2, np.inf).min(1, keepdims=True)
     return start, np.where(among, middles + widths / 2, -np.inf).max(1, keepdims=True)
 
 
 def _balance(middles: Floats, faces: Floats, areas: Floats) -> Floats:
-    """How far inside its contact with what is below the middle of a block and all above it lies; all [m, M]."""
+    """How far the centre of a block and all above it lies inside the contact below it; all [m, M]."""
     carried, moments = (values[:, ::-1].cumsum(1)[:, ::-1] for values in (areas, areas * middles))
     weight = moments / np.where(carried > 0, carried, 1)
     inside = faces / 2 - np.abs(weight - middles)
@@ -232,7 +232,7 @@ def _balance(middles: Floats, faces: Floats, areas: Floats) -> Floats:
 
 
 def coverage(blocks: Blocks, size: int) -> NDArray[np.uint8]:
-    """How many of the 16 samples of each pixel an entity covers.
+    """How many of the 16 samples of each pixel each entity covers.
 
     Args:
         blocks: The M blocks of n scenes.
@@ -248,7 +248,7 @@ def coverage(blocks: Blocks, size: int) -> NDArray[np.uint8]:
     share = np.where(inside, heights - bottoms, 0) / np.where(inside, tops - bottoms, 1)
     half = blocks.widths[..., None] / 2 * np.choose(blocks.shapes[..., None], [profile(share) for profile in PROFILES])
     ends = np.stack([blocks.middles[..., None] - half, blocks.middles[..., None] + half])
-    # A sample lies between two ends if its number is not below the first of these and below the second.
+    # A sample lies between two ends if its number is at least the first of these and below the second.
     ends = np.where(inside, np.ceil(ends * per_unit - 0.5), 0).astype(np.int16)
     covered = np.zeros((len(bottoms), FIRST_BLOCK + bottoms.shape[1], size, size), dtype=np.uint8)
     first_samples = SAMPLES * np.arange(size, dtype=np.int16)

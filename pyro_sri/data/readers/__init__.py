@@ -1,6 +1,6 @@
 """Readers of the published data sets' own formats, and their conversion to dataset files.
 
-A new format is one file with a function that reads it, and one entry in `READERS`.
+A new format needs one file with a function that reads it, and one entry in `READERS`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +23,7 @@ from pyro_sri.system.files import from_home
 
 Format = Literal["tfrecords", "emorl", "shapestacks", "mnist", "clevrtex", "folder"]
 
-# In the order in which a source is tried: every folder is a plain folder.
+# In the order in which they are tried: any folder is a plain folder.
 READERS: dict[Format, Reader] = {
     "emorl": Reader(is_hdf5_file, read_emorl, frozenset({"max_objects", "background_entities"})),
     "tfrecords": Reader(is_tfrecord_file, read_multi_object_dataset, frozenset({"max_objects"})),
@@ -52,36 +52,36 @@ def convert(
     background_entities: Sequence[int] | None = None,
     progress: Report | None = None,
 ) -> list[str]:
-    """Convert a published data set to a dataset file; memory stays bounded whatever the size of the source.
+    """Convert a published data set to a dataset file, with bounded memory for sources of any size.
 
-    What is left out (None) is as published for the format.
+    Arguments that are None are as published for the format.
 
     Args:
         source: A TFRecord file of the Multi-Object Datasets, an HDF5 file of EfficientMORL or of this library, or the
             folder of ShapeStacks, of MNIST's idx files, of ClevrTex, or of images.
-        out: The file to make; it is complete or not there at all.
-        format: A key of READERS; None recognises it.
+        out: The file to write, complete or not at all.
+        format: A key of READERS; None detects it.
         size: Side of the images to make, in pixels, 8 to 1024.
-        max_objects: Scenes with more objects are left out, and the masks have room for so many (ShapeStacks: more are
-            an error; MNIST: the most digits of a scene).
+        max_objects: Most objects in a scene. Scenes with more are left out (ShapeStacks: are an error; MNIST: are not
+            made), and the masks have room for this many.
         train: Scenes in train, at most (MNIST: exactly); 0 leaves the split out.
-        val: Scenes in val, likewise; exactly where the source has no splits.
+        val: Scenes in val, likewise; exactly if the source has no splits.
         test: Scenes in test, likewise.
         seed: MNIST: the same seed gives the same scenes; images: the same split.
-        split_name: ShapeStacks: which of the folders in splits.
-        cameras: ShapeStacks: the numbers of the cameras to keep; None keeps all.
-        masks: Images: the folder of their masks: a picture for each image (an index map, or a colour for each object),
-            or one for each object.
+        split_name: ShapeStacks: a folder in splits.
+        cameras: ShapeStacks: the numbers of the cameras to keep; None for all.
+        masks: Images: the folder of their masks, with one picture for each image (an index map, or a colour for each
+            object) or one for each object.
         background_entities: HDF5, images: the entities that are background, if the file does not say; empty if all are
             objects.
-        progress: Called as progress(what, done, in all) now and then.
+        progress: Called as progress(what, done, total) now and then.
 
     Returns:
-        What was done and what is odd, a sentence each.
+        What was done and what is unusual, one sentence each.
 
     Raises:
-        UserError: If the source is missing, damaged, or has another layout than its format, an option is out of range
-            or does not apply to the format, or the file exists or cannot be written.
+        UserError: If the source is missing, damaged, or not in its format, an option is out of range or does not apply
+            to the format, or the file exists or cannot be written.
     """
     source = from_home(source)
     if not source.exists():
@@ -92,7 +92,7 @@ def convert(
     reader = READERS[format]
     for name in sorted(options.given - ALWAYS - reader.options):
         raise UserError(f"--{name.replace('_', '-')} does not apply to {format}, the format of {source}; leave it out")
-    refuse_existing(from_home(out))  # before the source is looked through
+    refuse_existing(from_home(out))  # before the source is read
     conversion = reader.read(source, options, progress or (lambda what, done, total: None))
     brightest: dict[str, int] = {}
     splits = {split: _watched(pieces, split, brightest) for split, pieces in conversion.splits.items()}
@@ -102,7 +102,7 @@ def convert(
 
 
 def _watched(pieces: Iterable[SceneArrays], split: str, brightest: dict[str, int]) -> Iterator[SceneArrays]:
-    """The pieces as they are; notes the brightest value of the split on the way."""
+    """The pieces, unchanged; records the brightest value of the split."""
     for scenes in pieces:
         brightest[split] = max(brightest.get(split, 0), int(scenes.images.max(initial=0)))
         yield scenes

@@ -9,7 +9,7 @@ from pyro_sri.data.readers.geometry import Window, resize_map
 
 
 class Account:
-    """Sentences about a conversion, some of which are only known when all scenes have been read."""
+    """Sentences about a conversion. Some are known only when all scenes have been read."""
 
     def __init__(self) -> None:
         self._sentences: list[str] = []
@@ -20,14 +20,14 @@ class Account:
         self._sentences.append(sentence)
 
     def cut(self, entities: NDArray[np.uint8], window: Window, size: int) -> NDArray[Any]:
-        """The window of an entity map [H, W], with a side of `size` pixels; counts scenes that lose an entity by it."""
+        """The window of an entity map [H, W], with a side of `size` pixels. Counts scenes that lose an entity."""
         small = resize_map(entities[window], size)
         self._scenes += 1
         self._losing += len(np.unique(small)) < len(np.unique(entities))
         return small
 
     def sentences(self) -> list[str]:
-        """All of it."""
+        """All sentences."""
         if not self._losing:
             return self._sentences
         lost = f"in {self._losing} of {self._scenes} scenes an entity was lost by cutting and resizing"

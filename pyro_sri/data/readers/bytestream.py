@@ -1,4 +1,4 @@
-"""The bytes of a file from beginning to end, unpacked where it is compressed."""
+"""The bytes of a file from beginning to end, decompressed if necessary."""
 
 import zlib
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ class ByteStream:
 
     Args:
         file: The file, at its beginning.
-        compressed: Whether to unpack it: gzip, of any number of members, or zlib.
+        compressed: Whether to decompress it: gzip with any number of members, or zlib.
     """
 
     def __init__(self, file: BinaryIO, compressed: bool):
@@ -35,7 +35,7 @@ class ByteStream:
         return self._file.tell()
 
     def read(self, num: int) -> bytes:
-        """The next `num` bytes; fewer only where the file ends.
+        """The next `num` bytes; fewer only at the end of the file.
 
         Raises:
             zlib.error: If the compressed data is damaged.

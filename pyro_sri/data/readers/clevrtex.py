@@ -1,10 +1,10 @@
 """ClevrTex: CLEVR with textures, as its authors publish it.
 
 clevrtex_VARIANT/N/CLEVRTEX_VARIANT_NNNNNN.png         240 x 320 pixels
-clevrtex_VARIANT/N/CLEVRTEX_VARIANT_NNNNNN_flat.png    index map: 0 is the background, object i of the json is i
+clevrtex_VARIANT/N/CLEVRTEX_VARIANT_NNNNNN_flat.png    index map: 0 is the background, i is object i of the json
 clevrtex_VARIANT/N/CLEVRTEX_VARIANT_NNNNNN.json        what the objects are
 
-Beside these there may be pictures of depth, shadows, normals and colours without light, which are not read.
+There may also be pictures of depth, shadows, normals and unlit colours, which are not read.
 """
 
 import json
@@ -32,7 +32,7 @@ MAX_OBJECTS = 10
 SCENE = re.compile(r"(CLEVRTEX_\w+_)(\d{6})(_flat)?\.(png|json)", re.IGNORECASE)
 # The authors' splits: test is the first tenth of the scenes by their numbers, val the second.
 SPLITS = {"train": (0.2, 1.0), "val": (0.1, 0.2), "test": (0.0, 0.1)}
-ONLY_TEST = "outd"  # the variant of other shapes and textures has no splits: all of it is to test on
+ONLY_TEST = "outd"  # the variant with other shapes and textures has no splits: all of it is for testing
 FACTOR_NAMES = ("visible", "shape", "material", "colour", "size", "rotation", "x", "y", "z", "pixel_x", "pixel_y")
 TEXTS = {"shape": "shape", "material": "material", "colour": "color", "size": "size"}  # and their names in the json
 LONGEST_JSON = 1024**2  # characters
@@ -47,15 +47,15 @@ def is_clevrtex_folder(path: Path) -> bool:
 
 
 def read_clevrtex(path: Path, options: Options, progress: Report) -> Conversion:
-    """Read a folder of ClevrTex, of one variant.
+    """Read a folder with one variant of ClevrTex.
 
-    The 192 x 192 pixels in the middle are made 128 wide, as the authors do. Factors are (visible, shape, material,
-    colour, size, rotation, x, y, z, pixel_x, pixel_y) of the background, all 0, and of up to 10 objects; texts are
-    numbered in alphabetical order, and pixels are those of the whole picture.
+    The central 192 x 192 pixels are resized to 128, as the authors do. Factors are (visible, shape, material, colour,
+    size, rotation, x, y, z, pixel_x, pixel_y) of the background, all 0, and of up to 10 objects. Texts are numbered in
+    alphabetical order, and pixels are those of the whole picture.
 
     Raises:
-        UserError: If the folder has another layout, several variants, or lacks maps; while scenes are taken, if a file
-            cannot be read or is not what it should be.
+        UserError: If the folder has another layout or several variants, or lacks maps; while scenes are taken, if a
+            file cannot be read or has the wrong content.
     """
     size, account, scenes = options.size or SIZE, Account(), _find(path)
     variant = scenes[0].name.split("_")[1].lower()
@@ -85,7 +85,7 @@ def read_clevrtex(path: Path, options: Options, progress: Report) -> Conversion:
 
 
 def _find(path: Path) -> list[Path]:
-    """The pictures of all scenes, without their suffix, by their numbers."""
+    """The pictures of all scenes, without their suffix, in the order of their numbers."""
     found: dict[str, set[str]] = {}
     places: dict[str, Path] = {}
     for name in files_below(path):
@@ -107,7 +107,7 @@ def _find(path: Path) -> list[Path]:
 
 
 def _objects(scene: Path) -> list[Mapping[str, Any]]:
-    """What the json says of each object, in the order of their numbers."""
+    """What the json says about each object, in the order of their numbers."""
     file = scene.with_name(f"{scene.name}.json")
     try:
         with file.open(encoding="utf-8") as opened:
@@ -121,12 +121,12 @@ def _objects(scene: Path) -> list[Mapping[str, Any]]:
         return [item for _, item in ordered]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         raise UserError(
-            f"{file} does not say what up to {MAX_OBJECTS} objects are, as ClevrTex does; download it again"
+            f"{file} does not describe up to {MAX_OBJECTS} objects as in ClevrTex; download it again"
         ) from None
 
 
 def _tables(scenes: Sequence[Path], progress: Report) -> dict[str, list[str]]:
-    """The texts that there are for each factor that is a text, in alphabetical order."""
+    """The values of each factor that is a text, in alphabetical order."""
     texts: dict[str, set[str]] = {name: set() for name in TEXTS}
     for scene in reported(scenes, "json files", len(scenes), progress):
         for item in _objects(scene):
@@ -145,7 +145,7 @@ def _scene(scene: Path, tables: Mapping[str, Sequence[str]], size: int, account:
             raise UserError(f"{file} has {shape} pixels; pictures of ClevrTex have {SHAPE[0]} x {SHAPE[1]}")
     objects = _objects(scene)
     if entities.ndim != 2 or entities.max() > len(objects):
-        raise UserError(f"{flat} is no map of the {len(objects)} objects in its json; download it again")
+        raise UserError(f"{flat} is not a map of the {len(objects)} objects in its json; download it again")
     cut = account.cut(entities.astype(np.uint8), WINDOW, size)
     return Scene(resize_image(image[WINDOW], size), cut, _factors(objects, tables, scene))
 
@@ -162,7 +162,7 @@ def _factors(
             places = (*(item.get("3d_coords") or (0, 0, 0))[:3], *(item.get("pixel_coords") or (0, 0))[:2])
             factors[number] = (1, *texts, item.get("rotation", 0), *places)
     except (TypeError, ValueError):
-        raise UserError(f"{scene}.json has values that are no numbers; download it again") from None
+        raise UserError(f"{scene}.json has values that are not numbers; download it again") from None
     if not np.isfinite(factors).all():
         raise UserError(f"{scene}.json has values that are not finite; download it again")
     return factors

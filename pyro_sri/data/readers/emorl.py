@@ -1,7 +1,7 @@
-"""HDF5 files laid out as EfficientMORL's: groups train, val, test with `imgs`, and perhaps `masks` and `factors`.
+"""HDF5 files with EfficientMORL's layout: groups train, val, test with `imgs`, and perhaps `masks` and `factors`.
 
-Images are uint8 [n, H, W, 3], of 240 x 320 pixels for CLEVR; masks [n, O, H, W, 1] in any coding that is 0 outside
-(0 and 255, 0 and 1, bool, fractions), or index maps [n, 1, H, W, 1]; factors any array with one row per scene.
+Images are uint8 [n, H, W, 3], 240 x 320 pixels for CLEVR. Masks are [n, O, H, W, 1] in any coding that is 0 outside
+(0 and 255, 0 and 1, bool, fractions), or index maps [n, 1, H, W, 1]. Factors are any array with one row per scene.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,12 +43,12 @@ def is_hdf5_file(path: Path) -> bool:
 
 
 def read_emorl(path: Path, options: Options, progress: Report) -> Conversion:
-    """Read an EfficientMORL file, another HDF5 file of that layout, or a dataset file to be changed.
+    """Read an EfficientMORL file, another HDF5 file with that layout, or a dataset file to be changed.
 
-    Images of CLEVR's published size are cropped and made 96 pixels wide; others are cut to the square in their middle
-    and keep its size unless the user says otherwise. Objects are counted by the factor `visibility` where there is one,
-    otherwise by the masks. A lone mask with several values is an index map: its values are the entities. What the file
-    says in attributes is kept.
+    Images of CLEVR's published size are cut and resized to 96 pixels. Others are cut to their central square and keep
+    its size unless the user says otherwise. Objects are counted by the factor `visibility` if there is one, otherwise
+    by the masks. A single mask with several values is an index map: its values are the entities. The file's attributes
+    are kept.
 
     Raises:
         UserError: If the file cannot be read or has another layout.
@@ -65,7 +65,7 @@ def read_emorl(path: Path, options: Options, progress: Report) -> Conversion:
     except HDF5_ERRORS:
         raise UserError(f"{path} is damaged; download it again") from None
     if dropped:
-        account.say(f"the factors of {', '.join(dropped)} were left out: they are no plain array of numbers")
+        account.say(f"the factors of {', '.join(dropped)} were left out: they are not a plain array of numbers")
     if len(shapes) > 1:
         raise UserError(f"{path} has images of different sizes {sorted(shapes)} in its splits; convert them one by one")
     if _holds_index_maps(path, entities):
@@ -109,14 +109,14 @@ def read_emorl(path: Path, options: Options, progress: Report) -> Conversion:
 
 
 class _Source(NamedTuple):
-    """A file, and what to make of it."""
+    """A file, and how to convert it."""
 
     path: Path
     window: Window
     size: int
     max_objects: int | None
     background: Sequence[int]
-    entities: Mapping[str, int]  # how many there are, by split: more than masks where those are index maps
+    entities: Mapping[str, int]  # their number by split; index maps have more of them than masks
 
 
 def _window(height: int, width: int) -> Window:
@@ -126,7 +126,7 @@ def _window(height: int, width: int) -> Window:
 
 
 def _said(file: h5py.File, path: Path, arrays: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What a file says of itself, that an attribute of the file to make can say."""
+    """The attributes of a file that the new file can have too."""
     said = {name: value for name, value in read_attributes(file, str(path)).items() if _can_be_said(value)}
     own = said.pop("factor_names", None)
     for some in arrays.values():
@@ -172,8 +172,8 @@ def _count_index_entities(path: Path, entities: Mapping[str, int]) -> int:
         for masks in _masks(path, split):
             if masks.shape[1] != 1 or (masks != np.round(masks)).any() or masks.max(initial=0) > LARGEST_INDEX:
                 raise UserError(
-                    f"{path}: {split}/masks hold several values in one mask, and are no index maps: the values must be "
-                    f"0, 1, 2 and so on, at most {LARGEST_INDEX}; number the entities so, or write a mask for each"
+                    f"{path}: {split}/masks have several values in one mask, but are not index maps: values must be 0, "
+                    f"1, 2 and so on, at most {LARGEST_INDEX}; number the entities like that, or write a mask for each"
                 )
             largest = max(largest, int(masks.max(initial=0)))
     return 1 + largest
@@ -195,7 +195,7 @@ def _wanted_arrays(file: h5py.File, path: Path, options: Options) -> dict[str, d
     """The arrays of each split to convert."""
     if "source" in file.attrs and not options.given:
         raise UserError(
-            f"{path} is a dataset file already: use it with --data as it is, or say what to change, as with --size"
+            f"{path} is already a dataset file: use it with --data as it is, or say what to change, e.g. with --size"
         )
     groups = split_groups(file, str(path))
     if not groups:
@@ -204,11 +204,11 @@ def _wanted_arrays(file: h5py.File, path: Path, options: Options) -> dict[str, d
 
 
 def _checked_arrays(group: h5py.Group, where: str) -> dict[str, Any]:
-    """The arrays of a split that are of use, HDF5 datasets by name: imgs, and where known masks and factors."""
+    """The usable arrays of a split, HDF5 datasets by name: imgs, and masks and factors if there are any."""
     imgs, masks, factors = (stored(group, name, where) for name in ARRAYS)
     if not isinstance(imgs, h5py.Dataset) or imgs.dtype != np.uint8 or imgs.ndim != 4 or imgs.shape[3] != 3:
         raise UserError(
-            f"{where} has no array imgs, uint8 [n,H,W,3] in 0..255, but {_kind(imgs)}; write the images anew as such"
+            f"{where} has no array imgs, uint8 [n,H,W,3] in 0..255 (found: {_kind(imgs)}); rewrite the images as such"
         )
     check_stored(imgs, f"{where}/imgs")
     num, height, width, _ = imgs.shape
@@ -232,7 +232,7 @@ def _kind(array: Any) -> str:
 
 
 def _factor_names(factors: Any) -> list[str]:
-    """The columns of factors as the array itself says; none where it does not."""
+    """The names of the columns of factors, from the array itself; empty if it does not have them."""
     if factors.dtype.names:
         return list(factors.dtype.names)
     return _fitting(read_attributes(factors, f"{factors.file.filename}: {factors.name}").get("factor_names"), factors)
@@ -275,13 +275,13 @@ def _scenes(
 def _entity_maps(
     masks: NDArray[Any] | None, source: _Source, split: str, tallies: Mapping[str, MaskTally]
 ) -> NDArray[np.uint8] | None:
-    """The entity of each pixel, [n, H, W]; None where there are no masks."""
+    """The entity of each pixel, [n, H, W]; None if there are no masks."""
     if masks is None:
         return None
     if masks.shape[1] < source.entities[split]:
         return masks[:, 0, ..., 0].astype(np.uint8)  # an index map
     if fault := mask_fault(masks):
-        raise UserError(f"{source.path}: {split}/masks {fault}; write them anew")
+        raise UserError(f"{source.path}: {split}/masks {fault}; rewrite them")
     tallies[split].update(masks)
     return entity_maps(masks)
 
@@ -306,7 +306,7 @@ def _visible(
     source: _Source,
     split: str,
 ) -> NDArray[np.bool_] | None:
-    """Which entities the scenes have, [n, O], by their factors or else by their masks; None where nothing says it."""
+    """Which entities the scenes have, [n, O], by their factors or else their masks; None if neither says it."""
     factors, num_entities = piece.get("factors"), source.entities.get(split, 0)
     if source.max_objects is None:  # all are kept anyway
         return np.ones((len(piece["imgs"]), num_entities), dtype=bool)

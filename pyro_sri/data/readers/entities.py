@@ -1,7 +1,7 @@
-"""Which entity each pixel belongs to, and leaving entities out.
+"""Finds the entity of each pixel, and leaves entities out.
 
-Masks travel as an entity map, one byte per pixel: it says the same in a fraction of the space, and stays an exact
-partition whatever is done to it.
+Masks are handled as an entity map, one byte per pixel. It has the same content in a fraction of the space, and always
+stays an exact partition.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ NO_ENTITY = 255  # in an entity map: a pixel outside of every mask
 
 
 def entity_maps(masks: NDArray[Any]) -> NDArray[np.uint8]:
-    """The entity of each pixel, NO_ENTITY where there is none.
+    """The entity of each pixel, or NO_ENTITY.
 
     Args:
-        masks: [n, O, H, W, 1], O <= 255, as `entity_labels` takes them: of entities that overlap the higher is in
+        masks: [n, O, H, W, 1], O <= 255, as `entity_labels` takes them: where they overlap, the higher entity is in
             front.
 
     Returns:
@@ -36,12 +36,12 @@ def entity_map(masks: NDArray[Any]) -> NDArray[np.uint8]:
 def kept_entities(
     visible: NDArray[np.bool_], background: Sequence[int], max_objects: int | None
 ) -> NDArray[np.intp] | None:
-    """Which entities of a scene to keep so that it has room for `max_objects` objects and no more.
+    """Which entities of a scene to keep, so that it has room for `max_objects` objects and no more.
 
     Args:
         visible: [O], which entities the scene has.
-        background: The entities that are background, which are kept in any case.
-        max_objects: The most objects of a scene; None keeps all entities of all scenes, in their order.
+        background: The background entities, which are always kept.
+        max_objects: Most objects in a scene; None keeps all entities of all scenes, in their order.
 
     Returns:
         The entities to keep: the background, then visible objects in their order, then the rest; None if there are too

@@ -4,8 +4,8 @@
     message Features { map<string, Feature> feature = 1; }
     message Feature { oneof kind { BytesList bytes_list = 1; FloatList float_list = 2; Int64List int64_list = 3; } }
 
-each list being `repeated value = 1`. The Multi-Object Datasets store an image as a list of strings of one byte, up to
-a million of them per scene; such a list is read all at once.
+Each list is `repeated value = 1`. The Multi-Object Datasets store an image as a list of one-byte strings, up to a
+million per scene. Such a list is read all at once.
 """
 
 from collections.abc import Iterator
@@ -58,7 +58,7 @@ def feature_values(feature: memoryview) -> Values:
 
 
 def feature_strings(feature: memoryview) -> list[bytes]:
-    """The strings of a feature; empty if it holds numbers.
+    """The strings of a feature; empty if it has numbers.
 
     Raises:
         ValueError: If the feature is damaged.
@@ -80,7 +80,7 @@ def first_string(feature: memoryview) -> bytes:
 
 
 def _one_byte_strings(content: memoryview) -> NDArray[np.uint8]:
-    """Strings of one byte are the triples (tag of field 1, length 1, the byte); anything else is read one by one."""
+    """One-byte strings are the triples (tag of field 1, length 1, the byte). Others are read one by one."""
     triples = np.frombuffer(content, dtype=np.uint8)
     tag = 1 << 3 | LENGTH_DELIMITED
     if len(triples) % 3 == 0 and (triples[0::3] == tag).all() and (triples[1::3] == 1).all():
@@ -95,8 +95,8 @@ def _one_byte_strings(content: memoryview) -> NDArray[np.uint8]:
 
 
 def _joined(content: memoryview, wire_type: int) -> bytes:
-    """A list of numbers in one piece, which is the same whether they were packed or written one by one."""
-    data = bytearray()  # part by part: all the parts of a hostile record would take far more memory than their bytes
+    """The bytes of a list of numbers, whether they were packed or written one by one."""
+    data = bytearray()  # part by part: a list of all parts of a hostile record would take far more memory
     for number, part in _fields(content, LENGTH_DELIMITED, wire_type):
         if number == 1:
             data += part
@@ -116,7 +116,7 @@ def _varints(data: bytes) -> NDArray[np.int64]:
 
 
 def _fields(message: memoryview, *wire_types: int) -> Iterator[tuple[int, memoryview]]:
-    """The fields of a message that have one of these wire types, as (number, content); other fields are passed over.
+    """The fields of a message that have one of these wire types, as (number, content); others are skipped.
 
     Raises:
         ValueError: If the message is damaged.
@@ -141,7 +141,7 @@ def _fields(message: memoryview, *wire_types: int) -> Iterator[tuple[int, memory
 
 
 def _varint(message: memoryview, place: int) -> tuple[int, int]:
-    """The number at a place of a message (seven bits per byte, low ones first), and the place behind it."""
+    """The number at a place in a message (seven bits per byte, low ones first), and the place after it."""
     value = 0
     for shift, byte in enumerate(message[place : place + LONGEST_VARINT]):
         value |= (byte & 0x7F) << (7 * shift)

@@ -1,4 +1,4 @@
-"""Which pictures of a folder are images, which are maps of them, and which split they are in."""
+"""Decides which pictures of a folder are images, which are maps of images, and which split they are in."""
 
 import os
 import re
@@ -12,13 +12,13 @@ from pyro_sri.data.split_names import split_of
 from pyro_sri.system.errors import UserError
 
 WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
-# Words in the names of what says something of images, and of images themselves.
+# Words in the names of maps of images. Those in the names of images are below.
 MAP_WORDS = frozenset(
     {"mask", "masks", "seg", "segs", "segm", "segmentation", "segmentations", "semantic", "panoptic", "instance"}
     | {"instances", "label", "labels", "labelmap", "annotation", "annotations", "annot", "gt", "groundtruth"}
     | {"depth", "depths", "disparity", "normals", "flow", "albedo", "matte", "saliency"}
 )
-# Such words too, but only beside images of the same names: they may also say what is in a picture.
+# Also such words, but only next to images of the same names: they may also describe a picture.
 WEAK_MAP_WORDS = frozenset(
     {"normal", "flat", "shadow", "shadows", "edges", "alpha", "target", "targets", "truth", "ids", "index"}
 )
@@ -27,7 +27,7 @@ IMAGE_WORDS = frozenset(
 )
 VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm"})
 UNREAD = VIDEOS | {".heic", ".heif", ".avif", ".jp2", ".svg", ".exr", ".tga", ".npy", ".npz", ".dng", ".raw"}
-ALIKE = 0.8  # of two folders' names: if so many are the same, one may hold maps of the other's pictures
+ALIKE = 0.8  # of two folders' file names: if this many are equal, one may contain maps of the other's pictures
 
 
 class Picture(NamedTuple):
@@ -36,10 +36,10 @@ class Picture(NamedTuple):
     Attributes:
         path: The file.
         split: The split that a folder above it is named for, or None.
-        words: The words of its path below the folder that tell it from others; numbers without leading zeros.
+        words: The words of its path below the folder that identify it; numbers without leading zeros.
         name_words: Those of its file name alone.
         area: The folders above it, below the split.
-        is_map: Whether names say that it is a map of an image.
+        is_map: Whether names of folders say that it is a map of an image.
     """
 
     path: str
@@ -54,8 +54,8 @@ class Found(NamedTuple):
     """The pictures of a folder.
 
     Attributes:
-        images: The images by split; under None where there are no splits.
-        maps: Pictures that are maps of images by their names.
+        images: The images by split; under None if there are no splits.
+        maps: Pictures that are maps of images, according to their names.
         sentences: What was left out.
     """
 
@@ -65,14 +65,14 @@ class Found(NamedTuple):
 
 
 def find_pictures(folder: Path, without: Path | None = None) -> Found:
-    """Looks through a folder.
+    """Finds the images of a folder.
 
     Args:
-        folder: The folder, searched with the folders in it.
-        without: A folder of masks, which are no images if it is in the folder.
+        folder: The folder, searched with all folders in it.
+        without: A folder of masks, which is skipped if it is in the folder.
 
     Raises:
-        UserError: If there are no images, or if it is not clear which pictures are images or in which split they are.
+        UserError: If there are no images, or it is not clear which pictures are images or which split they are in.
     """
     files = files_below(folder)
     pictures = [_picture(folder, name) for name in files if Path(name).suffix.lower() in SUFFIXES]
@@ -87,7 +87,7 @@ def find_pictures(folder: Path, without: Path | None = None) -> Found:
     if maps and without is None:
         beside = ", ".join(_counted(_area_name(folder, picture) for picture in maps))
         sentences.append(
-            f"left out {beside}: by their names they are maps, not images; give masks with --masks {folder}"
+            f"left out {beside}: their names say that they are maps, not images; give masks with --masks {folder}"
         )
     unread = Counter(Path(name).suffix.lower() for name in files)
     if others := {suffix: count for suffix, count in unread.items() if suffix in UNREAD}:
@@ -96,7 +96,7 @@ def find_pictures(folder: Path, without: Path | None = None) -> Found:
 
 
 def words_of(name: str) -> tuple[str, ...]:
-    """The words and numbers of a name, small, without those that say what kind of picture it is."""
+    """The words and numbers of a name, in lower case, without those that say what kind of picture it is."""
     kinds = MAP_WORDS | WEAK_MAP_WORDS | IMAGE_WORDS
     words = (word.lower() for word in WORDS.findall(name))
     return tuple(str(int(word)) if word.isdecimal() else word for word in words if word not in kinds)
@@ -121,7 +121,7 @@ def _words(name: str) -> set[str]:
 
 
 def _divided(pictures: Sequence[Picture]) -> tuple[list[Picture], list[Picture]]:
-    """Images, and maps by the names of their folders, or by their own beside images of the same names."""
+    """Images, and maps: by the names of their folders, or by their own names next to images of the same names."""
     plain = {picture.words for picture in pictures if not _may_be_map(picture)}
     images: list[Picture] = []
     maps: list[Picture] = []
@@ -139,9 +139,9 @@ def _may_be_map(picture: Picture) -> bool:
 def _no_images(folder: Path, files: Sequence[str], maps: Sequence[Picture]) -> str:
     if maps:
         beside = ", ".join(_counted(_area_name(folder, picture) for picture in maps))
-        return f"{folder} has no images, only what seem to be maps of some ({beside}); name the folder of the images"
+        return f"{folder} has no images, only what seem to be maps of images ({beside}); name the folder of the images"
     if any(Path(name).suffix.lower() in VIDEOS for name in files):
-        return f"{folder} has videos, as CATER does, which are not read; take pictures out of them first"
+        return f"{folder} has videos, as CATER does, which are not read; extract pictures from them first"
     return f"{folder} has no images ({', '.join(sorted(SUFFIXES))})"
 
 
@@ -154,7 +154,7 @@ def _counted(names: Iterable[str]) -> list[str]:
 
 
 def _check_areas(images: Sequence[Picture]) -> None:
-    """Raises UserError if one of two folders with the same file names seems to hold maps of the other's pictures."""
+    """Raises UserError if one of two folders with the same file names seems to contain maps of the other's pictures."""
     areas: dict[tuple[str | None, str], dict[tuple[str, ...], Picture]] = {}
     for picture in images:
         areas.setdefault((picture.split, picture.area), {})[picture.name_words] = picture
@@ -167,8 +167,8 @@ def _check_areas(images: Sequence[Picture]) -> None:
             if kind_of_picture(Path(ours[shared[0]].path)) != kind_of_picture(Path(theirs[shared[0]].path)):
                 one, two = (os.path.dirname(some[shared[0]].path) for some in (ours, theirs))
                 raise UserError(
-                    f"{one} and {two} hold pictures of the same names but different kinds, as if one held maps; name "
-                    "the folder of the images itself, and that of masks with --masks"
+                    f"{one} and {two} have pictures with the same names but of different kinds, so one seems to hold "
+                    "maps; name the folder of the images itself, and that of the masks with --masks"
                 )
 
 
@@ -180,8 +180,8 @@ def _by_split(folder: Path, images: Sequence[Picture], sentences: list[str]) -> 
     others = splits.pop(None, []) if len(splits) > 1 else []
     if others and "train" not in splits:
         raise UserError(
-            f"{folder} has {', '.join(map(str, splits))}, and {len(others)} other images, as {others[0].path}; put "
-            "those into a folder train, or name a folder in it"
+            f"{folder} has {', '.join(map(str, splits))}, and {len(others)} other images, such as {others[0].path}; "
+            "put those into a folder train, or name a folder in it"
         )
     if None not in splits:
         where = {split: _named_for_splits(folder, some[0])[0] for split, some in splits.items()}
@@ -196,7 +196,7 @@ def _by_split(folder: Path, images: Sequence[Picture], sentences: list[str]) -> 
 def _check_split_folders(folder: Path, images: Sequence[Picture]) -> None:
     """Raises UserError if two folders side by side seem to be the same split, or one named for a split is empty.
 
-    Those right inside the folder are looked at even if they hold nothing.
+    Folders directly inside the folder are checked even if they are empty.
     """
     places = {(parts[:-1], parts[-1]) for picture in images for parts in _named_for_splits(folder, picture)}
     top = {entry.name for entry in folder.iterdir() if entry.is_dir() and not is_dropping(entry.name)}
@@ -212,6 +212,6 @@ def _check_split_folders(folder: Path, images: Sequence[Picture]) -> None:
 
 
 def _named_for_splits(folder: Path, picture: Picture) -> list[tuple[str, ...]]:
-    """The folders above a picture that are named for splits, each with what is above it."""
+    """The folders above a picture that are named for splits, each with the folders above it."""
     above = Path(picture.path).relative_to(folder).parts[:-1]
     return [above[: place + 1] for place, part in enumerate(above) if split_of(part)]

@@ -1,4 +1,4 @@
-"""A plain folder of images, perhaps with masks of them in another."""
+"""A plain folder of images, perhaps with their masks in another."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,19 +17,19 @@ from pyro_sri.data.readers.stacking import Scene, stack
 from pyro_sri.system.errors import UserError
 
 SIZE = 64
-HELD_OUT = 0.1  # of the images of a folder without splits become val, and as many test
+HELD_OUT = 0.1  # of the images become val, and as many test, if a folder has no splits
 
 
 def read_folder(path: Path, options: Options, progress: Report) -> Conversion:
     """Read a folder of images; folders in it are searched too.
 
     Folders in it that are named for splits (train, Training, validation, ..) are the splits, in the order of names.
-    Otherwise images are shuffled by the seed: a tenth is val, a tenth test. Each image is cut to the square in its
-    middle, resized, and made RGB.
+    Without them, images are shuffled by the seed: a tenth is val, a tenth test. Each image is cut to its central
+    square, resized, and converted to RGB.
 
     Raises:
-        UserError: If there are no images, if it is not clear what they are, or, while scenes are taken, for the first
-            that cannot be read.
+        UserError: If there are no images, or it is not clear what they are; while scenes are taken, for the first that
+            cannot be read.
     """
     size, account = options.size or SIZE, Account()
     found = find_pictures(path, options.masks)
@@ -67,7 +67,7 @@ def read_folder(path: Path, options: Options, progress: Report) -> Conversion:
 
 
 def _splits(found: Found, options: Options, path: Path, account: Account) -> dict[str, list[Picture]]:
-    """The images of each split that is wanted."""
+    """The images of each wanted split."""
     if None in found.images:
         return _divide(found.images[None], options, path, account)
     wanted = wanted_splits([split for split in SPLITS if split in found.images], options, path)
@@ -139,7 +139,7 @@ def _scenes(
 
 
 def _cuts(shapes: Mapping[tuple[int, int], int], size: int) -> list[str]:
-    """What was done to images of these many sizes, in a sentence."""
+    """What was done to images of these sizes, in a sentence."""
     if len(shapes) == 1:
         height, width = next(iter(shapes))
         told = describe_cut((height, width), centre(height, width, min(height, width)), size)
@@ -148,4 +148,4 @@ def _cuts(shapes: Mapping[tuple[int, int], int], size: int) -> list[str]:
     square = sum(count for (height, width), count in shapes.items() if height == width)
     other = sum(shapes.values()) - square
     cut = f"{other} images were cut to the square in their middle, and " if other else ""
-    return [f"{cut}images of sides from {min(sides)} to {max(sides)} pixels were resized to {size}"]
+    return [f"{cut}images with sides of {min(sides)} to {max(sides)} pixels were resized to {size}"]

@@ -1,4 +1,4 @@
-"""Masks in picture files beside images: index maps, a colour for each object, or a file for each object."""
+"""Masks in picture files next to images: index maps, a colour for each object, or a file for each object."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ from pyro_sri.data.readers.reader import reported
 from pyro_sri.metrics.segmentation import entity_labels
 from pyro_sri.system.errors import UserError
 
-NUMBERED = 31  # the largest value of index maps whose values are taken for the numbers of entities
-MOST_VALUES = 64  # of a map: more, and it is blurred or no map
-MOST_CODES = 4096  # of all maps that are kept in mind
+NUMBERED = 31  # the largest value of index maps whose values count as the numbers of entities
+MOST_VALUES = 64  # of a map: with more, it is blurred or not a map
+MOST_CODES = 4096  # of all maps, to keep track of
 BACKGROUND_WORDS = frozenset({"background", "bg"})
 
 Words = tuple[str, ...]
@@ -29,19 +29,19 @@ class MaskFiles(NamedTuple):
     """The mask files of each image, by the image's path."""
 
     files: Mapping[str, Sequence[str]]
-    per_object: bool  # whether a file is of one object; otherwise of all
+    per_object: bool  # whether a file is for one object or for all
 
 
 def pair_masks(images: Sequence[Picture], masks: Sequence[Picture], folder: Path) -> tuple[MaskFiles, str]:
-    """Finds the mask files of each image, by the words and numbers of their names.
+    """Finds the mask files of each image, by the words and numbers in their names.
 
-    A mask belongs to the image whose words its own begin with; further words tell the objects of an image apart. The
-    names of folders count, unless only the names of files fit.
+    A mask belongs to an image if its words begin with those of the image. Further words tell the objects of an image
+    apart. The names of folders count, unless only the names of files fit.
 
     Args:
         images: All images.
-        masks: All pictures among which their masks are.
-        folder: Where those are, for error messages.
+        masks: All pictures that may be masks.
+        folder: The folder of the masks, for error messages.
 
     Returns:
         The files, and a sentence if some masks belong to no image.
@@ -75,7 +75,7 @@ def pair_masks(images: Sequence[Picture], masks: Sequence[Picture], folder: Path
 def _paired(
     images: Sequence[Picture], masks: Sequence[Picture], name_only: bool
 ) -> tuple[dict[str, dict[Words, str]], int]:
-    """The mask files of each image by what their words add to its own, and how many belong to none."""
+    """The mask files of each image by the words that they add to its own, and how many belong to no image."""
     by_words: dict[Words, str] = {}
     for image in images:
         words = image.name_words if name_only else image.words
@@ -101,7 +101,7 @@ def _paired(
 
 
 def _in_order(files: Mapping[Words, str]) -> list[str]:
-    """The files of the objects of an image by their numbers, without that of the background."""
+    """The files of the objects of an image in the order of their numbers, without the background."""
     objects = [words for words in files if not BACKGROUND_WORDS & set(words)]
     return [files[words] for words in sorted(objects, key=_natural)]
 
@@ -111,17 +111,17 @@ def _natural(words: Words) -> list[tuple[bool, int, str]]:
 
 
 class Maps:
-    """Maps in which a value or colour is an entity.
+    """Maps in which each value or colour is an entity.
 
-    Reads all of them once, to know how many entities there are and which value is the background: black or 0, or, if no
-    map has that, the value that most maps have.
+    Reads all of them once to find the number of entities and the value of the background: black or 0, or, if no map has
+    that, the value that most maps have.
 
     Args:
         files: The files, one for each image.
-        progress: Told how far that is.
+        progress: Called with the progress of this.
 
     Raises:
-        UserError: If a file cannot be read or is no map.
+        UserError: If a file cannot be read or is not a map.
     """
 
     def __init__(self, files: MaskFiles, progress: Report):
@@ -134,7 +134,7 @@ class Maps:
             codes = _codes(Path(file))
             values, counts = np.unique(codes, return_counts=True)
             if len(values) > MOST_VALUES:
-                raise UserError(f"{file} has {len(values)} values or colours: it is blurred, as JPEG is, or is no map")
+                raise UserError(f"{file} has {len(values)} values or colours: it is blurred, as in JPEG, or not a map")
             most = max(most, len(values))
             coloured = coloured or int(values[-1]) > NUMBERED
             presence.update(values.tolist())
@@ -162,7 +162,7 @@ class Maps:
         return np.array(numbers, dtype=np.uint8)[places.reshape(codes.shape)]
 
     def check(self) -> None:
-        """Maps do not overlap: nothing can be wrong that was not seen at once."""
+        """Does nothing: maps cannot overlap."""
 
     def sentences(self) -> list[str]:
         """How the maps were read."""
@@ -172,10 +172,10 @@ class Maps:
 
 
 class ObjectMasks:
-    """A mask file for each object of an image; entity 0 is what is in none of them.
+    """A mask file for each object of an image. Entity 0 is what is in none of them.
 
     Args:
-        files: The files of each image, from the object at the back to that in front.
+        files: The files of each image, from the object at the back to the one in front.
     """
 
     def __init__(self, files: MaskFiles):
@@ -184,7 +184,7 @@ class ObjectMasks:
         self.tally = MaskTally((), declared=True)
         self._background, self._pixels = 0, 0
         if self.num_entities > NO_ENTITY:
-            raise UserError(f"an image has {self.num_entities - 1} masks; there may be {NO_ENTITY - 1}")
+            raise UserError(f"an image has {self.num_entities - 1} masks; there may be at most {NO_ENTITY - 1}")
 
     def entities(self, image: str) -> NDArray[np.uint8]:
         """The entity of each pixel of an image, [H, W]."""
@@ -226,7 +226,7 @@ def _codes(path: Path) -> NDArray[np.int64]:
     """The value of each pixel, or its colour as one number; [H, W]."""
     image = read_picture(path)
     if image.mode.startswith("F"):
-        raise UserError(f"{path} holds fractions; a map must have whole numbers or colours")
+        raise UserError(f"{path} has fractions; a map must have whole numbers or colours")
     if image.mode in ("1", "L", "P", "LA", "PA") or image.mode.startswith("I"):
         values = np.asarray(image)
         return (values if values.ndim == 2 else values[..., 0]).astype(np.int64)
@@ -235,7 +235,7 @@ def _codes(path: Path) -> NDArray[np.int64]:
 
 
 def _shares(path: Path) -> NDArray[np.uint8]:
-    """How far each pixel is inside a mask file of one object, [H, W]: 0 to 255, by its alpha where that varies."""
+    """How much of each pixel is in the mask of one object, [H, W]: 0 to 255, from alpha if that varies."""
     image = read_picture(path)
     if image.mode in ("RGBA", "LA", "PA"):
         alpha = np.asarray(image.getchannel("A"))
@@ -253,4 +253,4 @@ def check_size(entities: NDArray[np.uint8], image: NDArray[np.uint8], path: str)
     """Raises UserError unless a map is as large as its image."""
     if entities.shape != image.shape[:2]:
         ours, its = (f"{array.shape[0]} x {array.shape[1]}" for array in (entities, image))
-        raise UserError(f"the mask of {path} has {ours} pixels, and the image has {its}; they must be as large")
+        raise UserError(f"the mask of {path} has {ours} pixels, and the image has {its}; they must be the same size")

@@ -1,7 +1,7 @@
 """Multi-MNIST: MNIST's digits on a canvas, by the procedure published with Attend, Infer, Repeat.
 
-As in Pyro's example of it: a uniform number of digits, each of uniform index and place and of normal scale; all are
-drawn again while the sum of a pixel is more than white.
+As in Pyro's example: a uniform number of digits, each with uniform index and place and normal scale. All are drawn
+again while the sum at a pixel is more than white.
 """
 
 from collections.abc import Iterator
@@ -22,12 +22,12 @@ from pyro_sri.system.errors import UserError
 
 DIGIT, CANVAS = 28, 50  # sides in pixels
 SCALE_MEAN, SCALE_DEVIATION = 1.3, 0.1  # a digit has a side of 28 / scale pixels
-MAX_OBJECTS, MOST_OBJECTS = 2, 3  # more hardly ever find room
+MAX_OBJECTS, MOST_OBJECTS = 2, 3  # more hardly ever fit
 COUNTS = {"train": 60_000, "val": 1_000, "test": 10_000}
 STOCKS = {"train": "train", "val": "train", "test": "t10k"}  # which of MNIST's digits a split is made of
 FACTOR_NAMES = ("visible", "digit", "x", "y", "size")
 
-# A pixel belongs to a digit with more than half of white there. As no sum is more than white, only one digit has that.
+# A pixel belongs to the digit with more than half of white there. No sum is more than white, so there is only one.
 HALF_WHITE = 127
 
 
@@ -44,13 +44,13 @@ def is_mnist_folder(path: Path) -> bool:
 
 
 def read_multi_mnist(path: Path, options: Options, progress: Report) -> Conversion:
-    """Make multi-MNIST from the folder that has MNIST's idx files.
+    """Make multi-MNIST from a folder with MNIST's idx files.
 
     Train and val are made of the training digits, test of the test digits. Scene i of a split is drawn from
     `np.random.default_rng([seed, number of the split, i])`, whatever the number of scenes.
 
-    Factors are (visible, digit, x, y, size), for the background (1, 0, 0, 0, 0); x and y are the centre of the digit's
-    square and size is its side, all as fractions of the canvas.
+    Factors are (visible, digit, x, y, size), and (1, 0, 0, 0, 0) for the background. x and y are the centre of the
+    digit's square and size is its side, all as fractions of the canvas.
 
     Raises:
         UserError: If a file is missing or damaged, or if more than 3 objects are asked for.
@@ -91,7 +91,7 @@ def draw_scene(
     """One canvas with up to `max_objects` digits.
 
     Returns:
-        The canvas, uint8 [50, 50]; the entity of each pixel, [50, 50], 0 being the background; the factors,
+        The canvas, uint8 [50, 50]; the entity of each pixel, [50, 50], 0 for the background; the factors,
         [1 + max_objects, 5].
     """
     num = int(rng.integers(max_objects + 1))
@@ -132,6 +132,6 @@ def _files(folder: Path, stock: str) -> tuple[Path, Path]:
 
 
 def _find(folder: Path, stock: str, what: str, axes: int) -> Path | None:
-    """The file as it is published or with the dot that some copies have, unpacked or not."""
+    """The file as published or with the dot that some copies have, compressed or not."""
     names = (f"{stock}-{what}{mark}idx{axes}-ubyte{gz}" for mark in "-." for gz in ("", ".gz"))
     return next((folder / name for name in names if (folder / name).is_file()), None)

@@ -35,7 +35,7 @@ from pyro_sri.data.readers.stacking import Scene, stack
 from pyro_sri.data.readers.tfrecord import read_records
 from pyro_sri.system.errors import UserError
 
-# In the order of the columns to make of them.
+# In the order of their columns in the new file.
 FACTORS = (
     "visibility",
     "shape",
@@ -63,14 +63,14 @@ class Layout:
     """How a data set stores its scenes, and how they are converted.
 
     Attributes:
-        dataset: What it is called.
+        dataset: Its name.
         image: Height, width and channels of its images.
-        num_entities: The most entities of a scene, O, background included.
+        num_entities: Most entities in a scene, O, background included.
         entities_third: Whether masks are [H, W, O, 1]; otherwise they are [O, H, W, 1].
-        num_background: How many entities, the first, are background.
-        window: What to keep of a picture.
+        num_background: How many of the first entities are background.
+        window: The part of a picture to keep.
         size: The side of the images to make, unless the user says otherwise.
-        max_objects: The most objects of a scene to keep, likewise; None keeps all.
+        max_objects: Most objects of a scene to keep, likewise; None keeps all scenes.
     """
 
     dataset: str
@@ -84,7 +84,7 @@ class Layout:
 
     @property
     def num_values(self) -> tuple[int, int]:
-        """How many values `image` and `mask` have: no two layouts have the same."""
+        """How many values `image` and `mask` have. They differ between all layouts."""
         height, width, channels = self.image
         return height * width * channels, height * width * self.num_entities
 
@@ -104,10 +104,10 @@ LAYOUTS = (
 
 
 def read_multi_object_dataset(path: Path, options: Options, progress: Report) -> Conversion:
-    """Read one of the Multi-Object Datasets, or records of PNG-coded pictures; the first record says which one.
+    """Read one of the Multi-Object Datasets, or records of PNG-coded pictures; the first record tells which.
 
-    Scenes with more than `max_objects` objects are left out. What a scene has is what its factor `visibility` says or,
-    without it, what its masks show.
+    Scenes with more than `max_objects` objects are left out. Objects are counted by the factor `visibility` or, without
+    it, by the masks.
 
     Raises:
         UserError: If the file is damaged or none of these data sets.

@@ -1,7 +1,7 @@
-"""TFRecords of coded pictures: each record has an image as PNG or JPEG, and perhaps masks as PNG.
+"""TFRecords of encoded pictures: each record has an image as PNG or JPEG, and perhaps masks as PNG.
 
-A lone mask is an index map, or, where it has one value besides 0, the mask of one object; several are of one entity
-each, the first being the background if nothing of the image is left to none.
+A single mask is an index map, or the mask of one object if it has only one value besides 0. Several masks have one
+entity each. The first of them is the background if they cover the whole image.
 """
 
 import io
@@ -42,7 +42,7 @@ Features = Mapping[str, memoryview]
 
 
 def holds_pictures(features: Features) -> bool:
-    """Whether a record has a coded image.
+    """Whether a record has an encoded image.
 
     Raises:
         ValueError: If it is damaged.
@@ -51,14 +51,14 @@ def holds_pictures(features: Features) -> bool:
 
 
 def read_picture_records(path: Path, records: Iterable[bytes], options: Options) -> Conversion:
-    """Read records of coded pictures.
+    """Read records of encoded pictures.
 
-    Pictures of 240 x 320 pixels are cut and made 96 wide as CLEVR's are, others cut to the square in their middle and
-    made 64 wide. Scenes have room for 10 objects, and more are an error; or for as many as the user says, and scenes
-    with more are left out. Factors are not read.
+    Pictures of 240 x 320 pixels are cut and resized to 96 pixels like CLEVR's. Others are cut to their central square
+    and resized to 64. Scenes with more than 10 objects are an error. If the user sets another number, scenes with more
+    are left out. Factors are not read.
 
     Raises:
-        UserError: While scenes are taken, for the first that is damaged or unlike the first.
+        UserError: While scenes are taken, for a record that is damaged or not like the first.
     """
     account, most = Account(), options.max_objects or MAX_OBJECTS
     records = iter(records)
@@ -68,7 +68,7 @@ def read_picture_records(path: Path, records: Iterable[bytes], options: Options)
     window = CLEVR_WINDOW if shape == CLEVR_SHAPE else centre(*shape, min(shape))
     size = options.size or (CLEVR_SIZE if shape == CLEVR_SHAPE else SIZE)
     account.say(describe_cut(shape, window, size))
-    account.say("records of coded pictures: their factors, if there are any, were left out")
+    account.say("records of encoded pictures: their factors, if there are any, were left out")
 
     def scenes() -> Iterator[Scene]:
         for index, record in enumerate(chain([first], records)):
@@ -95,12 +95,12 @@ def read_picture_records(path: Path, records: Iterable[bytes], options: Options)
 
 
 def _name(features: Features, names: Iterable[str]) -> str | None:
-    """The first of these features that holds a coded picture."""
+    """The first of these features that is an encoded picture."""
     return next((name for name in names if name in features and first_string(features[name]).startswith(CODED)), None)
 
 
 class _Layout(NamedTuple):
-    """What the first record says of all."""
+    """What the first record tells about all of them."""
 
     shape: tuple[int, int]  # of the image
     has_masks: bool

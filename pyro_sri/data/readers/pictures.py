@@ -1,4 +1,4 @@
-"""Reading image files of any kind, and finding them."""
+"""Finds and reads image files of any kind."""
 
 import os
 import warnings
@@ -11,18 +11,18 @@ from PIL import Image, ImageOps
 
 from pyro_sri.system.errors import UserError
 
-# What is read, whatever a file is called. Pillow knows others, and starts another program for some.
+# The formats that are read, whatever a file's name. Pillow starts another program for some of the others.
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 FEW_VALUES = 64  # of a map: a grey photograph has more
-# What systems and programs leave in folders beside the hidden files: copies and thumbnails of pictures.
+# Folders that systems and programs make, with copies and thumbnails of pictures.
 DROPPINGS = frozenset({"__MACOSX", "@eaDir"})
 
 
 def files_below(folder: Path) -> list[str]:
-    """The paths of all files in a folder and its folders, sorted; links are followed, and each folder is read once.
+    """The paths of all files in a folder and its folders, sorted. Links are followed, and each folder is read once.
 
-    Hidden files and folders are passed over, like those that macOS leaves beside each picture (._x.png).
+    Hidden files and folders are skipped, like those that macOS leaves next to each picture (._x.png).
 
     Raises:
         UserError: If a folder cannot be read.
@@ -34,7 +34,7 @@ def files_below(folder: Path) -> list[str]:
     files, seen = [], set()
     for where, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         place = os.path.realpath(where)
-        if place in seen:  # a link back, or to a folder that is here already
+        if place in seen:  # a link back, or to a folder that was already read
             folders.clear()
             continue
         seen.add(place)
@@ -44,7 +44,7 @@ def files_below(folder: Path) -> list[str]:
 
 
 def is_dropping(name: str) -> bool:
-    """Whether a file or folder is none that a person put there."""
+    """Whether a file or folder is hidden, or made by a system or program."""
     return name.startswith(".") or name in DROPPINGS
 
 
@@ -52,7 +52,7 @@ def read_picture(path: Path) -> Image.Image:
     """An image file, decoded, the right way up.
 
     Raises:
-        UserError: If it is missing, no image, or damaged.
+        UserError: If it is missing, damaged, or not an image.
     """
     if not path.exists():
         raise UserError(f"{path} is missing; put it back")
@@ -63,16 +63,16 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def decode_picture(source: Path | BinaryIO) -> Image.Image | None:
-    """A coded picture, decoded, the right way up; None if it is none, or damaged."""
+    """An encoded picture, decoded, the right way up; None if it is damaged or not a picture."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about details that are passed over
+            warnings.simplefilter("ignore")  # about details that are ignored
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with _opened(source) as image:
-                image.verify()  # a PNG's checksums, which are not looked at when it is decoded
+                image.verify()  # a PNG's checksums, which decoding ignores
             with _opened(source) as image:
                 return ImageOps.exif_transpose(image)
-    except Exception:  # Pillow raises whatever the damage leads to
+    except Exception:  # damage can make Pillow raise anything
         return None
 
 

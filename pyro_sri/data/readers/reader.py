@@ -1,4 +1,4 @@
-"""What a reader of a published format is given, and what it gives back."""
+"""The input and output of a reader of a published format."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,19 +18,19 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asks of a conversion; None leaves it to the format.
+    """What the user wants from a conversion; None leaves the choice to the format.
 
     Attributes:
         size: Side of the images in the file to make, in pixels, 8 to 1024.
-        max_objects: The most objects of a scene, background not counted, 1 to 200.
+        max_objects: Most objects in a scene, without the background, 1 to 200.
         train: Scenes in train, at most; 0 leaves the split out.
         val: Scenes in val, likewise.
         test: Scenes in test, likewise.
-        seed: Seed of scenes that are put together here.
-        split_name: Which of several ways to split, where a source has several.
+        seed: Seed of scenes or splits that are drawn here.
+        split_name: Which way to split, if a source has several.
         cameras: Numbers of the cameras to keep.
-        masks: The folder of masks that belong to a folder of images.
-        background_entities: The entities that are background; empty if all are objects.
+        masks: The folder of the masks of a folder of images.
+        background_entities: The background entities; empty if all are objects.
 
     Raises:
         UserError: For a value out of range.
@@ -75,7 +75,7 @@ class Options:
 
 
 class Conversion(NamedTuple):
-    """A source opened and understood: what `write_dataset` takes. Its scenes are read as they are taken.
+    """An opened source, ready for `write_dataset`. Its scenes are read as they are taken.
 
     Attributes:
         splits: The scenes of each split, in pieces.
@@ -92,9 +92,9 @@ class Reader(NamedTuple):
     """A published format.
 
     Attributes:
-        recognises: Whether a path, which exists, looks like it.
-        read: Opens a source. Raises UserError where it is not what the format says, at once or as scenes are taken.
-        options: The options that mean something to it, beside the size and the counts of the splits.
+        recognises: Whether an existing path looks like it.
+        read: Opens a source. Raises UserError if it is not in the format, at once or as scenes are taken.
+        options: The options that it uses, besides the size and the counts of the splits.
     """
 
     recognises: Callable[[Path], bool]
@@ -103,7 +103,7 @@ class Reader(NamedTuple):
 
 
 def reported(items: Iterable[Item], what: str, total: int, progress: Report) -> Iterator[Item]:
-    """The items, with a report every now and then of how many there have been."""
+    """The items, with a report of their number every now and then."""
     for done, item in enumerate(items, 1):
         if done % ITEMS_PER_REPORT == 0 or done == total:
             progress(what, done, total)

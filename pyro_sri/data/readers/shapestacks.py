@@ -1,7 +1,7 @@
 """ShapeStacks: recorded towers of blocks, with maps of which block is where.
 
 recordings/SCENARIO/rgb-*-cam_N-*.png      224 x 224 pixels
-iseg/SCENARIO/iseg-*-cam_N-*.map           an image of one channel: 0 is background, each block has a value of its own
+iseg/SCENARIO/iseg-*-cam_N-*.map           an image of one channel: 0 is background, each block has its own value
 splits/SPLIT_NAME/train.txt, eval.txt, test.txt     scenarios, one per line
 """
 
@@ -39,11 +39,11 @@ def is_shapestacks_folder(path: Path) -> bool:
 def read_shapestacks(path: Path, options: Options, progress: Report) -> Conversion:
     """Read a folder of ShapeStacks: the pictures of every scenario of a split, by camera.
 
-    Blocks are numbered by their values in the map. A split has masks unless there is no map at all for it.
+    Blocks are numbered by their values in the map. A split has masks if there is any map for it.
 
     Raises:
         UserError: If the folder has another layout, or, while scenes are taken, if a map is missing, a picture cannot
-            be read or is not of 224 x 224 pixels, or a map has more blocks than `max_objects`.
+            be read or is not 224 x 224 pixels, or a map has more blocks than `max_objects`.
     """
     if not is_shapestacks_folder(path) or not (path / "splits").is_dir():
         raise UserError(f"{path} is not a complete ShapeStacks folder, which has {LAYOUT}")
@@ -92,7 +92,7 @@ def _split_name(folder: Path, name: str | None) -> str:
 
 
 def _scenarios(file: Path, recordings: Path) -> list[str]:
-    """The scenarios that a list names, perhaps with a path before them or a suffix behind."""
+    """The scenarios in a list, perhaps with a path before their names or a suffix after them."""
     try:
         lines = [Path(line.strip()) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError):
@@ -140,7 +140,7 @@ def _scene(picture: Path, blocks: Path | None, size: int, max_objects: int) -> S
 
 
 def _block_map(path: Path, max_objects: int) -> NDArray[np.uint8]:
-    """Which block each pixel of a map belongs to: 0 is none, 1 is the one with the smallest value. [224, 224]."""
+    """The block of each pixel of a map, [224, 224]: 0 is none, 1 is the one with the smallest value."""
     values = _of_published_shape(np.asarray(read_picture(path)), path)
     if values.ndim == 3:
         colours = values[..., : max(1, values.shape[2] // 3 * 3)]

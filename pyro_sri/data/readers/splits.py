@@ -9,12 +9,12 @@ from pyro_sri.data.readers.reader import Options
 from pyro_sri.data.readers.stacking import Scene
 from pyro_sri.system.errors import UserError
 
-# Scenes of a source without splits that become val, and as many test, unless the user says otherwise.
+# Scenes in val, and as many in test, if a source has no splits and the user does not set them.
 HELD_OUT = 1_000
 
 
 def wanted_splits(available: Iterable[str], options: Options, source: Path) -> list[str]:
-    """The splits to convert of a source that has its own: those that the user does not leave out.
+    """The splits to convert if a source has its own: those that the user does not leave out.
 
     Raises:
         UserError: If scenes are asked for in a split that the source does not have, or no split is left.
@@ -35,18 +35,18 @@ def at_most(scenes: Iterable[Scene], most: int | None, what: str) -> Iterator[Sc
     """The first `most` scenes of a split, or all of them for None.
 
     Raises:
-        UserError: If there is none, saying what there is none of.
+        UserError: If there are none. Says what is missing.
     """
     return _taken(scenes, most, 1, lambda _: f"there are no {what}; choose other options or another source")
 
 
 def divide(scenes: Iterator[Scene], options: Options, what: str) -> dict[str, Iterator[Scene]]:
-    """The splits of a source that has none: the first scenes are val, those after them test, the rest train.
+    """Splits for a source that has none: the first scenes are val, the next ones test, the rest train.
 
     Args:
-        scenes: All that may be used, in their order. The splits take from it in turn: use one up before the next.
-        options: With the numbers of scenes; left to us, val and test have 1000 each and train has all the rest.
-        what: What the scenes are, for people.
+        scenes: All usable scenes, in order. The splits share this iterator: use up one before the next.
+        options: With the numbers of scenes. By default, val and test have 1000 each, and train has the rest.
+        what: What the scenes are, for messages.
 
     Returns:
         The splits that are not left out, in the order in which to take them. Taking them raises UserError if there

@@ -1,4 +1,4 @@
-"""From scenes one by one to the pieces that a dataset file is written in."""
+"""Groups single scenes into the pieces in which a dataset file is written."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ BYTES_PER_PIECE = 64 * 1024**2
 
 
 class Scene(NamedTuple):
-    """One scene, of O entities."""
+    """One scene with O entities."""
 
     image: NDArray[np.uint8]  # [H, W, 3], in 0..255
     entities: NDArray[np.uint8] | None = None  # [H, W]: the entity of each pixel, or NO_ENTITY
@@ -31,7 +31,7 @@ def stack(scenes: Iterable[Scene], num_entities: int | None = None) -> Iterator[
 
     Args:
         scenes: Scenes of one size, all with an entity map or none, and all with factors or none.
-        num_entities: O, or None where there are no entity maps.
+        num_entities: O, or None if there are no entity maps.
     """
     held: list[Scene] = []
     for scene in scenes:

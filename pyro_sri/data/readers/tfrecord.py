@@ -1,4 +1,4 @@
-"""Records of a TFRecord file, each verified.
+"""Reads and verifies the records of a TFRecord file.
 
 A record is its length (uint64), the masked crc32c of those 8 bytes (uint32), the data, and the masked crc32c of the
 data (uint32), all little-endian. The file as a whole may be compressed with gzip or zlib.
@@ -17,19 +17,19 @@ from pyro_sri.system.errors import UserError
 HEADER = struct.Struct("<QI")
 CHECKSUM = struct.Struct("<I")
 
-# A record of CLEVR, the largest, has 3 MB. A length beyond this is a mistake, and not worth the memory to find out.
+# The largest records, those of CLEVR, have 3 MB. A length beyond this is an error, for which no memory is allocated.
 LONGEST_RECORD = 16 * 1024**2
 MEGABYTE = 1024**2
 
 
 def masked_crc32c(data: bytes) -> int:
-    """The checksum of TFRecords: crc32c, turned by 15 bits, plus a constant."""
+    """The checksum of TFRecords: crc32c, rotated by 15 bits, plus a constant."""
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def is_tfrecord_file(path: Path) -> bool:
-    """Whether a file starts with the header of a record, compressed or not; or says that it should by its name."""
+    """Whether a file starts with the header of a record, compressed or not, or has tfrecord in its name."""
     if not path.is_file():
         return False
     return "tfrecord" in path.name or any(_starts_with_record(path, compressed) for compressed in (False, True))
@@ -53,14 +53,14 @@ def _sound_header(header: bytes) -> bool:
 def read_records(path: Path, progress: Report) -> Iterator[bytes]:
     """The data of every record, in order.
 
-    A file without compression that ends exactly behind a record is complete as far as anyone can tell.
+    An uncompressed file that was cut off exactly after a record cannot be told from a complete one.
 
     Args:
         path: A TFRecord file, compressed with gzip, zlib or not at all.
-        progress: Called as progress("MB of FILE", megabytes read, megabytes in all).
+        progress: Called as progress("MB of FILE", megabytes read, megabytes in total).
 
     Raises:
-        UserError: If the file cannot be read or has no records, and, naming the record, where it is damaged.
+        UserError: If the file cannot be read, has no records, or is damaged; names the damaged record.
     """
     with open_stream(path, _is_compressed(path)) as stream:
         total = -(-path.stat().st_size // MEGABYTE)

@@ -11,12 +11,12 @@ from pyro_sri.data.rendering.solids import Floats, Vector
 
 @dataclass(frozen=True)
 class Camera:
-    """Looks along minus its z axis, y up in the picture.
+    """Looks along its negative z axis, with y up in the picture.
 
     Attributes:
-        position: Where it stands.
+        position: Its position.
         axes: Its x, y and z axis in the world, of length 1.
-        window: What the picture shows of the plane at distance 1: left, right, bottom, top.
+        window: The part of the plane at distance 1 that the picture shows: left, right, bottom, top.
     """
 
     position: Vector
@@ -24,14 +24,14 @@ class Camera:
     window: tuple[float, float, float, float]
 
     def centres(self, size: int) -> tuple[Floats, Floats]:
-        """Where the middles of size x size pixels are on the plane at distance 1, row by row: u and v, [size^2]."""
+        """The centres of size x size pixels on the plane at distance 1, row by row: u and v, [size^2]."""
         left, right, bottom, top = self.window
         steps = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
         u, v = np.meshgrid(left + (right - left) * steps, top + (bottom - top) * steps)
         return u.ravel(), v.ravel()
 
     def within(self, size: int, pixels: NDArray[np.intp], samples: int) -> tuple[Floats, Floats]:
-        """The middles of samples x samples equal parts of some pixels: u and v, [P, samples^2]."""
+        """The centres of samples x samples equal parts of some pixels: u and v, [P, samples^2]."""
         left, right, bottom, top = self.window
         parts = (np.arange(samples, dtype=np.float32) + np.float32(0.5)) / np.float32(samples)
         down, across = (part.ravel() for part in np.meshgrid(parts, parts, indexing="ij"))
@@ -64,6 +64,6 @@ def look_at(position: Vector, target: Vector) -> tuple[Vector, Vector, Vector]:
 
 
 def square_window(field_of_view: float, share: float = 1) -> tuple[float, float, float, float]:
-    """The window of a square picture that shows the middle share of a vertical field of view in degrees."""
+    """The window of a square picture that shows the central share of a vertical field of view in degrees."""
     half = math.tan(math.radians(field_of_view) / 2) * share
     return -half, half, -half, half

@@ -1,4 +1,4 @@
-"""What rays meet, which lamps they see, and pictures with soft edges and exact masks."""
+"""What rays meet, where lamps shine, and pictures with soft edges and exact masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Hits:
 
     Attributes:
         depth: t of each ray, [N]; infinite for the sky.
-        points: Where, [3, N].
+        points: Where it is met, [3, N].
         normals: Which way the surface faces there, [3, N], of length 1.
         solids: Which solid, [N]; -1 for the backdrop.
         faces: Which part of it, [N].
@@ -41,7 +41,7 @@ class Hits:
 
 
 class Backdrop(Protocol):
-    """What stands behind every solid: floor, walls, sky."""
+    """What is behind every solid: floor, walls, sky."""
 
     def meet(self, origin: Floats, rays: Floats) -> tuple[Floats, NDArray[np.int16]]:
         """The t at which rays meet it, [N], infinite for the sky; and the part that they meet, [N]."""
@@ -61,7 +61,7 @@ def cast(
         backdrop: What is behind.
         origin: Where the rays start, [3, 1] or [3, N].
         rays: Their directions, [3, N].
-        own: For each ray the solid that it starts on, and cannot meet again, since solids are convex; [N].
+        own: The solid that each ray starts on, and cannot meet again since solids are convex; [N].
     """
     depth, faces = backdrop.meet(origin, rays)
     normals = np.ascontiguousarray(backdrop.part_normals[faces].T)
@@ -86,11 +86,11 @@ def cast(
 
 
 def lit(solids: Sequence[Solid], hits: Hits, lamp: Vector) -> Floats:
-    """Which hits other solids leave in the light of a lamp far away, 1 or 0, [N].
+    """Which hits are in the light of a distant lamp, not in the shadow of other solids; 1 or 0, [N].
 
     Args:
-        solids: What may stand in between.
-        hits: Points of surfaces; whether they face the lamp is of no matter.
+        solids: What may be in between.
+        hits: Points of surfaces; whether they face the lamp does not matter.
         lamp: The direction to the lamp.
     """
     ray = np.array(lamp, dtype=np.float32)[:, None]
@@ -104,7 +104,7 @@ def lit(solids: Sequence[Solid], hits: Hits, lamp: Vector) -> Floats:
 
 
 def _near(solid: Solid, origin: Floats, rays: Floats) -> NDArray[np.intp]:
-    """The rays that pass the ball around a solid; all others miss it."""
+    """The rays that pass through the ball around a solid; all others miss it."""
     towards = np.array(solid.position, dtype=np.float32)[:, None] - origin
     along = (towards * rays).sum(0)
     distance = (towards * towards).sum(0) - solid.form.reach**2 * 1.001
@@ -116,7 +116,7 @@ class Scene(Protocol):
 
     @property
     def camera(self) -> Camera:
-        """Where it is seen from."""
+        """The viewpoint."""
 
     def look(self, rays: Floats) -> Hits:
         """What rays from the camera meet."""
@@ -163,6 +163,6 @@ def _edges(*maps: NDArray[np.int16]) -> NDArray[np.intp]:
 
 
 def _majority(samples: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The most frequent number of each row, [P, S] -> [P]; of equals the first."""
+    """The most frequent number of each row, [P, S] -> [P]; the first on ties."""
     counts = (samples[:, :, None] == samples[:, None, :]).sum(2)
     return samples[np.arange(len(samples)), counts.argmax(1)]

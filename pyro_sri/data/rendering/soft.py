@@ -1,4 +1,4 @@
-"""Soft light: lamps with a size, and corners that see little of the sky."""
+"""Soft light: lamps with a size, and darker corners."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from pyro_sri.data.rendering.casting import Hits
 from pyro_sri.data.rendering.solids import Floats, Solid, Vector
 
 LAMP_POINTS = 12
-BALL = 0.75  # the radius of the ball in the place of a solid, as a share of its reach
+BALL = 0.75  # the radius of the ball that stands for a solid, as a share of its reach
 
 
 def _spiral(count: int) -> Floats:
@@ -23,12 +23,12 @@ LAMP_DISC = _spiral(LAMP_POINTS)
 
 
 def soft_light(solids: Sequence[Solid], hits: Hits, lamp: Vector, lamp_size: float) -> Floats:
-    """The share of a round lamp that hits see, [N] in [0, 1]; 1 where the surface faces away from its middle.
+    """The share of a round lamp visible from hits, [N] in [0, 1]; 1 where the surface faces away from its centre.
 
     Args:
-        solids: What may stand in between.
+        solids: What may be in between.
         hits: Points of surfaces.
-        lamp: Where the lamp's middle is.
+        lamp: The lamp's centre.
         lamp_size: Its radius.
     """
     place = np.array(lamp, dtype=np.float32)[:, None]
@@ -41,7 +41,7 @@ def soft_light(solids: Sequence[Solid], hits: Hits, lamp: Vector, lamp_size: flo
         if not len(near):
             continue
         points = hits.points[:, near]
-        # A disc that faces the points: two directions across the way to the lamp.
+        # A disc that faces the points: two directions at right angles to the way to the lamp.
         ahead = towards[:, near] / distance[near]
         flat = np.sqrt(ahead[0] ** 2 + ahead[1] ** 2) + np.float32(1e-6)
         right = np.stack([-ahead[1] / flat, ahead[0] / flat, np.zeros_like(flat)])
@@ -66,7 +66,7 @@ def _may_hide(solid: Solid, hits: Hits, towards: Floats, distance: Floats, lamp_
 
 
 def ambient_occlusion(solids: Sequence[Solid], hits: Hits) -> Floats:
-    """The share of the light from all around that balls in the place of solids keep from hits, [N] in [0, 1]."""
+    """The share of ambient light that balls in place of the solids keep from hits, [N] in [0, 1]."""
     open_share = np.ones(len(hits.depth), dtype=np.float32)
     for number, solid in enumerate(solids):
         away = np.array(solid.position, dtype=np.float32)[:, None] - hits.points

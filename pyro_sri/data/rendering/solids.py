@@ -1,7 +1,7 @@
-"""Convex solids that rays meet: where a ray enters, and which way the surface faces there.
+"""Convex solids for ray casting: where a ray enters, and which way the surface faces there.
 
 Points and directions are float32 arrays [3, N], in the solid's own frame unless said otherwise. A ray's parameter t
-counts lengths of its direction, which need not be 1.
+is in units of the length of its direction, which need not be 1.
 """
 
 import math
@@ -30,11 +30,11 @@ class Normals(NamedTuple):
 
 
 class Form(Protocol):
-    """What a convex solid must tell."""
+    """What a convex solid must have."""
 
     @property
     def reach(self) -> float:
-        """The radius of a sphere around the origin that holds the solid."""
+        """The radius of a sphere around the origin that contains the solid."""
 
     def enter(self, origin: Floats, direction: Floats) -> Floats:
         """The t at which rays enter, [N]; infinite for rays that miss.
@@ -68,7 +68,7 @@ class Sphere:
 
 @dataclass(frozen=True)
 class Box:
-    """|x|, |y|, |z| within the three half edges; `bevel` rounds the normals (not the form) within it of the edges."""
+    """|x|, |y|, |z| within the three half edges; `bevel` rounds the normals (not the form) this close to edges."""
 
     half: Vector
     bevel: float = 0
@@ -167,11 +167,11 @@ class Capsule:
 
 @dataclass(frozen=True)
 class Polyhedron:
-    """All points p with planes[:, :3] p <= planes[:, 3] for every row, rows of unit normals; `smooth_cone` below."""
+    """All points p with planes[:, :3] p <= planes[:, 3] for every row. The normals have length 1."""
 
     planes: Floats = field(repr=False)  # [P, 4]
     reach: float
-    smooth_cone: tuple[float, float] | None = None  # radius and height, where the sides stand for a round cone
+    smooth_cone: tuple[float, float] | None = None  # radius and height, if the sides stand for a round cone
 
     def enter(self, origin: Floats, direction: Floats) -> Floats:
         """See Form."""
@@ -207,10 +207,10 @@ def cone(radius: float, height: float) -> Polyhedron:
 
 
 def icosahedron(radius: float) -> Polyhedron:
-    """Twenty triangles whose corners lie on a sphere, one corner-to-corner edge on top and one below."""
+    """Twenty triangles with their corners on a sphere, and with one edge at the top and one at the bottom."""
     corners = [np.roll((0, a, b * GOLDEN), shift) for shift in range(3) for a in (-1, 1) for b in (-1, 1)]
     scale = radius / math.hypot(1, GOLDEN)
-    # A face's normal is the sum of three corners that are neighbours, whose distance is 2.
+    # A face's normal is the sum of three neighbouring corners, at distance 2 from each other.
     normals = [
         np.sum(three, axis=0)
         for three in combinations(corners, 3)
@@ -229,7 +229,7 @@ class Solid:
         form: Its shape, about its own origin.
         position: Where its origin is.
         axes: Its x, y and z axis in the world, of length 1.
-        entity: The entity that it is (part of).
+        entity: The entity that it is (or is part of).
     """
 
     form: Form

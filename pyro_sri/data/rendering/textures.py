@@ -19,7 +19,7 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Texture:
-    """A picture at every resolution; it repeats without end.
+    """A picture at every resolution, repeated endlessly.
 
     Attributes:
         texels: All levels one after the other, row by row, [texels, 3] in [0, 1].
@@ -158,7 +158,7 @@ def planks(rng: np.random.Generator) -> Picture:
 
 
 def parquet(rng: np.random.Generator) -> Picture:
-    """Squares of four short staves, turned in turn."""
+    """Squares of four short staves, alternately turned."""
     y, x = _grid()
     turned = (y // 64 + x // 64) % 2 == 1
     along, across = np.where(turned, y, x), np.where(turned, x, y)
@@ -171,7 +171,7 @@ def parquet(rng: np.random.Generator) -> Picture:
 
 
 def dark(picture: Callable[[np.random.Generator], Picture], share: float) -> Callable[[np.random.Generator], Picture]:
-    """The same picture with so much of its light."""
+    """The same picture with this share of its light."""
     return lambda rng: picture(rng) * share
 
 

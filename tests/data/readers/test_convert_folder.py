@@ -219,4 +219,4 @@ def test_a_dark_folder_is_named(tmp_path):
     for index in range(3):
         save(tmp_path / "in" / f"{index}.png", noise(8, 8, index) // 128)
     said = convert(tmp_path / "in", tmp_path / "a.h5", size=8, val=0, test=0)
-    assert "nothing above 1 of 255" in said[-1]
+    assert "no value above 1 of 255" in said[-1]
