@@ -133,6 +133,7 @@ class ComponentDecoder(nn.Module):
     def forward(self, component_slots: Tensor) -> Tensor:
         """Component latents [B, K, C] -> colours [B, K, 3, H, W] in [0, 1]."""
         broadcast, convolution, *layers = self.layers
+        assert isinstance(convolution, nn.Conv2d)
         vectors = component_slots.flatten(0, 1)  # [B K, C]
         decoded = broadcast_conv(convolution, vectors, broadcast(torch.zeros_like(vectors[:1]))[0])
         for layer in layers:

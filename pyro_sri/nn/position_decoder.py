@@ -60,8 +60,9 @@ class PositionDecoder(nn.Module):
 
     def forward(self, slots: Tensor) -> SlotImages:
         """Slots [B, K, D] -> their images."""
+        _, *layers = self.layers
         decoded = self._first(slots.flatten(0, 1))
-        for layer in self.layers[1:]:
+        for layer in layers:
             decoded = layer(decoded)
         decoded = decoded.unflatten(0, slots.shape[:2])  # [B, K, 4, H, W]
         return SlotImages(decoded[:, :, :3].sigmoid(), decoded[:, :, 3:].log_softmax(dim=1))
