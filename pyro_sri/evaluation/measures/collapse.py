@@ -18,8 +18,8 @@ ALL_IN_ONE = "one slot takes the whole image: no objects are separated"
 REGIONS = "the masks are regions of the image, not objects: they fit another image as well as their own"
 TRY = {
     NOTHING: "try a smaller --pixel-std, or a --geco-target that is harder to meet",
-    ALL_IN_ONE: "try another seed, --colour-start picture, or a smaller --pixel-std",
-    REGIONS: "try another seed, or --colour-start picture with --no-learn-masks",
+    ALL_IN_ONE: "try another seed, a smaller --pixel-std, or --colour-start picture (SRI and GENESIS-v2)",
+    REGIONS: "try another seed, more --steps, or --colour-start picture with --no-learn-masks (SRI and GENESIS-v2)",
 }
 
 
