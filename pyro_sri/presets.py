@@ -283,7 +283,7 @@ PRESETS: dict[str, Preset] = {
                 decay_steps=5_000,
             ),
             "EMORL on small images of three Tetrominoes; does not separate them yet (docs/results.md)",
-            "makes its own data (32x32); half an hour to an hour on one core",
+            "makes its own data (32x32); about half an hour on a fast core, an hour on a slow one",
             makes_data=_QUICK_DATA,
             data_name="tetrominoes-32",
         ),

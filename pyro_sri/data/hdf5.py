@@ -87,7 +87,7 @@ def read_attributes(item: Any, where: str) -> dict[str, Any]:
         if size > LARGEST_ATTRIBUTE_BYTES:
             raise UserError(f"{where} has an attribute that is too large; make or download it again")
     check_heaps(item)
-    return {plain(name): plain(item.attrs[name]) for name in item.attrs}
+    return {_plain(name): _plain(item.attrs[name]) for name in item.attrs}
 
 
 def check_stored(array: Any, where: str) -> None:
@@ -132,7 +132,7 @@ def _missing_filters(array: Any) -> list[str]:
     """The filters of an HDF5 dataset that are not installed, by name and number."""
     properties = array.id.get_create_plist()
     filters = [properties.get_filter(number) for number in range(properties.get_nfilters())]
-    missing = [(code, one_line(plain(name))) for code, *_, name in filters if not h5py.h5z.filter_avail(code)]
+    missing = [(code, one_line(_plain(name))) for code, *_, name in filters if not h5py.h5z.filter_avail(code)]
     return [f"{name or FILTERS.get(code, 'of unknown name')} ({code})" for code, name in missing]
 
 
@@ -148,14 +148,14 @@ def pieces(array: Any, stop: int | None = None) -> Iterator[slice]:
     return (slice(start, min(start + step, stop)) for start in range(0, stop, step))
 
 
-def plain(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     """An attribute's value as a plain Python value, or None where that is impossible."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     if isinstance(value, str):  # h5py marks bytes that are not text, and they could not be printed
         return value.encode(errors="surrogateescape").decode(errors="replace")
     if isinstance(value, np.ndarray):
-        return [plain(item) for item in value] if value.ndim else plain(value.item())
+        return [_plain(item) for item in value] if value.ndim else _plain(value.item())
     if isinstance(value, np.generic):
-        return plain(value.item())
+        return _plain(value.item())
     return value if isinstance(value, bool | int | float | complex | tuple) else None

@@ -49,14 +49,18 @@ for expression in json.load(sys.stdin):
         outcomes[expression] = type(error).__name__
 print(json.dumps([outcomes, {preset: kernels.count_kernels(preset).total() for preset in json.loads(sys.argv[1])}]))
 """
-# At 64x64 and 9 slots. On a GPU most kernels take as long to start as to run.
-MOST_KERNELS = {"sri-mog-shapestacks": 2_000, "genesis_v2-mog-shapestacks": 1_000, "genesis-shapestacks": 1_500}
+# The fewest that are credible, and the most. At 64x64 and 9 slots, most kernels take as long to start as to run.
+KERNELS = {
+    "sri-mog-shapestacks": (1_000, 2_000),
+    "genesis_v2-mog-shapestacks": (500, 1_000),
+    "genesis-shapestacks": (1_000, 1_500),
+}
 
 
 @pytest.fixture(scope="module")
 def found() -> tuple[dict[str, str], dict[str, int]]:
     """What came of the expressions, and the kernels of a step, from one process: imports take the longest."""
-    command = [sys.executable, "-c", SCRIPT, json.dumps(list(MOST_KERNELS))]
+    command = [sys.executable, "-c", SCRIPT, json.dumps(list(KERNELS))]
     done = subprocess.run(command, input=json.dumps(list(OUTCOMES)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     outcomes, kernels = json.loads(done.stdout)
@@ -67,6 +71,7 @@ def test_what_a_gpu_refuses_is_refused(found: tuple[dict[str, str], dict[str, in
     assert found[0] == OUTCOMES
 
 
-@pytest.mark.parametrize("preset", MOST_KERNELS)
+@pytest.mark.parametrize("preset", KERNELS)
 def test_a_step_has_few_kernels(preset: str, found: tuple[dict[str, str], dict[str, int]]) -> None:
-    assert 500 < found[1][preset] <= MOST_KERNELS[preset]
+    fewest, most = KERNELS[preset]
+    assert fewest < found[1][preset] <= most

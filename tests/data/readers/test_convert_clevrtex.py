@@ -85,8 +85,14 @@ def test_the_variant_without_splits_is_all_test(tmp_path):
     ("damage", "words"),
     [
         (lambda place: (place / "CLEVRTEX_full_000001_flat.png").unlink(), "000001_flat.png is missing"),
-        (lambda place: (place / "CLEVRTEX_full_000001.json").write_text("{}"), "000001.json does not say"),
-        (lambda place: (place / "CLEVRTEX_full_000001.json").write_text('{"objects": []}'), "no map of the 0 objects"),
+        (
+            lambda place: (place / "CLEVRTEX_full_000001.json").write_text("{}"),
+            "000001.json does not describe up to 10 objects",
+        ),
+        (
+            lambda place: (place / "CLEVRTEX_full_000001.json").write_text('{"objects": []}'),
+            "not a map of the 0 objects",
+        ),
         (lambda place: Image.new("L", (9, 9)).save(place / "CLEVRTEX_full_000001_flat.png"), "9 x 9 pixels"),
         (lambda place: write(place.parent / "more", "camo", 1), "several variants"),
     ],
