@@ -3,20 +3,22 @@
 from typing import NamedTuple
 
 import pyro
+import torch
 from pyro.distributions import Delta, Independent
 from torch import Tensor
 
-from pyro_sri.distributions import diagonal_normal, sri_scale
+from pyro_sri.distributions import diagonal_normal, sri_raw, sri_scale
 from pyro_sri.guides.segregation import Segregation, auxiliary
 from pyro_sri.models.emorl import EMORLModel
 from pyro_sri.nn import (
     DualGRU,
     InitialSlots,
     JointGRU,
-    PixelFeatures,
+    PixelFeaturesKind,
     RefinementNetwork,
     ResidualMLP,
     SlotAttention,
+    pixel_features,
 )
 from pyro_sri.programs import Program
 
@@ -86,12 +88,14 @@ class EMORLGuide(Program):
     Args:
         model: The model that it belongs to. The guide keeps no part of it.
         dual_gru: Separate GRU cells for mean and raw scale, as published. False uses one cell for both.
+        features: What slots attend to: the published "convolutions", or "picture" (see PictureFeatures), which costs
+            less and separates simple images sooner.
         refinement_steps: I, the number of refinement steps of `EMORL_ELBO`. The attribute may be changed at any time.
             The published runs train with 3 and later 1, and test with 0.
         name: Root of the parameters' names in Pyro's store.
 
     Raises:
-        ValueError: On a negative number of refinement steps.
+        ValueError: On a negative number of refinement steps, or unknown features.
     """
 
     starts_small = (
@@ -100,7 +104,13 @@ class EMORLGuide(Program):
     )
 
     def __init__(
-        self, model: EMORLModel, *, dual_gru: bool = True, refinement_steps: int = 3, name: str = "emorl_guide"
+        self,
+        model: EMORLModel,
+        *,
+        dual_gru: bool = True,
+        features: PixelFeaturesKind = "convolutions",
+        refinement_steps: int = 3,
+        name: str = "emorl_guide",
     ) -> None:
         super().__init__(name, model.num_slots, model.image_size)
         if refinement_steps < 0:
@@ -110,13 +120,24 @@ class EMORLGuide(Program):
         self.num_layers = model.num_layers
         self.fresh_layers = model.prior.order[:-1]
         self.refinement_steps = refinement_steps
-        self.features = PixelFeatures(model.image_size)
+        self.features = pixel_features(model.image_size, features)
         self.initial_slots = InitialSlots(slot_size)
         self.attention = SlotAttention(slot_size)
         self.gru = DualGRU(slot_size) if dual_gru else JointGRU(slot_size)
         self.loc_mlp = ResidualMLP(slot_size, 2 * slot_size)
         self.raw_scale_mlp = ResidualMLP(slot_size, 2 * slot_size)
         self.refinement = Refinement(slot_size)
+
+    def start_scales_at(self, std: float) -> None:
+        """Sets the bias behind the posteriors' scales so that the untrained scales of the first layer are about `std`.
+
+        Those of later layers are smaller, since each layer passes its scales on. The default of about 0.9 drowns the
+        untrained means in noise. With smaller scales, decoders learn from the means sooner.
+        """
+        last = self.raw_scale_mlp.mlp[-1]
+        assert isinstance(last, torch.nn.Linear)
+        with torch.no_grad():
+            last.bias.fill_(sri_raw(std))
 
     def bottom_up(self, images: Tensor, num_slots: int | None = None) -> tuple[list[SlotPosterior], Tensor]:
         """Draws the slots of every layer, in the caller's plate.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_sri.distributions import ImageLikelihood, StandardNormal, diagonal_normal, sri_scale
 from pyro_sri.models.image import batch_size, sample_image
-from pyro_sri.nn import LayerPrior, PositionDecoder, PositionDecoderKind
+from pyro_sri.nn import LayerPrior, SlotDecoderKind, slot_decoder
 from pyro_sri.programs import Latents, Program, Record
 from pyro_sri.system.choices import check_choice
 
@@ -80,13 +80,13 @@ class EMORLModel(Program):
     deterministic `slot_rgb`, `slot_masks`, `reconstruction` as in the scene model.
 
     Args:
-        image_size: Image side H = W; a multiple of 16 with the decoder "big", otherwise any.
+        image_size: Image side H = W; a multiple of 16 with the decoders "big" and "genesis_v2", otherwise any.
         num_slots: K.
         slot_size: D.
         num_layers: L, at least 1.
         prior: "rpp", "rev" or "bu".
         likelihood: p(x | z); unnormalised in the published runs.
-        decoder: "iodine", "big" or "small".
+        decoder: One of the published ones ("iodine", "big", "small"), or "genesis_v2", which costs much less.
         name: Root of the parameters' names in Pyro's store.
 
     Raises:
@@ -104,7 +104,7 @@ class EMORLModel(Program):
         num_layers: int = 3,
         prior: HierarchicalPriorKind = "rpp",
         likelihood: ImageLikelihood = ImageLikelihood(kind="gaussian", pixel_std=0.3, normalised=False),
-        decoder: PositionDecoderKind = "iodine",
+        decoder: SlotDecoderKind = "iodine",
         name: str = "emorl_model",
     ) -> None:
         super().__init__(name, num_slots, image_size)
@@ -115,7 +115,7 @@ class EMORLModel(Program):
         self.num_layers = num_layers
         self.likelihood = likelihood
         self.prior = HierarchicalPrior(slot_size=slot_size, num_layers=num_layers, kind=prior)
-        self.decoder = PositionDecoder(image_size, slot_size, decoder)
+        self.decoder = slot_decoder(image_size, slot_size, decoder)
         inner = (Latents(f"layer_{layer}_slots", "kl_slots", "inner") for layer in range(num_layers - 1))
         self.record = Record((*inner, Latents(f"layer_{num_layers - 1}_slots", "kl_slots")))
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyro_sri.distributions import ImageLikelihood, StandardNormal, diagonal_normal, sri_scale
 from pyro_sri.models.image import batch_size, sample_image
-from pyro_sri.nn import PositionDecoder, PositionDecoderKind, SlotDecoder, SlotPrior
+from pyro_sri.nn import SlotDecoderKind, SlotPrior, slot_decoder
 from pyro_sri.programs import Program
 
 
@@ -32,11 +32,11 @@ class SceneModel(Program):
         scene_size: S; 0 leaves the scene variable out, and p(z_1) = N(0, I) (table 3a).
         likelihood: p(x | z).
         lstm_units: Units of the slot prior. None means 4D, as published.
-        decoder: One of EMORL's decoders ("iodine", "big", "small"). None means GENESIS-v2's.
+        decoder: GENESIS-v2's decoder, or one of EMORL's ("iodine", "big", "small").
         name: Root of the parameters' names in Pyro's store.
 
     Raises:
-        ValueError: On an image size that the decoder does not take.
+        ValueError: On an unknown decoder, or an image size that it does not take.
     """
 
     starts_small = ("slot_prior",)
@@ -50,16 +50,14 @@ class SceneModel(Program):
         scene_size: int = 128,
         likelihood: ImageLikelihood = ImageLikelihood(),
         lstm_units: int | None = None,
-        decoder: PositionDecoderKind | None = None,
+        decoder: SlotDecoderKind = "genesis_v2",
         name: str = "scene_model",
     ) -> None:
         super().__init__(name, num_slots, image_size)
         self.likelihood = likelihood
         self.scene_prior = StandardNormal(scene_size)
         self.slot_prior = SlotPrior(slot_size, scene_size, lstm_units)
-        self.decoder = (
-            SlotDecoder(image_size, slot_size) if decoder is None else PositionDecoder(image_size, slot_size, decoder)
-        )
+        self.decoder = slot_decoder(image_size, slot_size, decoder)
         self.has_scene = scene_size > 0
 
     def scene_dist(self, num_scenes: int, temperature: float = 1.0) -> Independent:

@@ -5,10 +5,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pyro_sri.config.run import RunConfig
-from pyro_sri.config.shared import LARGE_SIZES, SMALL_SIZES, GoalFields, LikelihoodFields, RefinementFields
+from pyro_sri.config.shared import (
+    LARGE_SIZES,
+    GoalFields,
+    LikelihoodFields,
+    RefinementFields,
+    check_posterior_scale,
+    decoder_sizes,
+)
 from pyro_sri.guides.emorl import EMORLGuide
 from pyro_sri.models.emorl import EMORLModel, HierarchicalPriorKind
-from pyro_sri.nn import Initialisation, PositionDecoderKind, initialise
+from pyro_sri.nn import Initialisation, PixelFeaturesKind, SlotDecoderKind, initialise
 from pyro_sri.objectives import EMORL_ELBO
 from pyro_sri.programs import join
 
@@ -30,10 +37,17 @@ class EMORLConfig(GoalFields, RefinementFields, LikelihoodFields, RunConfig):
     """Hierarchical prior: reversed++ (rpp), reversed (rev) or bottom-up (bu)."""
     dual_gru: bool = True
     """Separate GRU cells for means and scales, as published."""
-    decoder: PositionDecoderKind = "iodine"
-    """Which published decoder to use; big needs image sizes that are multiples of 16."""
+    features: PixelFeaturesKind = "convolutions"
+    """What slots attend to: the published convolutions, or picture (each pixel's colour and position, and a smaller
+    network), which separates simple images sooner."""
+    decoder: SlotDecoderKind = "iodine"
+    """One of the published decoders (iodine, big, small), or genesis_v2, which costs much less. big and genesis_v2 need
+    image sizes that are multiples of 16."""
     init: Initialisation = "official"
     """Initial weights: as in the published code (official), Xavier with gain 1 (xavier), or PyTorch's defaults."""
+    posterior_scale_init: float = 0.0
+    """Initial standard deviation of the first layer's slot posteriors; later layers start narrower. 0 keeps the
+    networks' default (about 0.9)."""
 
     pixel_std: float = 0.1
     """sigma, the pixel standard deviation."""
@@ -49,9 +63,10 @@ class EMORLConfig(GoalFields, RefinementFields, LikelihoodFields, RunConfig):
         super().__post_init__()
         self.check_likelihood()
         self.require(["num_slots", "slot_size", "num_layers"], lambda value: value > 0, "positive")
+        check_posterior_scale(self)
         self.check_refinement()
         self.check_goal()
-        what = "a multiple of 16" if self.decoder == "big" else "from 32 to 128"
+        what = "a multiple of 16" if self.image_sizes == LARGE_SIZES else "from 32 to 128"
         self.require(["image_size"], lambda value: value in self.image_sizes, what)
 
     @property
@@ -62,7 +77,7 @@ class EMORLConfig(GoalFields, RefinementFields, LikelihoodFields, RunConfig):
     @property
     def image_sizes(self) -> tuple[int, ...]:
         """The image sizes that the decoder takes."""
-        return LARGE_SIZES if self.decoder == "big" else SMALL_SIZES
+        return decoder_sizes(self.decoder)
 
     def build(self) -> tuple[EMORLModel, EMORLGuide, EMORL_ELBO]:
         """A new model, its guide, and the objective."""
@@ -75,9 +90,11 @@ class EMORLConfig(GoalFields, RefinementFields, LikelihoodFields, RunConfig):
             likelihood=self.image_likelihood(),
             decoder=self.decoder,
         )
-        guide = EMORLGuide(model, dual_gru=self.dual_gru, refinement_steps=0)
+        guide = EMORLGuide(model, dual_gru=self.dual_gru, features=self.features, refinement_steps=0)
         for module in (model, guide):
             initialise(module, self.init)
+        if self.posterior_scale_init:
+            guide.start_scales_at(self.posterior_scale_init)
         elbo = EMORL_ELBO(geco=self.new_emorl_geco() if self.geco else None, curriculum=self.curriculum())
         join(guide, elbo)
         return model, guide, elbo

@@ -59,7 +59,9 @@ class GenesisV2Config(GECOFields, GoalFields, SegregationFields, LikelihoodField
         guide = GenesisV2SlotGuide(**shape, colours=self.instance_colours(), coordinates=self.coordinates)
         for module in (model, guide):
             initialise(module, self.init)
-        self.start_slots(guide, guide)
+        self.start_colours(guide)
+        if self.posterior_scale_init:
+            guide.start_scales_at(self.posterior_scale_init)
         elbo = SlotELBO(geco=self.new_geco(), mask_kl=self.mask_kl, analytic=self.analytic)
         join(guide, elbo)
         return model, guide, elbo

@@ -7,8 +7,7 @@ import torch
 
 from pyro_sri.distributions import ImageLikelihood
 from pyro_sri.guides.genesis_v2 import GenesisV2Guide
-from pyro_sri.guides.sri import SRIGuide
-from pyro_sri.nn import ColourStart, InstanceColours, Kernel
+from pyro_sri.nn import ColourStart, InstanceColours, Kernel, SlotDecoderKind
 from pyro_sri.objectives import GECO, EmorlGECO, GenesisGECO, MaskKL
 from pyro_sri.system.errors import UserError
 
@@ -17,6 +16,16 @@ SMALL_SIZES = tuple(range(32, 129))
 LARGE_SIZES = tuple(range(32, 129, 16))
 
 GREY = 0.25  # the mean squared error of a grey image is at most this, for any target image
+
+
+def decoder_sizes(decoder: SlotDecoderKind) -> tuple[int, ...]:
+    """The image sizes that a decoder takes."""
+    return LARGE_SIZES if decoder in ("big", "genesis_v2") else SMALL_SIZES
+
+
+def check_posterior_scale(config: Any) -> None:
+    """Raises UserError if `posterior_scale_init` is out of range."""
+    config.require(["posterior_scale_init"], lambda value: value == 0 or 1e-3 <= value <= 10, "0, or from 0.001 to 10")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,25 +92,16 @@ class SegregationFields:
             learn=self.learn_masks,
         )
 
-    def start_slots(self, guide: GenesisV2Guide, posteriors: GenesisV2Guide | SRIGuide) -> None:
-        """Sets the initial values that these fields give, after the networks are initialised.
-
-        Args:
-            guide: The guide that segregates.
-            posteriors: The guide that has the scales of the slot posteriors.
-        """
+    def start_colours(self, guide: GenesisV2Guide) -> None:
+        """Scales the weights of the instance colours, after the networks are initialised."""
         with torch.no_grad():
             guide.stick_breaking.colour_head.conv.weight.mul_(self.colour_scale_init)
-        if self.posterior_scale_init:
-            posteriors.start_scales_at(self.posterior_scale_init)
 
     def check_segregation(self: Any) -> None:
         """Raises UserError for values out of range."""
         self.require(["colour_scale_init"], lambda value: value > 0, "positive")
         self.require(["colour_weight", "position_weight"], lambda value: value >= 0, "0 or more")
-        self.require(
-            ["posterior_scale_init"], lambda value: value == 0 or 1e-3 <= value <= 10, "0, or from 0.001 to 10"
-        )
+        check_posterior_scale(self)
 
 
 @dataclass(frozen=True, kw_only=True)

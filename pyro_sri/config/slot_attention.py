@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pyro_sri.config.run import RunConfig
-from pyro_sri.config.shared import LARGE_SIZES, SMALL_SIZES
+from pyro_sri.config.shared import decoder_sizes
 from pyro_sri.guides.slot_attention import SlotAttentionGuide
 from pyro_sri.models.slot_attention import SlotAttentionModel
 from pyro_sri.nn import PositionDecoderKind
@@ -38,7 +38,7 @@ class SlotAttentionConfig(RunConfig):
     @property
     def image_sizes(self) -> tuple[int, ...]:
         """The image sizes that the decoder takes."""
-        return LARGE_SIZES if self.decoder == "big" else SMALL_SIZES
+        return decoder_sizes(self.decoder)
 
     def build(self) -> tuple[SlotAttentionModel, SlotAttentionGuide, SlotAttentionLoss]:
         """A new model, its guide, and the objective."""

@@ -15,6 +15,7 @@ from pyro_sri.config.shared import (
     LikelihoodFields,
     RefinementFields,
     SegregationFields,
+    decoder_sizes,
 )
 from pyro_sri.distributions import ImageLikelihood
 from pyro_sri.guides.emorl import EMORLGuide
@@ -26,7 +27,7 @@ from pyro_sri.matching import Matching, MatchOn
 from pyro_sri.models.emorl import EMORLModel
 from pyro_sri.models.genesis_v2 import IndependentSlotModel
 from pyro_sri.models.scene import SceneModel
-from pyro_sri.nn import IMAGE_SIZES, Initialisation, PositionDecoderKind, initialise
+from pyro_sri.nn import IMAGE_SIZES, Initialisation, PixelFeaturesKind, SlotDecoderKind, initialise
 from pyro_sri.objectives import EMORL_ELBO, SRI_ELBO
 from pyro_sri.programs import join
 from pyro_sri.system.errors import UserError
@@ -58,8 +59,11 @@ class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, Lik
     (SRI-SA*)."""
     segregation_layers: int = 3
     """Layers of EMORL's bottom-up inference."""
-    segregation_decoder: PositionDecoderKind = "big"
-    """EMORL's decoder. big needs image sizes that are multiples of 16."""
+    segregation_features: PixelFeaturesKind = "convolutions"
+    """What EMORL's slots attend to: the published convolutions, or picture (each pixel's colour and position, and a
+    smaller network)."""
+    segregation_decoder: SlotDecoderKind = "big"
+    """EMORL's decoder. big and genesis_v2 need image sizes that are multiples of 16."""
     segregation_objective: Literal["own", "bound"] = "own"
     """What trains EMORL as segregation: its own objective, with refinement and GECO (own), or a bound from one sample
     (bound)."""
@@ -121,8 +125,11 @@ class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, Lik
         if self.prior_from:
             self.check_shared("prior_batch_size")
         if self.segregation != "genesis_v2":
-            alone = ["share_decoder", "posterior_scale_init", "coordinates"]
+            alone = ["share_decoder", "coordinates"]
             self.require(alone, lambda value: not value, "left out, because only GENESIS-v2's segregation has it")
+        if self.segregation == "slot_attention":
+            reason = "left out, because Slot Attention has no posterior"
+            self.require(["posterior_scale_init"], lambda value: not value, reason)
         if self.segregation == "emorl" and not self.end_to_end:
             self.require(["mask_kl"], lambda value: value == "none", "none, because EMORL's objective has no mask KL")
         if self._trains_segregation:
@@ -191,8 +198,12 @@ class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, Lik
         """The image sizes that the UNet or EMORL's decoder takes."""
         if self.segregation != "emorl":
             return IMAGE_SIZES
-        any_size = self.decoder == "segregation" and self.segregation_decoder != "big"
-        return SMALL_SIZES if any_size else LARGE_SIZES
+        return decoder_sizes(self._scene_decoder)
+
+    @property
+    def _scene_decoder(self) -> SlotDecoderKind:
+        as_emorl = self.segregation == "emorl" and self.decoder == "segregation"
+        return self.segregation_decoder if as_emorl else "genesis_v2"
 
     def build(self) -> tuple[SceneModel, SRIGuide, SRI_ELBO]:
         """A new scene model, its SRI guide, and the objective."""
@@ -207,7 +218,7 @@ class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, Lik
             scene_size=self.scene_size,
             likelihood=likelihood,
             lstm_units=self.lstm_units or None,
-            decoder=self.segregation_decoder if (self.segregation, self.decoder) == ("emorl", "segregation") else None,
+            decoder=self._scene_decoder,
         )
         segregation = self._new_segregation(shape, likelihood)
         guide = SRIGuide(
@@ -224,6 +235,8 @@ class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, Lik
             initialise(module, self.init)
         if self.segregation == "genesis_v2":
             self._start_genesis_v2(model, guide)
+        if self.posterior_scale_init:
+            guide.start_scales_at(self.posterior_scale_init)
         elbo = SRI_ELBO(
             geco=self.new_geco(),
             segregation_geco=None if self._trains_segregation or self._refines else self.new_geco(),
@@ -240,7 +253,7 @@ class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, Lik
         if self.segregation == "emorl":
             kind: dict[str, Any] = {"num_layers": self.segregation_layers, "decoder": self.segregation_decoder}
             emorl = EMORLModel(**shape, likelihood=likelihood, **kind)
-            return self._pair(emorl, EMORLGuide(emorl, refinement_steps=0))
+            return self._pair(emorl, EMORLGuide(emorl, features=self.segregation_features, refinement_steps=0))
         if self.segregation == "slot_attention":
             return self._pair(None, SlotAttentionGuide(**shape, learnt_slots=True))
         guide = GenesisV2Guide(**shape, colours=self.instance_colours(), coordinates=self.coordinates)
@@ -257,6 +270,6 @@ class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, Lik
         return EMORL_ELBO(geco=self.new_emorl_geco() if self.uses_geco else None, curriculum=self.curriculum())
 
     def _start_genesis_v2(self, model: SceneModel, guide: SRIGuide) -> None:
-        self.start_slots(guide.segregation.guide, guide)
+        self.start_colours(guide.segregation.guide)
         if self.share_decoder and guide.segregation.model is not None:
             guide.segregation.model.decoder = model.decoder

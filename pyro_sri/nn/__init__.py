@@ -18,10 +18,12 @@ from pyro_sri.nn.genesis_networks import (
 from pyro_sri.nn.gru import DualGRU, JointGRU
 from pyro_sri.nn.image_features import ImageFeatures
 from pyro_sri.nn.initialisation import Initialisation, initialise
+from pyro_sri.nn.picture_features import PictureFeatures, PixelFeaturesKind, pixel_features
 from pyro_sri.nn.position_code import PositionCode
 from pyro_sri.nn.position_decoder import PositionDecoder, PositionDecoderKind
 from pyro_sri.nn.scene_encoder import RelationalAttention, SceneEncoder
 from pyro_sri.nn.slot_attention import InitialSlots, PixelFeatures, ResidualMLP, SlotAttention
+from pyro_sri.nn.slot_decoders import SlotDecoderKind, slot_decoder
 from pyro_sri.nn.slot_head import SlotHead
 from pyro_sri.nn.slot_lstm import SlotPrior, SlotScales
 from pyro_sri.nn.spatial_transformer import affine_matrix, inverse_where, place_windows, read_windows, transform
@@ -64,8 +66,10 @@ __all__ = [
     "LayerPrior",
     "MaskDecoder",
     "MaskEncoder",
+    "PictureFeatures",
     "PixelCoordinates",
     "PixelFeatures",
+    "PixelFeaturesKind",
     "PositionCode",
     "PositionDecoder",
     "PositionDecoderKind",
@@ -75,6 +79,7 @@ __all__ = [
     "SceneEncoder",
     "SlotAttention",
     "SlotDecoder",
+    "SlotDecoderKind",
     "SlotHead",
     "SlotImages",
     "SlotPrior",
@@ -91,8 +96,10 @@ __all__ = [
     "coordinate_grid",
     "initialise",
     "inverse_where",
+    "pixel_features",
     "place_windows",
     "read_windows",
+    "slot_decoder",
     "stop_early",
     "straight_through_clamp",
     "transform",

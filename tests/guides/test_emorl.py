@@ -22,7 +22,7 @@ AUXILIARY = {"initial_slots", "attention_masks", "prior_draw_2", "prior_draw_1"}
 
 def build(**fields: object) -> tuple[EMORLModel, EMORLGuide]:
     shape = {"image_size": 16, "num_slots": 3, "slot_size": 8, "num_layers": 3, "decoder": "small"}
-    own = {name: fields.pop(name) for name in ("dual_gru", "refinement_steps") if name in fields}
+    own = {name: fields.pop(name) for name in ("dual_gru", "features", "refinement_steps") if name in fields}
     model = EMORLModel(**shape | fields)
     return model, EMORLGuide(model, **own)
 
@@ -99,6 +99,33 @@ def test_importance_weights(images: torch.Tensor) -> None:
     log_weights = importance_log_weights(*build(), images, num_samples=2)
     assert log_weights.shape == (4, 2)
     assert torch.isfinite(log_weights).all()
+
+
+def test_start_scales_at(images: torch.Tensor) -> None:
+    _, guide = build(slot_size=32)
+    guide.start_scales_at(0.1)
+    nodes = poutine.trace(guide).get_trace(images).nodes
+    first, *later = (nodes[f"layer_{layer}_slots"]["fn"].stddev.mean().item() for layer in range(3))
+    assert first == pytest.approx(0.1, rel=0.5)
+    assert all(0.02 < scale < first for scale in later)
+
+
+def test_pixels_of_one_colour_attend_alike_from_the_start() -> None:
+    left_or_right = torch.arange(16) < 8
+    images = torch.where(left_or_right, torch.tensor([0.9, 0.1, 0.1])[:, None], torch.tensor([0.1, 0.8, 0.9])[:, None])
+    images = images[None, :, None].expand(4, -1, 16, -1)
+    between = {}
+    for features in ("picture", "convolutions"):
+        _, guide = build(features=features, slot_size=32)
+        masks = poutine.trace(guide).get_trace(images).nodes["attention_masks"]["value"]  # [4, K, 1, 16, 16]
+        between[features] = (masks[..., left_or_right].mean(-1) - masks[..., ~left_or_right].mean(-1)).abs().mean()
+    assert between["picture"] > 5 * between["convolutions"]
+
+
+def test_unknown_features() -> None:
+    model, _ = build()
+    with pytest.raises(ValueError, match=r"unknown pixel_features 'picure': .*did you mean 'picture'\?"):
+        EMORLGuide(model, features="picure")
 
 
 def test_a_negative_number_of_steps() -> None:

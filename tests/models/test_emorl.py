@@ -7,7 +7,7 @@ from pyro import poutine
 from pyro.infer import Predictive
 
 from pyro_sri.models.emorl import EMORLModel
-from pyro_sri.nn import PositionDecoder
+from pyro_sri.nn import slot_decoder
 
 PRIORS = ("rpp", "rev", "bu")
 
@@ -108,11 +108,13 @@ def test_one_layer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("decoder", "sizes"), [("iodine", (16, 35)), ("small", (17, 35)), ("big", (32, 96))], ids=lambda v: str(v)
+    ("decoder", "sizes"),
+    [("iodine", (16, 35)), ("small", (17, 35)), ("big", (32, 96)), ("genesis_v2", (32, 48))],
+    ids=lambda v: str(v),
 )
 def test_decoders_fit_their_image_sizes(decoder: str, sizes: tuple[int, ...]) -> None:
     for size in sizes:
-        rgb, log_masks = PositionDecoder(size, 4, decoder)(torch.randn(1, 2, 4))
+        rgb, log_masks = slot_decoder(size, 8, decoder)(torch.randn(1, 2, 8))
         assert rgb.shape == (1, 2, 3, size, size)
         torch.testing.assert_close(log_masks.exp().sum(1), torch.ones(1, 1, size, size))
 
