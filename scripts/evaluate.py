@@ -18,6 +18,7 @@ from pyro_sri.scripts.cli import check_memory, check_new_file, note, parse, prog
 from pyro_sri.scripts.metric_tables import check_names, chosen, print_metrics, print_seeds
 from pyro_sri.scripts.own_data import own_data_of
 from pyro_sri.study.seeds import to_csv, to_latex, to_plain
+from pyro_sri.study.specification import Evaluation
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import write_atomically, write_numbered
 from pyro_sri.system.seeds import check_seed
@@ -93,12 +94,13 @@ def evaluate_runs(
             check_new_file(path, (suffix,), option)
     if not given:
         raise UserError("no run given; name at least one: pyro-sri evaluate RUN [RUN ...]")
-    for name, value in {"--iwae-images": iwae_images, "--num-samples": num_samples}.items():
-        if value is not None and value < 0:
-            raise UserError(f"{name} is {value}: it must be 0 or more")
-    for name, value in {"--num-images": num_images, "--batch-size": batch_size, "--iwae-samples": iwae_samples}.items():
-        if value is not None and value < 1:
-            raise UserError(f"{name} is {value}: it must be at least 1")
+    Evaluation(
+        num_images=num_images,
+        batch_size=batch_size,
+        num_samples=num_samples,
+        iwae_images=iwae_images,
+        iwae_samples=iwae_samples,
+    ).check()
     if checkpoint not in ("best", "last"):
         raise UserError(f"--checkpoint is '{checkpoint}': it must be best or last")
     found = [runs.find_run(name) for name in given]

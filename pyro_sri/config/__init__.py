@@ -2,7 +2,7 @@
 
 from pyro_sri.config.air import AIRConfig
 from pyro_sri.config.emorl import EMORLConfig
-from pyro_sri.config.files import from_yaml, systems, to_yaml, typed_fields, with_fields
+from pyro_sri.config.files import from_yaml, systems, to_yaml, typed_fields, typed_value, with_fields
 from pyro_sri.config.genesis import GenesisConfig
 from pyro_sri.config.genesis_v2 import GenesisV2Config
 from pyro_sri.config.recurrent import RecurrentConfig
@@ -31,5 +31,6 @@ __all__ = [
     "systems",
     "to_yaml",
     "typed_fields",
+    "typed_value",
     "with_fields",
 ]

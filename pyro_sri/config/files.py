@@ -112,7 +112,7 @@ def typed_fields(
     for name, value in fields.items():
         if name not in known:
             raise UserError(f"{source} has an unknown field {shown(name)}: {nearest(shown(name), known)}")
-        typed[name] = _typed(value, types[name], f"{source}: field '{name}'")
+        typed[name] = typed_value(value, types[name], f"{source}: field '{name}'")
     return typed
 
 
@@ -146,7 +146,7 @@ def _fields(text: str, source: str) -> dict[str, Any]:
     return fields
 
 
-def _typed(value: Any, annotation: Any, where: str) -> Any:
+def typed_value(value: Any, annotation: Any, where: str) -> Any:
     """Checks a value read from YAML against a field's annotation."""
     if annotation is float and isinstance(value, str):
         with contextlib.suppress(ValueError):

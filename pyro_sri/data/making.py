@@ -23,7 +23,6 @@ from pyro_sri.data.generators.pieces import Pieces, folder_of, pieces_of
 from pyro_sri.data.writing import refuse_existing, write_dataset
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import from_home
-from pyro_sri.system.seeds import check_seed
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -91,13 +90,8 @@ def make_dataset(
     out = from_home(out)
     family = find_generator(name)
     size = family.default_size if size is None else size
-    smallest, largest = family.sizes
-    if not smallest <= size <= largest:
-        raise UserError(f"{name} cannot be made at size {size}; use a size from {smallest} to {largest}")
     counts = {"train": train, "val": val, "test": test}
-    if min(counts.values()) < 0 or not any(counts.values()):
-        raise UserError(f"cannot make {counts} images; counts must be 0 or more, and at least one of them positive")
-    check_seed(seed)
+    family.check_request(size, counts, seed)
     if workers < 1:
         raise UserError(f"workers is {workers}: it must be at least 1")
     parsed = family.parse_options(options or {})

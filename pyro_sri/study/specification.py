@@ -1,14 +1,16 @@
 """Study files: which systems are compared, on which data and seeds, and with which measures."""
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from pyro_sri.config import RunConfig, flag, nearest, typed_fields, with_fields
+from pyro_sri.config import RunConfig, flag, nearest, typed_fields, typed_value, with_fields
+from pyro_sri.data.format import SPLITS
 from pyro_sri.data.generators import find_generator
 from pyro_sri.evaluation import MEANINGS
 from pyro_sri.presets import Preset, find_preset
@@ -23,6 +25,8 @@ LARGEST_FILE = 1_000_000  # characters
 MOST_VALUES = 20_000  # of a file; a few lines with aliases could otherwise make any number of them
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")  # of rows and data sets, which name folders and files
 TINY_IMAGES: dict[str, Any] = {"train": 8, "val": 2, "test": 2}
+
+LEAST = {"num_images": 1, "batch_size": 1, "num_samples": 0, "iwae_images": 0, "iwae_samples": 1}
 
 STUDY_KEYS = ("title", "note", "data", "fields", "seeds", "evaluate", "measures", "curves", "rows")
 ROW_KEYS = ("title", "note", "preset", "fields", "published", "data", "same_as")
@@ -69,6 +73,17 @@ class Evaluation:
     iwae_images: int = 50
     iwae_samples: int = 64
     seed: int = 0
+
+    def check(self, named: Callable[[str], str] = flag) -> None:
+        """Raises UserError for a number out of range.
+
+        Args:
+            named: How a message names an option.
+        """
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"{named(name)} is {value}: it must be at least {least}")
 
     def words(self) -> list[str]:
         """The options that differ from the defaults, for a command line."""
@@ -174,14 +189,15 @@ def read_study(path: Path) -> Study:
     rows: dict[str, Row] = {}
     for key, row in _mapping(content["rows"], f"{where}: rows").items():
         rows[key] = _read_row(key, row, common, data, rows, where)
-    evaluation = typed_fields(Evaluation, _mapping(content.get("evaluate") or {}, where), f"{where}: evaluate")
+    evaluation = _read_evaluation(content.get("evaluate") or {}, f"{where}: evaluate")
+    _check_images(data, evaluation.split, f"{where}: data")
     return Study(
         source=path,
         title=_text(content["title"], f"{where}: title"),
         note=_text(content.get("note", ""), f"{where}: note"),
         data=data,
         seeds=_read_seeds(content.get("seeds", [0]), where),
-        evaluation=Evaluation(**evaluation),
+        evaluation=evaluation,
         measures=_read_measures(content.get("measures", ["ari_fg", "mse"]), where),
         curves=_read_curves(content.get("curves", ["val_nll"]), where),
         rows=rows,
@@ -202,11 +218,9 @@ def _read_row(key: str, content: Any, common: Mapping[str, Any], data: Any, rows
     if "same_as" in content:
         if {"preset", "fields", "data"} & content.keys():
             raise UserError(f"{where} has 'same_as': it cannot have a preset, fields or data of its own")
-        other = content["same_as"]
+        other = _text(content["same_as"], f"{where}: same_as")
         if other not in rows:
-            raise UserError(
-                f"{where} is the same as '{other}', which is not a row above it: {nearest(str(other), rows)}"
-            )
+            raise UserError(f"{where} is the same as '{other}', which is not a row above it: {nearest(other, rows)}")
         return replace(rows[other], key=key, published=published, **texts)
     if "preset" not in content:
         raise UserError(f"{where} has no preset: add one that 'pyro-sri presets' lists")
@@ -214,6 +228,11 @@ def _read_row(key: str, content: Any, common: Mapping[str, Any], data: Any, rows
         preset = find_preset(str(content["preset"]))
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
+    if preset.suits_data:
+        raise UserError(
+            f"{where}: {preset.config.preset} chooses its settings for one data file, but the runs of a row are to be "
+            "the same on any data: use the preset sri-quick, with fields that 'pyro-sri data suggest F.h5' prints"
+        )
     config = configure(preset, {**common, **_mapping(content.get("fields") or {}, where)}, where)
     name = _read_choice(content.get("data"), data, where)
     config = _with_image_size(config, data[name], where)
@@ -280,11 +299,14 @@ def _read_one(content: Mapping[str, Any], name: str, path: Path, where: str) -> 
     options = typed_fields(generator.options, {k: v for k, v in given.items() if not isinstance(v, list)}, where)
     options |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     values = typed_fields(Data, {k: v for k, v in content.items() if k in shared}, where)
+    data = Data(name, options=options, **values)
+    size = generator.default_size if data.size is None else data.size
     try:
         generator.parse_options(options)
+        generator.check_request(size, {split: getattr(data, split) for split in SPLITS}, data.seed)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    return Data(name, options=options, **({"size": generator.default_size} | values))
+    return replace(data, size=size)
 
 
 def _read_choice(content: Any, data: Mapping[str, Data], where: str) -> str:
@@ -293,9 +315,35 @@ def _read_choice(content: Any, data: Mapping[str, Data], where: str) -> str:
         return next(iter(data))
     if content is None:
         raise UserError(f"{where} does not name its data: add 'data', one of {', '.join(data)}")
-    if content not in data:
-        raise UserError(f"{where} asks for the data '{content}': {nearest(str(content), data)}")
-    return str(content)
+    name = _text(content, f"{where}: data")
+    if name not in data:
+        raise UserError(f"{where} asks for the data '{name}': {nearest(name, data)}")
+    return name
+
+
+def _read_evaluation(content: Any, where: str) -> Evaluation:
+    evaluation = Evaluation(**typed_fields(Evaluation, _mapping(content, where), where))
+    evaluation.check(lambda name: f"{where}: {name}")
+    if evaluation.split not in SPLITS:
+        raise UserError(f"{where}: there is no split '{evaluation.split}': {nearest(evaluation.split, SPLITS)}")
+    _check_seed(evaluation.seed, where)
+    return evaluation
+
+
+def _check_images(data: Mapping[str, Data], split: str, where: str) -> None:
+    """Raises UserError if a data set would have no images to train on or to evaluate."""
+    for known in data.values():
+        if known.file is None:
+            for name in ("train", split):
+                if getattr(known, name) < 1:
+                    raise UserError(f"{where}: '{known.name}' has no {name} images: make '{name}' at least 1")
+
+
+def _check_seed(seed: int, where: str) -> None:
+    try:
+        check_seed(seed)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _read_seeds(content: Any, where: str) -> tuple[int, ...]:
@@ -304,10 +352,7 @@ def _read_seeds(content: Any, where: str) -> tuple[int, ...]:
     if len(set(content)) < len(content):
         raise UserError(f"{where}: a seed occurs twice in seeds: leave one out")
     for seed in content:
-        try:
-            check_seed(seed)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from error
+        _check_seed(seed, where)
     return tuple(content)
 
 
@@ -327,12 +372,14 @@ def _read_curves(content: Any, where: str) -> tuple[str, ...]:
 
 
 def _read_published(content: Any, where: str) -> dict[str, float]:
-    values = _mapping(content, f"{where}: published")
-    for name, value in values.items():
-        _check_measure(name, f"{where}: published")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"{where}: the published {name} is not a number")
-    return {name: float(value) for name, value in values.items()}
+    where = f"{where}: published"
+    values = {}
+    for name, value in _mapping(content, where).items():
+        _check_measure(name, where)
+        values[name] = typed_value(value, float, f"{where}: {name}")
+        if not math.isfinite(values[name]):
+            raise UserError(f"{where}: {name} is {value}: it must be a number")
+    return values
 
 
 def _check_measure(name: str, where: str) -> None:

@@ -62,7 +62,25 @@ def test_what_is_read(tmp_path: Path) -> None:
         ("learning_rate: 1e-3", "seed: 3", ["row 'sri'", "seeds"]),
         ("learning_rate: 1e-3", "dataset: rooms", ["row 'sri'", "dataset"]),
         ("ari_fg: 0.7", "fid: 0.7", ["row 'sri'", "'fid'"]),
-        ("ari_fg: 0.7", "ari_fg: good", ["row 'sri'", "number"]),
+        ("ari_fg: 0.7", "ari_fg: good", ["row 'sri'", "float"]),
+        ("ari_fg: 0.7", "ari_fg: .inf", ["row 'sri'", "number"]),
+        ("ari_fg: 0.7", "ari_fg: [0.7]", ["row 'sri'", "ari_fg", "float"]),
+        ("same_as: sri", "same_as: [sri]", ["row 'all'", "same_as", "text"]),
+        ("preset: sri-quick", "preset: sri-own", ["row 'sri'", "sri-own", "data suggest"]),
+        ("preset: sri-quick", "preset: sri-quick, data: [towers]", ["row 'sri'", "data", "text"]),
+        ("preset: sri-quick", "preset: sri-quick, data: rooms", ["row 'sri'", "'rooms'"]),
+        ("num_images: 2", "num_images: 0", ["evaluate: num_images is 0", "at least 1"]),
+        ("num_images: 2", "batch_size: -1", ["evaluate: batch_size is -1"]),
+        ("num_images: 2", "iwae_samples: 0", ["evaluate: iwae_samples is 0"]),
+        ("num_images: 2", "num_samples: -1", ["evaluate: num_samples is -1"]),
+        ("num_images: 2", "seed: -1", ["evaluate", "out of range"]),
+        ("num_images: 2", "split: tset", ["evaluate", "'tset'", "'test'"]),
+        ("num_images: 2", "checkpoint: lats", ["evaluate", "'lats'", "'last'"]),
+        ("train: 8", "train: 0", ["data", "'towers' has no train images"]),
+        ("test: 2", "test: 0", ["data", "'towers' has no test images"]),
+        ("val: 2", "val: -1", ["data", "val -1"]),
+        ("size: 32", "size: 4000", ["data", "4000"]),
+        ("size: 32", "size: 32, seed: -1", ["data", "out of range"]),
         ("same_as: sri", "same_as: sir", ["row 'all'", "'sir'", "'sri'"]),
         ("same_as: sri", "same_as: sri, preset: sri-quick", ["row 'all'"]),
         ("all: {", "sri: {", ["'sri' twice"]),
@@ -78,6 +96,16 @@ def test_mistakes_name_file_row_and_the_right_word(tmp_path: Path, old: str, new
     assert "\n" not in message
     for word in ["mine.yaml", *words]:
         assert word in message
+
+
+def test_numbers_that_yaml_takes_for_text(tmp_path: Path) -> None:
+    study = read(tmp_path, STUDY.replace("ari_fg: 0.7", "ari_fg: 4e-1"))
+    assert study.rows["sri"].published == {"ari_fg": 0.4}
+
+
+def test_a_split_without_images_may_be_left_out(tmp_path: Path) -> None:
+    text = STUDY.replace("test: 2", "test: 0").replace("num_images: 2", "split: val")
+    assert read(tmp_path, text).data["towers"].test == 0
 
 
 def test_aliases_do_not_multiply(tmp_path: Path) -> None:

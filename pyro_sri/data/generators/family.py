@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pyro_sri.data.format import SceneArrays
 from pyro_sri.data.masks import one_hot_masks
 from pyro_sri.system.errors import UserError
+from pyro_sri.system.seeds import check_seed
 
 
 class Drawn(NamedTuple):
@@ -57,6 +58,16 @@ class Generator:
     make: Callable[[Sequence[np.random.Generator], int, Any, str], Drawn]
     background_entities: tuple[int, ...] = (0,)
     scenes_per_task: int = 256
+
+    def check_request(self, size: int, counts: Mapping[str, int], seed: int) -> None:
+        """Raises UserError for a size, numbers of images by split, or a seed with which no data set can be made."""
+        smallest, largest = self.sizes
+        if not smallest <= size <= largest:
+            raise UserError(f"{self.name} cannot be made at size {size}; use a size from {smallest} to {largest}")
+        if min(counts.values()) < 0 or not any(counts.values()):
+            told = ", ".join(f"{split} {count}" for split, count in counts.items())
+            raise UserError(f"cannot make {told} images; numbers must be 0 or more, and at least one of them positive")
+        check_seed(seed)
 
     def parse_options(self, values: Mapping[str, object]) -> Any:
         """The options object with these values in place of the defaults.
