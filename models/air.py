@@ -52,6 +52,11 @@ class GreyImage(TorchDistribution):
         """sigma^2 everywhere, [.., 3, H, W]."""
         return self.scale.square().expand(self.shape())
 
+    @property
+    def nll_floor(self) -> float:
+        """The lowest possible -log p(x | z): HW ln(sigma sqrt(2 pi)) nats, for a perfect reconstruction."""
+        return math.prod(self.mean_image.shape[-2:]) * (HALF_LOG_2PI + float(self.scale.log()))
+
     def expand(self, batch_shape: Any, _instance: Any = None) -> "GreyImage":
         """The same distribution over a larger batch."""
         return GreyImage(

@@ -316,18 +316,28 @@ class ImageLikelihood:
             raise ValueError("a Gaussian image likelihood has one pixel standard deviation, not two")
 
     @property
+    def pixel_stds(self) -> tuple[float, ...]:
+        """Every sigma that a slot may have."""
+        return tuple({self.pixel_std, self.first_pixel_std or self.pixel_std})
+
+    @property
     def nll_floor(self) -> float:
         """The lowest possible -log p(x | z), in nats per pixel and channel: ln(sigma sqrt(2 pi)), or ln(sigma)."""
-        least = min(self.pixel_std, self.first_pixel_std or self.pixel_std)
-        return math.log(least) + (HALF_LOG_2PI if self.normalised else 0.0)
+        return self.nats(0.0)
 
     def nats(self, squared_error: float) -> float:
-        """NLL in nats per pixel and channel of an image painted by one slot with this mean squared error."""
-        return self.nll_floor + squared_error / (2 * self.pixel_std**2)
+        """NLL in nats per pixel and channel of an image with this mean squared error, painted by the best slot.
+
+        This is ln(sigma) + squared_error / (2 sigma^2), and 0.5 ln(2 pi) if normalised. If the first slot has its own
+        sigma, it is the smaller of the two values.
+        """
+        nats = min(math.log(std) + squared_error / (2 * std**2) for std in self.pixel_stds)
+        return nats + (HALF_LOG_2PI if self.normalised else 0.0)
 
     def squared_error(self, nats: float) -> float:
-        """The mean squared error for such an NLL: the inverse of `nats`."""
-        return (nats - self.nll_floor) * 2 * self.pixel_std**2
+        """The mean squared error for such an NLL: the inverse of `nats`. Negative below the floor."""
+        nats = nats - (HALF_LOG_2PI if self.normalised else 0.0)
+        return max((nats - math.log(std)) * 2 * std**2 for std in self.pixel_stds)
 
     def __call__(self, rgb: Tensor, log_masks: Tensor) -> GaussianImage | MixtureImage:
         """The distribution of images given slot colours [.., K, 3, H, W] and log masks [.., K, 1, H, W]."""

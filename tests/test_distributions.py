@@ -67,6 +67,36 @@ def test_unnormalised_leaves_out_one_constant(parts: tuple[torch.Tensor, ...], k
     assert_relative(without.log_prob(x) - constant, with_constant.log_prob(x), 1e-12)
 
 
+LIKELIHOODS = [
+    ImageLikelihood(kind=kind, mixture=mixture, normalised=normalised, pixel_std=STD, first_pixel_std=first)
+    for kind, mixture, first in [
+        ("gaussian", "channel", None),
+        *(("mog", mixture, first) for mixture in ("channel", "pixel") for first in (None, 0.1, 0.9)),
+    ]
+    for normalised in (True, False)
+]
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=repr)
+def test_no_image_has_a_lower_nll_than_the_floor(likelihood: ImageLikelihood, parts: tuple[torch.Tensor, ...]) -> None:
+    rgb, log_masks, x = parts
+    exact = x[:, None].expand_as(rgb)
+    one = (torch.eye(K, dtype=torch.float64) + 1e-300).log()[
+        :, None, :, None, None, None
+    ]  # all in a slot, [K, 1, K, ..]
+    floor = likelihood(rgb, log_masks).nll_floor
+    assert floor == pytest.approx(3 * SIZE**2 * likelihood.nll_floor)
+    for colours in (rgb, exact):
+        for masks in (log_masks, *one.expand(K, B, K, 1, SIZE, SIZE)):
+            assert (-likelihood(colours, masks).log_prob(x) >= floor - 1e-9).all()
+    for error in (0.0, 0.003, 0.05, 0.3):
+        painted = [-likelihood(exact + error**0.5, masks).log_prob(x) for masks in one.expand(K, B, K, 1, SIZE, SIZE)]
+        nats = likelihood.nats(error)
+        torch.testing.assert_close(torch.stack(painted).amin(0), torch.full((B,), 3 * SIZE**2 * nats).double())
+        assert likelihood.squared_error(nats) == pytest.approx(error)
+    assert likelihood.squared_error(likelihood.nll_floor - 0.1) < 0
+
+
 @pytest.mark.parametrize("mixture", ["channel", "pixel"])
 @pytest.mark.parametrize("std", [0.7, 0.01])
 def test_mixture_is_stable_in_float32(std: float, mixture: str) -> None:

@@ -176,6 +176,7 @@ def test_grey_image_counts_each_pixel_once() -> None:
     assert dist.sample((7,)).shape == (7, 5, 3, 4, 4)
     assert dist.mean.shape == dist.variance.shape == (5, 3, 4, 4)
     assert dist.expand((2, 5)).log_prob(images).shape == (2, 5)
+    assert -dist.log_prob(dist.mean).max().item() == pytest.approx(dist.nll_floor)
 
 
 def test_colour_is_averaged() -> None:
