@@ -6,7 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_sri.evaluation.likelihood import SCENES_AT_ONCE, bound_of_log_weights, draw_posterior, effective_sample_size
+from pyro_sri.evaluation.likelihood import (
+    SCENES_AT_ONCE,
+    NoBoundError,
+    bound_of_log_weights,
+    draw_posterior,
+    effective_sample_size,
+)
 from pyro_sri.evaluation.measures import NO_BOUND, Meaning, Meanings, Metrics, mean_and_error, missing
 from pyro_sri.metrics import bits_per_dimension
 from pyro_sri.metrics.predictive import image_statistics, predictive_p_values
@@ -76,7 +82,10 @@ def evaluate_draws(
     p_values: dict[str, list[np.ndarray]] = {}
     done = image_size = 0
     for images in batches:
-        log_weights, observed, replicated = _draw(model, guide, images, num_samples)
+        try:
+            log_weights, observed, replicated = _draw(model, guide, images, num_samples)
+        except NoBoundError as error:
+            return missing(str(error), "iwae_bpd")
         for size, parts in bounds.items():
             parts.append(bound_of_log_weights(log_weights, size))
         sizes.append(effective_sample_size(log_weights))

@@ -228,6 +228,25 @@ def test_latents_that_the_guide_lacks_are_drawn_from_the_prior() -> None:
         case.elbo.terms(case.model, hidden, case.images)
 
 
+@pytest.mark.parametrize("system", ["genesis_v2", "genesis", "recurrent"])
+def test_a_latent_that_all_images_share_counts_once(system: str) -> None:
+    case = build(system)
+
+    def under_weather(program: Any, loc: float) -> Any:
+        def story(*args: Any, **kwargs: Any) -> Any:
+            for name in ("weather", "climate"):
+                pyro.sample(name, dist.Normal(torch.full((2,), loc), 1.0).to_event(1))
+            return program(*args, **kwargs)
+
+        return story
+
+    pair = under_weather(case.model, 0.0), under_weather(case.guide, 20.0)
+    terms = seeded(lambda: case.elbo.terms(*pair, case.images))
+    expected = seeded(lambda: STOCK[system][0]().loss(*pair, case.images))
+    assert all(term.shape == (COUNT,) for term in terms.values())
+    assert case.elbo.negative_elbo(terms).sum().item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_what_the_guide_alone_scores_counts() -> None:
     case = build("genesis_v2")
 

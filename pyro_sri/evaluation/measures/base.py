@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyro_sri.inference import Explanation
+from pyro_sri.inference import NO_BOUND, Explanation
 from pyro_sri.metrics import with_background
 from pyro_sri.metrics.structure import Rule
 
 Metrics = dict[str, float | int | str | None]
 
 NO_MASKS = "the data has no masks"
-NO_BOUND = "an auto-encoder has no prior, so there is no bound on log p(x)"
 NO_RULE = "the structural rules are only for towers, stacks, rooms and CLEVR"
 
 
