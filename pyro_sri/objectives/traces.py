@@ -234,7 +234,7 @@ def _is_of_images(site: Site, num_images: int) -> bool:
 
 
 def _per_image(score: Tensor, site: Site, num_images: int | None) -> Tensor:
-    """Converts a score of any shape to a score per image [B] with the same sum. Unchanged if their number is unknown."""
+    """Converts a score of any shape to a score per image [B] with the same sum; unchanged if B is not known."""
     if num_images is None:
         return score
     if _is_of_images(site, num_images):

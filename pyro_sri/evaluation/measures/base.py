@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyro_sri.inference import NO_BOUND, Explanation
+from pyro_sri.inference import Explanation
 from pyro_sri.metrics import with_background
 from pyro_sri.metrics.structure import Rule
 

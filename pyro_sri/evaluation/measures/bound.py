@@ -17,7 +17,6 @@ from pyro_sri.evaluation.measures.base import (
 from pyro_sri.inference import Explanation
 from pyro_sri.metrics import bits_per_dimension, mean_squared_error
 
-
 ALWAYS = ("mse", "nll", "nll_above_floor", "kl", "bpd", "bpd_with_cross")  # other terms are left out if they are 0
 
 
