@@ -8,22 +8,51 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.contrib.autoname.scoping import ScopeMessenger
 from pyro.distributions import Delta, Independent, Normal
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
+from pyro.poutine.block_messenger import BlockMessenger
 from pyro.poutine.condition_messenger import ConditionMessenger
+from pyro.poutine.do_messenger import DoMessenger
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.equalize_messenger import EqualizeMessenger
+from pyro.poutine.infer_config_messenger import InferConfigMessenger
+from pyro.poutine.lift_messenger import LiftMessenger
 from pyro.poutine.mask_messenger import MaskMessenger
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.reparam_messenger import ReparamMessenger
+from pyro.poutine.replay_messenger import ReplayMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.scale_messenger import ScaleMessenger
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_sri.programs import record_of
+from pyro_sri.system.errors import UserError
 
 Site = Any  # the entry of a sample statement in a trace
 
-WEIGH_OR_FIX = (ScaleMessenger, MaskMessenger, ConditionMessenger)
+# Handlers around an objective that the model hears as the guide does: they weigh, mark, fix or hide sites.
+HEARD = (
+    ScaleMessenger,
+    MaskMessenger,
+    ConditionMessenger,
+    ReplayMessenger,
+    InferConfigMessenger,
+    BlockMessenger,
+)
+# Those that put other sites in place of the guide's, which then have no counterpart in the model.
+REFUSED: dict[type[Messenger], str] = {
+    DoMessenger: "poutine.do",
+    ReparamMessenger: "poutine.reparam",
+    UnconditionMessenger: "poutine.uncondition",
+    EqualizeMessenger: "poutine.equalize",
+    EnumMessenger: "poutine.enum",
+    LiftMessenger: "poutine.lift",
+    ScopeMessenger: "scope",
+}
 
 
 class _Replay(Messenger):
@@ -45,13 +74,24 @@ class _Replay(Messenger):
 
 @contextlib.contextmanager
 def _unseen() -> Iterator[None]:
-    """Hides the sites inside from enclosing handlers, except from those that scale, mask or condition."""
-    heard = [copy.copy(handler) for handler in _PYRO_STACK if isinstance(handler, WEIGH_OR_FIX)]
+    """Hides the sites inside from enclosing handlers, except from those that the model hears as the guide does."""
+    heard = [copy.copy(handler) for handler in _PYRO_STACK if isinstance(handler, HEARD)]
     with contextlib.ExitStack() as handlers:
         handlers.enter_context(poutine.block(hide_fn=lambda msg: msg["type"] == "sample"))
         for handler in heard:
             handlers.enter_context(handler)
         yield
+
+
+def _check_handlers() -> None:
+    """Raises UserError if an enclosing handler puts other sites in place of the guide's."""
+    for handler in _PYRO_STACK:
+        for kind, name in REFUSED.items():
+            if isinstance(handler, kind):
+                raise UserError(
+                    f"{name} cannot enclose an objective: it changes what the guide draws, and the model does not "
+                    "follow; apply it to the model alone, or fix draws with poutine.condition"
+                )
 
 
 def run_against(model: Callable[..., Any], guide_trace: Trace, *args: Any, **kwargs: Any) -> Trace:
@@ -60,7 +100,11 @@ def run_against(model: Callable[..., Any], guide_trace: Trace, *args: Any, **kwa
     Each site gets the entries `term`, the term of its KL or None, `inferred`, whether it is a latent that the guide
     drew, and `num_images`, the size of the model's plate `scenes` or None. Latents that the guide does not have are
     drawn from the prior, so their KL is 0. A warning names them.
+
+    Raises:
+        UserError: If an enclosing handler replaces sites, such as `poutine.do` and `poutine.reparam`.
     """
+    _check_handlers()
     replay = _Replay(guide_trace)
     with _unseen(), poutine.trace() as recorder, replay:
         model(*args, **kwargs)
