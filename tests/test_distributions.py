@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from pyro_sri.distributions import (
     GaussianImage,
     ImageLikelihood,
     MixtureImage,
+    diagonal_normal,
     genesis_posterior_raw,
     genesis_posterior_scale,
     genesis_prior_scale,
@@ -95,6 +97,27 @@ def test_no_image_has_a_lower_nll_than_the_floor(likelihood: ImageLikelihood, pa
         torch.testing.assert_close(torch.stack(painted).amin(0), torch.full((B,), 3 * SIZE**2 * nats).double())
         assert likelihood.squared_error(nats) == pytest.approx(error)
     assert likelihood.squared_error(likelihood.nll_floor - 0.1) < 0
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=repr)
+def test_autocast_leaves_densities_in_float32(likelihood: ImageLikelihood, parts: tuple[torch.Tensor, ...]) -> None:
+    """Only the colours and masks are rounded, as the networks return them; not sigma, nor sums over pixels."""
+    rgb, log_masks, x = (part.bfloat16() for part in parts)
+    exact = likelihood(rgb.double(), log_masks.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = likelihood(rgb, log_masks)
+        assert_relative(rounded.log_prob(x.float()).double(), exact.log_prob(x.double()), 1e-5)
+        assert_relative(rounded.mean.double(), exact.mean, 1e-6)
+    assert rounded.nll_floor == pytest.approx(exact.nll_floor, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [sri_scale, genesis_posterior_scale, genesis_prior_scale])
+def test_scales_of_rounded_outputs_are_in_float32(scale: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    raw = torch.linspace(-12, 8, 50).bfloat16()
+    dist = diagonal_normal(raw, scale(raw))
+    exact = diagonal_normal(raw.double(), scale(raw.double()))
+    assert_relative(dist.stddev.double(), exact.stddev, 1e-5)
+    assert_relative(dist.log_prob(torch.zeros(50)).double(), exact.log_prob(torch.zeros(50).double()), 1e-5)
 
 
 @pytest.mark.parametrize("mixture", ["channel", "pixel"])
