@@ -261,7 +261,8 @@ def _labels(
 ) -> tuple[Labels, Labels, tuple[int, ...]]:
     check_true_masks(true_masks)
     true_labels, predicted_labels = entity_labels(true_masks), slot_labels(predicted_masks)
-    predicted_labels[~np.asarray(predicted_masks).any(axis=1)[..., 0]] = -1
+    covered = (np.asarray(predicted_masks) != 0).any(axis=1)[..., 0]
+    predicted_labels[~covered] = -1
     if true_labels.shape != predicted_labels.shape:
         raise ValueError(
             "true_masks and predicted_masks differ in images or size: "
