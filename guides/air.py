@@ -12,7 +12,17 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_sri.models.air import AIRModel, as_grey, normal_if
-from pyro_sri.nn import SCALE_FLOOR, WHERE_SIZE, Latents, State, StepLSTM, WindowDecoder, WindowEncoder, place_windows
+from pyro_sri.nn import (
+    SCALE_FLOOR,
+    WHERE_SIZE,
+    Latents,
+    State,
+    StepLSTM,
+    WindowDecoder,
+    WindowEncoder,
+    in_single,
+    place_windows,
+)
 from pyro_sri.programs import Program
 
 
@@ -117,7 +127,7 @@ class AIRGuide(Program):
 
         The first is 0 if the object `before` [B] was already absent.
         """
-        presence, loc, raw_scale = outputs.split([1, WHERE_SIZE, WHERE_SIZE], -1)
+        presence, loc, raw_scale = in_single(outputs).split([1, WHERE_SIZE, WHERE_SIZE], -1)
         probability = torch.sigmoid(presence[:, 0]).nan_to_num() * before  # a GPU that draws from NaN stops for good
         return probability, self.where_loc + loc, self.where_scale * F.softplus(raw_scale).clamp(min=SCALE_FLOOR)
 

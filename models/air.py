@@ -11,9 +11,9 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_sri.distributions import HALF_LOG_2PI, StandardNormal, diagonal_normal
+from pyro_sri.distributions import HALF_LOG_2PI, StandardNormal, diagonal_normal, scale_like
 from pyro_sri.models.image import batch_size
-from pyro_sri.nn import WindowDecoder, place_windows
+from pyro_sri.nn import WindowDecoder, in_single, place_windows
 from pyro_sri.programs import Latents, Program, Record
 
 
@@ -38,8 +38,8 @@ class GreyImage(TorchDistribution):
     log_normaliser = 0.0
 
     def __init__(self, mean_image: Tensor, scale: Tensor | float, *, validate_args: bool | None = None) -> None:
-        self.mean_image = mean_image
-        self.scale = scale.to(mean_image) if isinstance(scale, Tensor) else mean_image.new_full((), scale)
+        self.mean_image = in_single(mean_image)
+        self.scale = scale_like(self.mean_image, scale)
         super().__init__(mean_image.shape[:-2], torch.Size([3, *mean_image.shape[-2:]]), validate_args=validate_args)
 
     @property
@@ -51,6 +51,11 @@ class GreyImage(TorchDistribution):
     def variance(self) -> Tensor:
         """sigma^2 everywhere, [.., 3, H, W]."""
         return self.scale.square().expand(self.shape())
+
+    @property
+    def nll_floor(self) -> float:
+        """The lowest possible -log p(x | z): HW ln(sigma sqrt(2 pi)) nats, for a perfect reconstruction."""
+        return math.prod(self.mean_image.shape[-2:]) * (HALF_LOG_2PI + float(self.scale.log()))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "GreyImage":
         """The same distribution over a larger batch."""

@@ -4,7 +4,7 @@ import pyro
 from torch import Tensor
 
 from pyro_sri.distributions import ImageLikelihood, reconstruct
-from pyro_sri.nn import SlotImages
+from pyro_sri.nn import SlotImages, in_single
 from pyro_sri.system.errors import UserError
 
 
@@ -19,7 +19,7 @@ def sample_image(likelihood: ImageLikelihood, slot_images: SlotImages, images: T
         slot_images: The decoded slots.
         images: Observed images [B, 3, H, W] in [0, 1]; None to sample.
     """
-    rgb, log_masks = slot_images
+    rgb, log_masks = map(in_single, slot_images)
     pyro.deterministic("slot_rgb", rgb, event_dim=4)
     pyro.deterministic("slot_masks", log_masks.exp(), event_dim=4)
     pyro.deterministic("reconstruction", reconstruct(rgb, log_masks), event_dim=3)

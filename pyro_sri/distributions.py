@@ -16,6 +16,8 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_sri.nn import in_single
+
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 SOFTPLUS_CEILING = 80.0  # above it exp overflows in float32, and no variance needs to be larger than 80
@@ -26,18 +28,18 @@ GENESIS_PRIOR_SHIFT, GENESIS_PRIOR_FLOOR = 4.0, 1e-4
 
 def sri_scale(raw: Tensor) -> Tensor:
     """Standard deviation sqrt(ln(1 + exp(min(raw, 80))) + 1e-5): the softplus is the variance (SRI, EMORL)."""
-    raw = F.hardtanh(raw, -torch.inf, SOFTPLUS_CEILING)  # a clamp whose gradient is one kernel, not three
+    raw = F.hardtanh(in_single(raw), -torch.inf, SOFTPLUS_CEILING)  # a clamp whose gradient is one kernel, not three
     return (F.softplus(raw) + VARIANCE_FLOOR).sqrt()
 
 
 def genesis_posterior_scale(raw: Tensor) -> Tensor:
     """Standard deviation softplus(raw + 0.5) + 1e-8 of the posteriors of GENESIS and GENESIS-v2."""
-    return F.softplus(raw + GENESIS_POSTERIOR_SHIFT) + GENESIS_POSTERIOR_FLOOR
+    return F.softplus(in_single(raw) + GENESIS_POSTERIOR_SHIFT) + GENESIS_POSTERIOR_FLOOR
 
 
 def genesis_prior_scale(raw: Tensor) -> Tensor:
     """Standard deviation sigmoid(raw + 4) + 1e-4 of the learned priors of GENESIS and GENESIS-v2."""
-    return torch.sigmoid(raw + GENESIS_PRIOR_SHIFT) + GENESIS_PRIOR_FLOOR
+    return torch.sigmoid(in_single(raw) + GENESIS_PRIOR_SHIFT) + GENESIS_PRIOR_FLOOR
 
 
 def sri_raw(scale: float) -> float:
@@ -51,8 +53,8 @@ def genesis_posterior_raw(scale: float) -> float:
 
 
 def diagonal_normal(loc: Tensor, scale: Tensor, event_dim: int = 1) -> Independent:
-    """Normal(loc, diag(scale^2)) over the last `event_dim` dimensions."""
-    return Normal(loc, scale).to_event(event_dim)
+    """Normal(loc, diag(scale^2)) over the last `event_dim` dimensions, at least in float32."""
+    return Normal(in_single(loc), in_single(scale)).to_event(event_dim)
 
 
 def moments(posterior: Any) -> tuple[Tensor, Tensor]:
@@ -127,6 +129,11 @@ def reconstruct(rgb: Tensor, log_masks: Tensor) -> Tensor:
     return (log_masks.exp() * rgb).sum(-4)
 
 
+def scale_like(values: Tensor, scale: Tensor | float) -> Tensor:
+    """A standard deviation as a tensor of the same type and on the same device as some values."""
+    return scale.to(values) if isinstance(scale, Tensor) else values.new_full((), scale)
+
+
 class _SlotImageDistribution(TorchDistribution):
     """Base of the two likelihoods: slots' colours and masks, one standard deviation, images as events."""
 
@@ -147,9 +154,8 @@ class _SlotImageDistribution(TorchDistribution):
         normalised: bool = True,
         validate_args: bool | None = None,
     ) -> None:
-        self.rgb = rgb
-        self.log_masks = log_masks
-        self.scale = scale.to(rgb) if isinstance(scale, Tensor) else rgb.new_full((), scale)
+        self.rgb, self.log_masks = in_single(rgb), in_single(log_masks)
+        self.scale = scale_like(self.rgb, scale)
         self.normalised = normalised
         batch_shape, event_shape = rgb.shape[:-4], rgb.shape[-3:]
         super().__init__(batch_shape, event_shape, validate_args=validate_args)
@@ -316,18 +322,28 @@ class ImageLikelihood:
             raise ValueError("a Gaussian image likelihood has one pixel standard deviation, not two")
 
     @property
+    def pixel_stds(self) -> tuple[float, ...]:
+        """Every sigma that a slot may have."""
+        return tuple({self.pixel_std, self.first_pixel_std or self.pixel_std})
+
+    @property
     def nll_floor(self) -> float:
         """The lowest possible -log p(x | z), in nats per pixel and channel: ln(sigma sqrt(2 pi)), or ln(sigma)."""
-        least = min(self.pixel_std, self.first_pixel_std or self.pixel_std)
-        return math.log(least) + (HALF_LOG_2PI if self.normalised else 0.0)
+        return self.nats(0.0)
 
     def nats(self, squared_error: float) -> float:
-        """NLL in nats per pixel and channel of an image painted by one slot with this mean squared error."""
-        return self.nll_floor + squared_error / (2 * self.pixel_std**2)
+        """NLL in nats per pixel and channel of an image with this mean squared error, painted by the best slot.
+
+        This is ln(sigma) + squared_error / (2 sigma^2), and 0.5 ln(2 pi) if normalised. If the first slot has its own
+        sigma, it is the smaller of the two values.
+        """
+        nats = min(math.log(std) + squared_error / (2 * std**2) for std in self.pixel_stds)
+        return nats + (HALF_LOG_2PI if self.normalised else 0.0)
 
     def squared_error(self, nats: float) -> float:
-        """The mean squared error for such an NLL: the inverse of `nats`."""
-        return (nats - self.nll_floor) * 2 * self.pixel_std**2
+        """The mean squared error for such an NLL: the inverse of `nats`. Negative below the floor."""
+        nats = nats - (HALF_LOG_2PI if self.normalised else 0.0)
+        return max((nats - math.log(std)) * 2 * std**2 for std in self.pixel_stds)
 
     def __call__(self, rgb: Tensor, log_masks: Tensor) -> GaussianImage | MixtureImage:
         """The distribution of images given slot colours [.., K, 3, H, W] and log masks [.., K, 1, H, W]."""
@@ -335,6 +351,6 @@ class ImageLikelihood:
             return GaussianImage(rgb, log_masks, self.pixel_std, normalised=self.normalised)
         scale: Tensor | float = self.pixel_std
         if self.first_pixel_std is not None:
-            scale = rgb.new_full((rgb.shape[-4], 1, 1, 1), self.pixel_std)
+            scale = in_single(rgb).new_full((rgb.shape[-4], 1, 1, 1), self.pixel_std)
             scale[0].fill_(self.first_pixel_std)  # an assignment would copy the number from the host
         return MixtureImage(rgb, log_masks, scale, normalised=self.normalised, mixture=self.mixture)

@@ -14,11 +14,12 @@ from pyro_sri.guides.air import MostLikely
 from pyro_sri.matching import permute_slots
 from pyro_sri.objectives import Terms, TermsELBO, objective_of
 from pyro_sri.objectives.base import Traces
-from pyro_sri.objectives.traces import run_against
+from pyro_sri.objectives.traces import no_share_of_an_image, run_against
 from pyro_sri.programs import Guide, Model, Record, check_range, device_of, evaluating, record_of
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.seeds import keeping_random_state
 
+NO_BOUND = "an auto-encoder has no prior, so there is no bound on log p(x)"
 SCENES_AT_ONCE = 16  # scenes decoded together; with 9 slots of 64x64, they take about half a GB
 
 
@@ -50,7 +51,7 @@ class Explanation(NamedTuple):
         log_normaliser: The constant that an unnormalised likelihood leaves out of its `nll`, in nats per image.
         nll_floor: The lowest possible `nll`, or None if the likelihood has none.
         codes: The slots' codes (for GENESIS, those of the components). None for systems without codes, such as AIR.
-        has_bound: Whether the terms form a bound on log p(x). For an auto-encoder, which has no prior, they do not.
+        no_bound: Why the terms form no bound on log p(x) of each image, or None if they do.
         counts: The number of objects [B], for guides that count objects, or None.
     """
 
@@ -65,7 +66,7 @@ class Explanation(NamedTuple):
     log_normaliser: float
     nll_floor: float | None = None
     codes: Codes | None = None
-    has_bound: bool = True
+    no_bound: str | None = None
     counts: Tensor | None = None
 
 
@@ -126,7 +127,7 @@ def _explain(model: Model, guide: Guide, images: Tensor, elbo: TermsELBO, imagin
         log_normaliser=getattr(traces.model.nodes["image"]["fn"], "log_normaliser", 0.0),
         nll_floor=getattr(traces.model.nodes["image"]["fn"], "nll_floor", None),
         codes=_codes(elbo, traces, record),
-        has_bound=record.has_prior,
+        no_bound=no_share_of_an_image(len(images), traces.model, traces.guide) if record.has_prior else NO_BOUND,
         counts=_counts(record, value),
     )
 

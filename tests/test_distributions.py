@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from pyro_sri.distributions import (
     GaussianImage,
     ImageLikelihood,
     MixtureImage,
+    diagonal_normal,
     genesis_posterior_raw,
     genesis_posterior_scale,
     genesis_prior_scale,
@@ -65,6 +67,57 @@ def test_unnormalised_leaves_out_one_constant(parts: tuple[torch.Tensor, ...], k
     assert without.log_normaliser == pytest.approx(constant)
     assert with_constant.log_normaliser == 0
     assert_relative(without.log_prob(x) - constant, with_constant.log_prob(x), 1e-12)
+
+
+LIKELIHOODS = [
+    ImageLikelihood(kind=kind, mixture=mixture, normalised=normalised, pixel_std=STD, first_pixel_std=first)
+    for kind, mixture, first in [
+        ("gaussian", "channel", None),
+        *(("mog", mixture, first) for mixture in ("channel", "pixel") for first in (None, 0.1, 0.9)),
+    ]
+    for normalised in (True, False)
+]
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=repr)
+def test_no_image_has_a_lower_nll_than_the_floor(likelihood: ImageLikelihood, parts: tuple[torch.Tensor, ...]) -> None:
+    rgb, log_masks, x = parts
+    exact = x[:, None].expand_as(rgb)
+    one = (torch.eye(K, dtype=torch.float64) + 1e-300).log()[
+        :, None, :, None, None, None
+    ]  # all in a slot, [K, 1, K, ..]
+    floor = likelihood(rgb, log_masks).nll_floor
+    assert floor == pytest.approx(3 * SIZE**2 * likelihood.nll_floor)
+    for colours in (rgb, exact):
+        for masks in (log_masks, *one.expand(K, B, K, 1, SIZE, SIZE)):
+            assert (-likelihood(colours, masks).log_prob(x) >= floor - 1e-9).all()
+    for error in (0.0, 0.003, 0.05, 0.3):
+        painted = [-likelihood(exact + error**0.5, masks).log_prob(x) for masks in one.expand(K, B, K, 1, SIZE, SIZE)]
+        nats = likelihood.nats(error)
+        torch.testing.assert_close(torch.stack(painted).amin(0), torch.full((B,), 3 * SIZE**2 * nats).double())
+        assert likelihood.squared_error(nats) == pytest.approx(error)
+    assert likelihood.squared_error(likelihood.nll_floor - 0.1) < 0
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=repr)
+def test_autocast_leaves_densities_in_float32(likelihood: ImageLikelihood, parts: tuple[torch.Tensor, ...]) -> None:
+    """Only the colours and masks are rounded, as the networks return them; not sigma, nor sums over pixels."""
+    rgb, log_masks, x = (part.bfloat16() for part in parts)
+    exact = likelihood(rgb.double(), log_masks.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = likelihood(rgb, log_masks)
+        assert_relative(rounded.log_prob(x.float()).double(), exact.log_prob(x.double()), 1e-5)
+        assert_relative(rounded.mean.double(), exact.mean, 1e-6)
+    assert rounded.nll_floor == pytest.approx(exact.nll_floor, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [sri_scale, genesis_posterior_scale, genesis_prior_scale])
+def test_scales_of_rounded_outputs_are_in_float32(scale: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    raw = torch.linspace(-12, 8, 50).bfloat16()
+    dist = diagonal_normal(raw, scale(raw))
+    exact = diagonal_normal(raw.double(), scale(raw.double()))
+    assert_relative(dist.stddev.double(), exact.stddev, 1e-5)
+    assert_relative(dist.log_prob(torch.zeros(50)).double(), exact.log_prob(torch.zeros(50).double()), 1e-5)
 
 
 @pytest.mark.parametrize("mixture", ["channel", "pixel"])

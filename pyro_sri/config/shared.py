@@ -196,7 +196,9 @@ class GoalFields:
         if not self.uses_geco or self.geco_unreachable:
             return
         floor, given = self.goal_floor, f"--geco-target {self.geco_target:g}"
-        means = f"--pixel-std {self.pixel_std:g}{'' if self.normalised else ', --no-normalised'}"
+        first = self.image_likelihood().first_pixel_std
+        means = f"--pixel-std {self.pixel_std:g}{'' if first is None else f', --first-pixel-std {first:g}'}"
+        means += "" if self.normalised else ", --no-normalised"
         if self.goal_mse <= 0:
             raise UnreachableGoal(
                 f"{given} can never be met: the NLL is above {floor:.4f} nats per pixel and channel with {means}; "

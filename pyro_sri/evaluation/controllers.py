@@ -1,6 +1,7 @@
 """The final weights of GECO's controllers."""
 
-from pyro_sri.evaluation.measures import NO_BOUND, Meaning, Meanings, Metrics, missing
+from pyro_sri.evaluation.measures import Meaning, Meanings, Metrics, missing
+from pyro_sri.inference import NO_BOUND
 from pyro_sri.objectives import TermsELBO
 from pyro_sri.programs import Model, record_of
 

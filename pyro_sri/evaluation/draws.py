@@ -6,14 +6,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_sri.evaluation.likelihood import SCENES_AT_ONCE, bound_of_log_weights, draw_posterior, effective_sample_size
-from pyro_sri.evaluation.measures import NO_BOUND, Meaning, Meanings, Metrics, mean_and_error, missing
+from pyro_sri.evaluation.likelihood import (
+    SCENES_AT_ONCE,
+    NoBoundError,
+    bound_of_log_weights,
+    draw_posterior,
+    effective_sample_size,
+)
+from pyro_sri.evaluation.measures import Meaning, Meanings, Metrics, mean_and_error, missing
+from pyro_sri.inference import NO_BOUND
 from pyro_sri.metrics import bits_per_dimension
 from pyro_sri.metrics.predictive import image_statistics, predictive_p_values
 from pyro_sri.programs import Guide, Model, record_of
 
 FEWER_SAMPLES = (1, 8)  # bounds from fewer draws, which show how fast the bound tightens
 SURPRISING = 0.025  # on either side: more extreme p-values mark an image that is unlike its replicates
+FEWEST_SAMPLES = 39  # with fewer, even a perfect model has more extreme p-values than in 0.025 of the images
 
 
 _CHECKS = {
@@ -67,21 +75,27 @@ def evaluate_draws(
         `iwae_bpd` and `iwae_bpd_l` for some l < L, each with its standard error over images; `iwae_sample_size`, the
         effective number of draws; for each statistic t of the images, and for the model's own `misfit` -log p(x | z),
         `ppc_t` (the mean p-value) and `ppc_t_surprising` (the share of images with p-values below 0.025 or above
-        0.975).
+        0.975, which takes at least 39 draws). What the draws cannot tell is None.
     """
     if not record_of(model).has_prior:
         return missing(NO_BOUND, "iwae_bpd")
     bounds: dict[int, list[Tensor]] = {size: [] for size in (*FEWER_SAMPLES, num_samples) if size <= num_samples}
     sizes: list[Tensor] = []
     p_values: dict[str, list[np.ndarray]] = {}
+    differing: set[str] = set()
     done = image_size = 0
     for images in batches:
-        log_weights, observed, replicated = _draw(model, guide, images, num_samples)
+        try:
+            log_weights, observed, replicated = _draw(model, guide, images, num_samples)
+        except NoBoundError as error:
+            return missing(str(error), "iwae_bpd")
         for size, parts in bounds.items():
             parts.append(bound_of_log_weights(log_weights, size))
         sizes.append(effective_sample_size(log_weights))
         for name, values in replicated.items():
             p_values.setdefault(name, []).append(predictive_p_values(observed[name], values))
+            if (values != observed[name].reshape(len(values), -1)).any():
+                differing.add(name)
         done, image_size = done + len(images), images.shape[-1]
         progress(done)
     if not done or num_samples < 1:
@@ -92,11 +106,21 @@ def evaluate_draws(
         bits = bits_per_dimension(-torch.cat(parts).numpy(), image_size)
         result |= mean_and_error("iwae_bpd" if size == num_samples else f"iwae_bpd_{size}", bits)
     result |= {"iwae_sample_size": float(torch.cat(sizes).mean()), "iwae_images": done, "iwae_samples": num_samples}
+    if num_samples == 1:
+        result |= missing("a single draw has no other to be compared with", "iwae_sample_size")
     for name, checked in p_values.items():
-        values = np.concatenate(checked)
-        result[f"ppc_{name}"] = float(values.mean())
-        result[f"ppc_{name}_surprising"] = float(((values < SURPRISING) | (values > 1 - SURPRISING)).mean())
+        result |= _check(f"ppc_{name}", np.concatenate(checked), num_samples, differs=name in differing)
     return result
+
+
+def _check(name: str, p_values: np.ndarray, num_samples: int, *, differs: bool) -> Metrics:
+    """The mean p-value, and the share of images that are unlike their replicates."""
+    if not differs:
+        return missing("images and replicates never differ in it", name, f"{name}_surprising")
+    result: Metrics = {name: float(p_values.mean())}
+    if num_samples < FEWEST_SAMPLES:
+        return result | missing(f"it takes at least {FEWEST_SAMPLES} draws per image", f"{name}_surprising")
+    return result | {f"{name}_surprising": float(((p_values < SURPRISING) | (p_values > 1 - SURPRISING)).mean())}
 
 
 def _draw(

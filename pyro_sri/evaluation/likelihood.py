@@ -7,11 +7,22 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_sri.objectives.traces import latent_sites, log_ratio, other_scores, run_against, scored
+from pyro_sri.objectives.traces import (
+    latent_sites,
+    log_ratio,
+    no_share_of_an_image,
+    other_scores,
+    run_against,
+    scored,
+)
 from pyro_sri.programs import Guide, Model, check_range, evaluating, record_of
 from pyro_sri.system.errors import UserError
 
 SCENES_AT_ONCE = 32  # more do not fit into the caches and take longer
+
+
+class NoBoundError(UserError):
+    """There is no bound on log p(x) of single images."""
 
 
 class PosteriorDraw(NamedTuple):
@@ -38,10 +49,16 @@ def draw_posterior(model: Model, guide: Guide, images: Tensor) -> PosteriorDraw:
         model: A model.
         guide: Its guide.
         images: [B, 3, H, W] in [0, 1].
+
+    Raises:
+        NoBoundError: If something is scored that does not belong to single images, such as a factor outside the plate
+            `scenes`: images do not have importance weights of their own then.
     """
     with evaluating(model, guide):
         guide_trace = poutine.trace(guide).get_trace(images)
         model_trace = run_against(model, guide_trace, images)
+    if reason := no_share_of_an_image(len(images), model_trace, guide_trace):
+        raise NoBoundError(reason)
     image = model_trace.nodes["image"]
     likelihood = image["fn"]
     log_weights = scored(image) - getattr(likelihood, "log_normaliser", 0.0)
@@ -68,7 +85,8 @@ def importance_log_weights(
         Log weights [B, L] in nats.
 
     Raises:
-        UserError: If the model has no prior, num_samples is below 1, or the images are out of range.
+        UserError: If the model has no prior, num_samples is below 1, or the images are out of range. NoBoundError as
+            `draw_posterior`.
     """
     if not record_of(model).has_prior:
         raise UserError(f"{type(model).__name__} has no prior: there are no importance weights")

@@ -88,8 +88,10 @@ def evaluate_samples(
         result |= missing(NO_RULE, "structure_accuracy")
     else:
         share = float(np.mean(stands))
-        error = (share * (1 - share) / num_generated) ** 0.5  # of a share of independent scenes
-        result |= {"structure_accuracy": share, "structure_accuracy_stderr": error, "structure_rule": rule}
+        result |= {"structure_accuracy": share, "structure_rule": rule}
+        if num_generated > 1:
+            error = (share * (1 - share) / num_generated) ** 0.5  # of a share of independent scenes
+            result["structure_accuracy_stderr"] = error
     if min(num_real, num_generated) < FEWEST:
         return result | missing(f"it needs at least {FEWEST} images of each kind", *COMPARED)
     real = cached_features(

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyro_sri.metrics.order import mask_centres
-from pyro_sri.metrics.segmentation import match_objects_to_slots, with_background
+from pyro_sri.metrics.segmentation import match_objects_to_slots
 
 Floats = npt.NDArray[np.float64]
 Kind = Literal["discrete", "continuous"]
@@ -313,7 +313,7 @@ def matched_codes(
     Args:
         codes: numbers [n,K,D].
         true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside.
-        predicted_masks: probabilities or uint8 [n,K,H,W,1]. Pixels that they leave out are background.
+        predicted_masks: probabilities or uint8 [n,K,H,W,1]; see `match_objects_to_slots`.
         factors: numbers [n,O,F].
         background_entities: entities that are not objects.
         min_pixels: visible pixels that an object needs. (Emami et al. 2021 require 50 of 96 x 96.)
@@ -331,12 +331,12 @@ def matched_codes(
             )
     slots = match_objects_to_slots(
         true_masks,
-        with_background(predicted_masks),
+        predicted_masks,
         min_pixels=min_pixels,
         min_iou=min_iou,
         background_entities=background_entities,
     )
-    images, entities = np.nonzero((slots >= 0) & (slots < codes.shape[1]))
+    images, entities = np.nonzero(slots >= 0)
     return MatchedCodes(
         codes=codes[images, slots[images, entities]].astype(np.float64),
         factors=factors[images, entities].astype(np.float64),

@@ -36,7 +36,8 @@ class OrderConsistency(NamedTuple):
     entropy: float
     """Entropy of the position of an entity whose role is not known, in bits: the largest possible information."""
     matched: float
-    """Share of the entities with a role that also have a position. The others are left out."""
+    """Share of the entities with a role that also have a position. The others are left out, and so are images in which
+    fewer than two entities have a position, because they cannot show an order."""
 
 
 def order_consistency(
@@ -61,7 +62,8 @@ def order_consistency(
     shuffled within an image, because they are not independent there.
 
     It does not matter which position belongs to which role: top to bottom is as good as bottom to top. Because S is
-    given, the order may differ with the number of objects. Entities may share a position. This is not an
+    given, the order may differ with the number of objects. An image takes part if at least two of its entities have a
+    position: with one, there is nothing to shuffle, and no order to see. Entities may share a position. This is not an
     inconsistency, and it is why the score divides by the entropy of positions and not by that of roles. Leave out the
     roles of the background (-1): a background that comes first in every image looks like a strong order, even if
     objects come in random order.
@@ -90,8 +92,9 @@ def order_consistency(
     rng = np.random.default_rng(seed)
     num_images, present = len(roles), roles >= 0
     known = present & (positions >= 0)
+    matched = float(known.sum() / present.sum()) if present.any() else math.nan
+    known &= known.sum(axis=1, keepdims=True) > 1
     if not known.any():
-        matched = 0.0 if present.any() else math.nan
         return OrderConsistency(math.nan, math.nan, math.nan, math.nan, math.nan, matched)
     image, _ = np.nonzero(known)
     _, role_set = np.unique(_role_sets(roles), axis=0, return_inverse=True)
@@ -110,7 +113,7 @@ def order_consistency(
         information=information,
         chance=chance,
         entropy=entropy,
-        matched=float(known.sum() / present.sum()),
+        matched=matched,
     )
 
 
@@ -145,7 +148,8 @@ def slot_positions(
 
     Args:
         true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside; may overlap.
-        predicted_masks: probabilities or uint8 [n,K,H,W,1], slots in the order of the sequence.
+        predicted_masks: probabilities or uint8 [n,K,H,W,1], slots in the order of the sequence. What they leave out of
+            the pixels is in no slot, so an entity there has none.
         background_entities: entities that are not objects.
         min_iou: intersection over union in [0,1] that entity and slot need.
 

@@ -4,10 +4,12 @@ Every score is computed from integer labels, and the labels give one contingency
 
     true masks      [n,O,H,W,1]  ->  label of a pixel = the entity in front there (`entity_labels`)
     predicted masks [n,K,H,W,1]  ->  label of a pixel = slot with the largest mask, the first of them on ties
-    table           [n,T,Q]      ->  n_ij = pixels of the image with true label i and predicted label j
+    table           [n,T,Q + 1]  ->  n_ij = pixels of the image with true label i and predicted label j
 
 True masks may overlap: the entity with the higher index is in front. A pixel without any entity has true label -1;
-pixels with a negative true label have no known ground truth and are left out of every score, on both sides.
+pixels with a negative true label have no known ground truth and are left out of every score, on both sides. A pixel
+where every predicted mask is 0 has predicted label -1: it is in no slot, and together with no other pixel. The last
+column of the table counts these pixels.
 
 `ari_from_labels` and `covering_from_labels` take labels; `adjusted_rand_index`, `segmentation_covering` and
 `match_objects_to_slots` take masks. All return one value per image, and the caller averages them.
@@ -80,7 +82,7 @@ def ari_from_labels(
 
     Args:
         true_labels: small integers [n, ...]; pixels with a negative label are left out.
-        predicted_labels: small integers >= 0, same shape.
+        predicted_labels: small integers, same shape; -1 for pixels in no slot, each of which is a part of its own.
         ignore: true labels whose pixels are also left out, for example those of the background.
 
     Returns:
@@ -92,9 +94,9 @@ def ari_from_labels(
     pixels = table.sum((1, 2))
     # Ordered pairs m (m - 1): the factor 2 cancels, and integers make the comparisons below exact.
     all_pairs = pixels * (pixels - 1)
-    index = _ordered_pairs(table).sum((1, 2))
+    index = _ordered_pairs(table[..., :-1]).sum((1, 2))
     true_pairs = _ordered_pairs(table.sum(2)).sum(1)
-    predicted_pairs = _ordered_pairs(table.sum(1)).sum(1)
+    predicted_pairs = _ordered_pairs(table[..., :-1].sum(1)).sum(1)
     expected = true_pairs * (predicted_pairs / np.maximum(all_pairs, 1))
     maximum = (true_pairs + predicted_pairs) / 2
     trivial = (true_pairs == predicted_pairs) & ((true_pairs == 0) | (true_pairs == all_pairs))
@@ -139,7 +141,7 @@ def covering_from_labels(
 
     Args:
         true_labels: small integers [n, ...]; pixels with a negative label are left out of both R_i and S_j.
-        predicted_labels: small integers >= 0, same shape.
+        predicted_labels: small integers, same shape; -1 for pixels in no slot, which are in R_i and in no S_j.
         skip: true labels that are left out of the averages; their pixels still count in S_j.
     """
     true_labels, predicted_labels = _check_labels(true_labels, predicted_labels)
@@ -166,7 +168,8 @@ def match_objects_to_slots(
 
     Args:
         true_masks: uint8 [n,O,H,W,1], 255 inside and 0 outside, or as `entity_labels` reads them; may overlap.
-        predicted_masks: probabilities or uint8 [n,K,H,W,1].
+        predicted_masks: probabilities or uint8 [n,K,H,W,1]. A pixel of which they leave out more than any slot has is
+            in no slot (`with_background`).
         min_pixels: visible pixels that an object needs. An absent object is never matched.
         min_iou: intersection over union in [0,1] that a pair needs.
         background_entities: entities that are not objects.
@@ -177,8 +180,10 @@ def match_objects_to_slots(
     Raises:
         ValueError: as in `adjusted_rand_index`.
     """
-    true_labels, predicted_labels, background = _labels(true_masks, predicted_masks, background_entities)
-    table = _contingency(true_labels, predicted_labels)
+    filled = with_background(predicted_masks)
+    true_labels, predicted_labels, background = _labels(true_masks, filled, background_entities)
+    in_slot = predicted_labels < np.shape(predicted_masks)[1]
+    table = _contingency(true_labels, np.where(in_slot, predicted_labels, -1))
     overlap = _intersection_over_union(table)  # [n,T,Q]
     eligible = table.sum(2) >= max(min_pixels, 1)
     eligible[:, np.isin(np.arange(table.shape[1]), list(background))] = False
@@ -195,7 +200,7 @@ def with_background(predicted_masks: npt.ArrayLike) -> npt.NDArray[np.generic]:
     """Adds a last mask with what the given masks leave of every pixel: max(0, 1 - their sum).
 
     Args:
-        predicted_masks: probabilities [n,K,H,W,1].
+        predicted_masks: probabilities [n,K,H,W,1], or integers, whose largest value means 1.
 
     Returns:
         [n,K+1,H,W,1], or the unchanged masks [n,K,H,W,1] if they fill every pixel.
@@ -204,8 +209,9 @@ def with_background(predicted_masks: npt.ArrayLike) -> npt.NDArray[np.generic]:
         ValueError: masks of another shape, or not finite.
     """
     masks = _check_masks(predicted_masks, "predicted_masks")
-    rest = np.maximum(1 - masks.sum(axis=1, keepdims=True), 0).astype(masks.dtype)
-    return np.concatenate([masks, rest], axis=1) if (rest > FULL).any() else masks
+    whole = 1.0 if masks.dtype.kind == "f" else max(float(masks.max(initial=0)), 1.0)
+    rest = np.maximum(whole - masks.sum(axis=1, keepdims=True), 0)
+    return np.concatenate([masks, rest.astype(masks.dtype)], axis=1) if (rest > FULL * whole).any() else masks
 
 
 def entity_labels(true_masks: npt.ArrayLike) -> Labels:
@@ -255,6 +261,8 @@ def _labels(
 ) -> tuple[Labels, Labels, tuple[int, ...]]:
     check_true_masks(true_masks)
     true_labels, predicted_labels = entity_labels(true_masks), slot_labels(predicted_masks)
+    covered = (np.asarray(predicted_masks) != 0).any(axis=1)[..., 0]
+    predicted_labels[~covered] = -1
     if true_labels.shape != predicted_labels.shape:
         raise ValueError(
             "true_masks and predicted_masks differ in images or size: "
@@ -311,17 +319,18 @@ def _check_labels(true_labels: npt.ArrayLike, predicted_labels: npt.ArrayLike) -
         )
     if true_labels.dtype.kind not in "iu" or predicted_labels.dtype.kind not in "iu":
         raise ValueError(f"labels must be integers, got {true_labels.dtype} and {predicted_labels.dtype}")
-    if (predicted_labels < 0).any():
-        raise ValueError("predicted_labels must not be negative")
+    if (predicted_labels < -1).any():
+        raise ValueError("predicted_labels must not be below -1, which marks a pixel in no slot")
     return true_labels.astype(np.int64), predicted_labels.astype(np.int64)
 
 
 def _contingency(true_labels: Labels, predicted_labels: Labels) -> Counts:
-    """Pixels per pair of labels, [n,T,Q], without pixels that have a negative true label."""
+    """Pixels per pair of labels, [n,T,Q + 1], without pixels with a negative true label; the last column is for -1."""
     images = len(true_labels)
     known = true_labels >= 0
     true_count = int(true_labels.max(initial=-1)) + 1  # T
-    predicted_count = int(predicted_labels.max(initial=-1)) + 1  # Q
+    predicted_count = int(predicted_labels.max(initial=-1)) + 2  # Q + 1
+    predicted_labels = predicted_labels % predicted_count  # -1 is the last
     image = np.repeat(np.arange(images), known.sum(axis=tuple(range(1, known.ndim))))
     cell = (image * true_count + true_labels[known]) * predicted_count + predicted_labels[known]
     counts = np.bincount(cell, minlength=images * true_count * predicted_count)
@@ -333,8 +342,9 @@ def _ordered_pairs(counts: Counts) -> Counts:
 
 
 def _intersection_over_union(table: Counts) -> npt.NDArray[np.float64]:
+    """[n,T,Q + 1] -> [n,T,Q]."""
     union = table.sum(2, keepdims=True) + table.sum(1, keepdims=True) - table
-    return table / np.maximum(union, 1)
+    return (table / np.maximum(union, 1))[..., :-1]
 
 
 def _weighted_mean(values: npt.NDArray[np.float64], weights: Counts) -> npt.NDArray[np.float64]:

@@ -21,6 +21,7 @@ from pyro_sri.nn.initialisation import Initialisation, initialise
 from pyro_sri.nn.picture_features import PictureFeatures, PixelFeaturesKind, pixel_features
 from pyro_sri.nn.position_code import PositionCode
 from pyro_sri.nn.position_decoder import PositionDecoder, PositionDecoderKind
+from pyro_sri.nn.precision import in_single
 from pyro_sri.nn.scene_encoder import RelationalAttention, SceneEncoder
 from pyro_sri.nn.slot_attention import InitialSlots, PixelFeatures, ResidualMLP, SlotAttention
 from pyro_sri.nn.slot_decoders import SlotDecoderKind, slot_decoder
@@ -94,6 +95,7 @@ __all__ = [
     "affine_matrix",
     "break_stick",
     "coordinate_grid",
+    "in_single",
     "initialise",
     "inverse_where",
     "pixel_features",

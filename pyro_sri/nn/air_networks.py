@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_sri.nn.precision import in_single
 from pyro_sri.nn.spatial_transformer import read_windows
 
 WHERE_SIZE = 3  # scale, x, y
@@ -45,7 +46,8 @@ class WindowDecoder(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """[.., code_size] -> [.., window_size, window_size] in [0, 1]."""
-        return torch.sigmoid(self.layers(codes) + self.bias).unflatten(-1, (self.window_size, self.window_size))
+        windows = torch.sigmoid(in_single(self.layers(codes)) + self.bias)
+        return windows.unflatten(-1, (self.window_size, self.window_size))
 
 
 class WindowEncoder(nn.Module):
@@ -65,7 +67,7 @@ class WindowEncoder(nn.Module):
     def forward(self, images: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
         """Images [B, H, W] and places z_where [B, 3] -> mean and scale [B, code_size]."""
         windows = read_windows(images, where, self.window_size)
-        loc, raw_scale = self.layers(windows.flatten(-2)).chunk(2, -1)
+        loc, raw_scale = in_single(self.layers(windows.flatten(-2))).chunk(2, -1)
         return loc, F.softplus(raw_scale).clamp(min=SCALE_FLOOR)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pyro_sri.nn.coordinates import SpatialBroadcast
 from pyro_sri.nn.group_norm import GroupNorm
+from pyro_sri.nn.precision import in_single
 from pyro_sri.nn.transposed_conv import TransposedConv
 from pyro_sri.nn.unet import NUM_GROUPS
 
@@ -59,6 +60,7 @@ class SlotDecoder(nn.Module):
         for layer in layers:
             decoded = layer(decoded)
         decoded = decoded.contiguous().unflatten(0, slots.shape[:2])  # [B, K, 4, H, W], channels first
+        decoded = in_single(decoded)
         return SlotImages(decoded[:, :, :3].sigmoid(), decoded[:, :, 3:].log_softmax(dim=1))
 
     def _first(self, slots: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from pyro_sri.nn.broadcast_conv import broadcast_conv
 from pyro_sri.nn.decoder import UPSAMPLING, SlotImages
 from pyro_sri.nn.position_code import PositionCode
+from pyro_sri.nn.precision import in_single
 from pyro_sri.system.choices import check_choice
 
 PositionDecoderKind = Literal["iodine", "big", "small"]
@@ -65,6 +66,7 @@ class PositionDecoder(nn.Module):
         for layer in layers:
             decoded = layer(decoded)
         decoded = decoded.unflatten(0, slots.shape[:2])  # [B, K, 4, H, W]
+        decoded = in_single(decoded)
         return SlotImages(decoded[:, :, :3].sigmoid(), decoded[:, :, 3:].log_softmax(dim=1))
 
     def _first(self, slots: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_sri.nn.position_code import PositionCode
+from pyro_sri.nn.precision import in_single
 
 FEATURES = 64
 ATTENTION_FLOOR = 1e-8  # a slot that wins no pixel averages over all
@@ -94,7 +95,7 @@ class SlotAttention(nn.Module):
     def forward(self, slots: Tensor, keys: Tensor, values: Tensor) -> Attended:
         """Slots [B, K, D], keys and values [B, P, D] -> what each slot attends to."""
         queries = self.query(self.norm(slots)) * slots.shape[-1] ** -0.5  # [B, K, D]
-        masks = (queries @ keys.mT).softmax(dim=1)  # [B, K, P]
+        masks = in_single(queries @ keys.mT).softmax(dim=1)  # [B, K, P]
         weights = masks + ATTENTION_FLOOR
         return Attended(weights / weights.sum(2, keepdim=True) @ values, masks)
 

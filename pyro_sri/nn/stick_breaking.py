@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_sri.nn.coordinates import PixelCoordinates
+from pyro_sri.nn.precision import in_single
 from pyro_sri.system.choices import check_choice
 
 Kernel = Literal["gaussian", "laplacian", "epanechnikov"]
@@ -185,7 +186,7 @@ class StickBreaking(nn.Module):
             uniforms: Random scores for choosing the seeds [B, H, W] in [0, 1), shared by all steps.
             num_slots: K, at least 1.
         """
-        colours = self.colour_head(features, images).flatten(2)  # [B, 8, P]
+        colours = in_single(self.colour_head(features, images)).flatten(2)  # [B, 8, P]
         index = self._pick_seeds(colours, uniforms.flatten(1), num_slots)  # [B, K - 1]
         seeds = colours.gather(2, index[:, None].expand(-1, COLOUR_DIM, -1))  # [B, 8, K - 1]
         alpha = self._shares(colours[:, :, None], seeds[..., None])  # [B, K - 1, P]
@@ -248,6 +249,7 @@ def break_stick(logits: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Log masks [B, K, 1, H, W], and log scopes s_0 .. s_K [B, K + 1, 1, H, W].
     """
+    logits = in_single(logits)
     log_scopes = torch.cat([torch.zeros_like(logits[:, :1]), F.logsigmoid(-logits).cumsum(1)], dim=1)
     log_masks = log_scopes[:, :-2] + F.logsigmoid(logits[:, :-1])
     return torch.cat([log_masks, log_scopes[:, -2:-1]], dim=1), log_scopes

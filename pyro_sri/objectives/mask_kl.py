@@ -6,6 +6,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_sri.matching import permute_slots
+from pyro_sri.nn import in_single
 from pyro_sri.objectives.traces import weighed
 from pyro_sri.system.choices import check_choice
 
@@ -34,7 +35,7 @@ def mask_divergence(attention_masks: Tensor, slot_masks: Tensor) -> Tensor:
     Returns:
         Nats per image [B].
     """
-    attention, decoded = (masks.clamp(min=MASK_FLOOR) for masks in (attention_masks, slot_masks))
+    attention, decoded = (in_single(masks).clamp(min=MASK_FLOOR) for masks in (attention_masks, slot_masks))
     attention, decoded = (masks / masks.sum(1, keepdim=True) for masks in (attention, decoded))
     return (attention * (attention.log() - decoded.log())).sum((1, 2, 3, 4))
 

@@ -8,22 +8,51 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.contrib.autoname.scoping import ScopeMessenger
 from pyro.distributions import Delta, Independent, Normal
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
+from pyro.poutine.block_messenger import BlockMessenger
 from pyro.poutine.condition_messenger import ConditionMessenger
+from pyro.poutine.do_messenger import DoMessenger
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.equalize_messenger import EqualizeMessenger
+from pyro.poutine.infer_config_messenger import InferConfigMessenger
+from pyro.poutine.lift_messenger import LiftMessenger
 from pyro.poutine.mask_messenger import MaskMessenger
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.reparam_messenger import ReparamMessenger
+from pyro.poutine.replay_messenger import ReplayMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.scale_messenger import ScaleMessenger
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_sri.programs import record_of
+from pyro_sri.system.errors import UserError
 
 Site = Any  # the entry of a sample statement in a trace
 
-WEIGH_OR_FIX = (ScaleMessenger, MaskMessenger, ConditionMessenger)
+# Handlers around an objective that the model hears as the guide does: they weigh, mark, fix or hide sites.
+HEARD = (
+    ScaleMessenger,
+    MaskMessenger,
+    ConditionMessenger,
+    ReplayMessenger,
+    InferConfigMessenger,
+    BlockMessenger,
+)
+# Those that put other sites in place of the guide's, which then have no counterpart in the model.
+REFUSED: dict[type[Messenger], str] = {
+    DoMessenger: "poutine.do",
+    ReparamMessenger: "poutine.reparam",
+    UnconditionMessenger: "poutine.uncondition",
+    EqualizeMessenger: "poutine.equalize",
+    EnumMessenger: "poutine.enum",
+    LiftMessenger: "poutine.lift",
+    ScopeMessenger: "scope",
+}
 
 
 class _Replay(Messenger):
@@ -45,8 +74,8 @@ class _Replay(Messenger):
 
 @contextlib.contextmanager
 def _unseen() -> Iterator[None]:
-    """Hides the sites inside from enclosing handlers, except from those that scale, mask or condition."""
-    heard = [copy.copy(handler) for handler in _PYRO_STACK if isinstance(handler, WEIGH_OR_FIX)]
+    """Hides the sites inside from enclosing handlers, except from those that the model hears as the guide does."""
+    heard = [copy.copy(handler) for handler in _PYRO_STACK if isinstance(handler, HEARD)]
     with contextlib.ExitStack() as handlers:
         handlers.enter_context(poutine.block(hide_fn=lambda msg: msg["type"] == "sample"))
         for handler in heard:
@@ -54,17 +83,35 @@ def _unseen() -> Iterator[None]:
         yield
 
 
+def _check_handlers() -> None:
+    """Raises UserError if an enclosing handler puts other sites in place of the guide's."""
+    for handler in _PYRO_STACK:
+        for kind, name in REFUSED.items():
+            if isinstance(handler, kind):
+                raise UserError(
+                    f"{name} cannot enclose an objective: it changes what the guide draws, and the model does not "
+                    "follow; apply it to the model alone, or fix draws with poutine.condition"
+                )
+
+
 def run_against(model: Callable[..., Any], guide_trace: Trace, *args: Any, **kwargs: Any) -> Trace:
     """Traces a model whose latent sites have the guide's values.
 
-    Each site gets the entries `term`, the term of its KL or None, and `inferred`, whether it is a latent that the guide
-    drew. Latents that the guide does not have are drawn from the prior, so their KL is 0. A warning names them.
+    Each site gets the entries `term`, the term of its KL or None, `inferred`, whether it is a latent that the guide
+    drew, and `num_images`, the size of the model's plate `scenes` or None. Latents that the guide does not have are
+    drawn from the prior, so their KL is 0. A warning names them.
+
+    Raises:
+        UserError: If an enclosing handler replaces sites, such as `poutine.do` and `poutine.reparam`.
     """
+    _check_handlers()
     replay = _Replay(guide_trace)
     with _unseen(), poutine.trace() as recorder, replay:
         model(*args, **kwargs)
     trace, record = recorder.trace, record_of(model)
+    num_images = len(trace.nodes["scenes"]["value"]) if "scenes" in trace else None
     for name, site in trace.nodes.items():
+        site["num_images"] = num_images
         site["term"] = record.term(name)
         site["inferred"] = name in replay.replayed
     if lacking := [name for name, site in trace.nodes.items() if _is_drawn(site)]:
@@ -138,11 +185,13 @@ def analytic_kl(posterior: Site, prior: Site) -> Tensor:
 def total_kl(pairs: Sequence[tuple[Site, Site]], *, analytic: bool) -> Tensor:
     """Sum over several sites of `analytic_kl`, or of `log_ratio`, between posteriors and priors, [B] in nats.
 
-    Diagonal normals of one shape are stacked and computed in one batch.
+    Diagonal normals of one shape are stacked and computed in one batch. The KL of a latent that all images share is
+    divided equally among them.
     """
     sites = [site for pair in pairs for site in pair]
     if not _can_stack(sites):
-        return torch.stack([(analytic_kl if analytic else log_ratio)(*pair) for pair in pairs]).sum(0)
+        kls = [((analytic_kl if analytic else log_ratio)(*pair), pair[1]) for pair in pairs]
+        return torch.stack([_per_image(kl, prior, prior.get("num_images")) for kl, prior in kls]).sum(0)
     posteriors, priors = _stack(sites[::2]), _stack(sites[1::2])
     if analytic:
         return kl_divergence(posteriors, priors).sum(0)
@@ -151,8 +200,8 @@ def total_kl(pairs: Sequence[tuple[Site, Site]], *, analytic: bool) -> Tensor:
 
 
 def _can_stack(sites: Sequence[Site]) -> bool:
-    """Whether there are several pairs, all of diagonal normals of one shape, without scales or masks."""
-    if len(sites) == 2:
+    """Whether there are several pairs, all of diagonal normals of one shape, of images, without scales or masks."""
+    if len(sites) == 2 or not all(_is_of_images(site, site["num_images"]) for site in sites if site.get("num_images")):
         return False
     dists = [site["fn"] for site in sites]
     normal = all(isinstance(dist, Independent) and isinstance(dist.base_dist, Normal) for dist in dists)
@@ -180,8 +229,8 @@ def _weigh_alike(one: Site, other: Site) -> bool:
 def other_scores(like: Tensor, model: Trace, guide: Trace | None = None) -> dict[str, Tensor]:
     """The term `other`, [B] in nats, if there is any: scores that are part of neither `nll` nor a KL.
 
-    These are additional observations and factors of the model, and sites that only the guide scores. Scores that do not
-    belong to a single image are divided equally among all images.
+    These are additional observations and factors of the model, and sites that only the guide scores. A score outside
+    the plate of the images counts once per run, as in Pyro's ELBOs, and is divided equally among the images of the run.
 
     Args:
         like: A term [B].
@@ -189,22 +238,49 @@ def other_scores(like: Tensor, model: Trace, guide: Trace | None = None) -> dict
         guide: The run of the guide that the model was run against. None leaves out the scores of the guide.
     """
     observed = [
-        -scored(site)
+        (-scored(site), site)
         for name, site in model.nodes.items()
         if _is_scored(site) and site["is_observed"] and not site["inferred"] and name != "image"
     ]
     beside = [
-        scored(site)
+        (scored(site), site)
         for name, site in ({} if guide is None else guide.nodes).items()
         if _is_scored(site) and not (name in model.nodes and model.nodes[name]["inferred"])
     ]
-    scores = [_per_image(score, like) for score in observed + beside]
+    scores = [_per_image(score, site, len(like)) + torch.zeros_like(like) for score, site in observed + beside]
     return {"other": torch.stack(scores).sum(0)} if scores else {}
 
 
-def _per_image(score: Tensor, like: Tensor) -> Tensor:
-    """Converts a score of any shape to a score per image [B] with the same sum."""
-    count = len(like)
-    if score.dim() and score.shape[-1] == count:
-        return score.reshape(-1, count).sum(0)
-    return score.sum() / count + torch.zeros_like(like)
+def no_share_of_an_image(num_images: int, model: Trace, guide: Trace) -> str | None:
+    """Why some scores of a run have no share that belongs to an image, in a line, or None if all belong to images.
+
+    What an image gets of a score outside the plate of the images depends on how many images are in the run. There is
+    thus no bound on log p(x) of an image.
+
+    Args:
+        num_images: B.
+        model: A run of the model.
+        guide: The run of the guide that the model was run against.
+    """
+    sites = {**guide.nodes, **model.nodes}
+    names = [name for name, site in sites.items() if _is_scored(site) and not _is_of_images(site, num_images)]
+    if not names:
+        return None
+    return (
+        f"there is no bound on log p(x) of an image, because all images share {', '.join(names)}: "
+        "put what belongs to images into the plate 'scenes'"
+    )
+
+
+def _is_of_images(site: Site, num_images: int) -> bool:
+    """Whether a site is in a plate with a place for each image."""
+    return any(frame.dim == -1 and frame.size == num_images for frame in site["cond_indep_stack"])
+
+
+def _per_image(score: Tensor, site: Site, num_images: int | None) -> Tensor:
+    """Converts a score of any shape to a score per image [B] with the same sum; unchanged if B is not known."""
+    if num_images is None:
+        return score
+    if _is_of_images(site, num_images):
+        return score.reshape(-1, num_images).sum(0)
+    return (score.sum() / num_images).expand(num_images)

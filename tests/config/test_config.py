@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,8 @@ def test_a_run_of_sri_on_emorl_from_before_it_refined_is_what_it_was() -> None:
         ("sri-g-clevr6", {"normalised": True}, "never be met"),
         ("genesis_v2-g-shapestacks", {"geco_target": -0.36}, "never be met"),
         ("genesis-shapestacks", {"pixel_std": 1.0, "first_pixel_std": 1.0}, "never be met"),
+        ("genesis-shapestacks", {"first_pixel_std": 0.2, "geco_target": -0.7}, "--first-pixel-std 0.2"),
+        ("genesis-shapestacks", {"first_pixel_std": 0.2, "geco_mse": 0.3}, "met by a grey image"),
         ("recurrent-mog-shapestacks", {"normalised": False}, "met by a grey image"),
         ("emorl-clevr6", {"pixel_std": 0.2}, "never be met"),
         ("sri_emorl-clevr6", {"normalised": True}, "never be met"),
@@ -139,6 +142,11 @@ def test_a_goal_given_as_an_error_follows_the_likelihood(name: str) -> None:
         assert elbo.geco.goal == pytest.approx(nll.item(), rel=1e-4)
         assert changed.goal_mse == 0.002
     assert PRESETS["sri-mog-shapestacks"].config.goal_mse == pytest.approx(0.0032, abs=1e-4)
+
+
+def test_a_goal_for_two_standard_deviations_is_that_of_the_best_slot() -> None:
+    config = dataclasses.replace(PRESETS["genesis-shapestacks"].config, first_pixel_std=0.1, geco_target=0.5655)
+    assert config.goal_mse == pytest.approx(2 * 0.1**2 * (0.5655 - math.log(0.1 * math.sqrt(2 * math.pi))))
 
 
 def test_runs_from_before_goals_were_checked_still_open() -> None:

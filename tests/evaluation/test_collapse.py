@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from pyro_sri.evaluation.measures import Truth
-from pyro_sri.evaluation.measures.collapse import ALL_IN_ONE, NOTHING, REGIONS, TRY, Collapse
+from pyro_sri.evaluation.measures.collapse import ALL_IN_ONE, NO_OBJECTS, NOTHING, REGIONS, TRY, Collapse
 from pyro_sri.inference import Codes, Explanation
 
 SIZE, SLOTS, NUM = 16, 3, 24
@@ -21,7 +21,8 @@ def scenes(seed=0):
     return torch.tensor(images), slots
 
 
-def explanation(images, slots, means=None, counts=None):
+def explanation(images, slots, means=None):
+    """A slot of -1 is the background of a system whose slots hold objects only."""
     masks = torch.tensor(np.stack([slots == slot for slot in range(SLOTS)], axis=1)).double()[:, :, None]
     means = torch.randn(len(images), SLOTS, 4) if means is None else means
     return Explanation(
@@ -35,7 +36,6 @@ def explanation(images, slots, means=None, counts=None):
         kl=torch.zeros(len(images)),
         log_normaliser=0.0,
         codes=Codes(means, torch.ones_like(means)),
-        counts=counts,
     )
 
 
@@ -50,8 +50,14 @@ def found(images, slots, masks=None, batch=8, **fields):
     return collapse.sentence()
 
 
-def test_objects_in_slots_of_their_own_are_no_collapse():
-    assert found(*scenes()) is None
+BATCHES = pytest.mark.parametrize("batch", [1, 8, 23])  # the last of 23 is alone
+
+
+@BATCHES
+@pytest.mark.parametrize("background", [0, -1])
+def test_objects_in_slots_of_their_own_are_no_collapse(batch, background):
+    images, slots = scenes()
+    assert found(images, np.where(slots == 0, background, slots), batch=batch) is None
 
 
 def test_slots_in_another_order_for_each_image_are_no_collapse():
@@ -75,17 +81,27 @@ def test_one_slot_for_all():
     assert found(images, np.ones_like(slots), everything) is None  # there is nothing else to find
 
 
-def test_regions_of_the_image():
+@BATCHES
+@pytest.mark.parametrize("background", [0, -1])
+def test_regions_of_the_image(batch, background):
     images, _ = scenes()
     thirds = np.broadcast_to(np.arange(SIZE) * SLOTS // SIZE, (NUM, SIZE, SIZE))
-    assert found(images, thirds) == f"{REGIONS}; {TRY[REGIONS]}"
+    thirds = np.where(thirds == 0, background, thirds)
+    assert found(images, thirds, batch=batch) == f"{REGIONS}; {TRY[REGIONS]}"
     moving = np.stack([np.roll(scene, index % 2, axis=1) for index, scene in enumerate(thirds)])
-    assert found(images, moving) == f"{REGIONS}; {TRY[REGIONS]}"
+    assert found(images, moving, batch=batch) == f"{REGIONS}; {TRY[REGIONS]}"
 
 
-def test_what_counts_objects_and_finds_few_is_no_collapse():
+def test_no_objects_found():
+    """By a system whose slots hold objects only; to find few is no collapse."""
     images, slots = scenes()
-    assert found(images, np.ones_like(slots), counts=torch.ones(NUM)) is None
+    none, few = np.full_like(slots, -1), np.where(slots == 1, 1, -1)
+    truth = np.stack([slots == entity for entity in range(3)], axis=1)[..., None].astype(np.uint8)
+    for masks in (None, truth):
+        assert found(images, none, masks) == f"{NO_OBJECTS}; {TRY[NO_OBJECTS]}"
+        assert found(images, few, masks) is None
+    assert found(images, none, np.ones_like(truth[:, :1])) is None  # there is nothing to find
+    assert found(images, np.ones_like(slots)) == f"{ALL_IN_ONE}; {TRY[ALL_IN_ONE]}"
 
 
 def test_a_few_images_say_nothing():

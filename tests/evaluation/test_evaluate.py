@@ -386,11 +386,29 @@ def test_bounds_and_predictive_checks_of_a_true_model() -> None:
 
 def test_predictive_checks_find_a_false_model() -> None:
     linear = Linear(exact=True)
-    noisy = evaluate_draws(linear.model, linear.guide, [images_of(linear, 50, 2.0)], 32)
-    calm = evaluate_draws(linear.model, linear.guide, [images_of(linear, 50, 0.5)], 32)
+    noisy = evaluate_draws(linear.model, linear.guide, [images_of(linear, 50, 2.0)], 40)
+    calm = evaluate_draws(linear.model, linear.guide, [images_of(linear, 50, 0.5)], 40)
     assert noisy["ppc_misfit"] < 0.01 < 0.99 < calm["ppc_misfit"]
     assert noisy["ppc_roughness"] < 0.05 < 0.95 < calm["ppc_roughness"]
     assert calm["ppc_misfit_surprising"] > 0.9
+
+
+def test_draws_that_cannot_tell_are_no_results() -> None:
+    linear = Linear(exact=True)
+    few = evaluate_draws(linear.model, linear.guide, [images_of(linear, 20, 1.0)], 38)
+    assert 0 < few["ppc_misfit"] < 1
+    assert few["ppc_misfit_surprising"] is None
+    assert "at least 39 draws" in few["ppc_misfit_surprising_reason"]
+    alone = evaluate_draws(linear.model, linear.guide, [images_of(linear, 2, 1.0)], 1)
+    assert alone["iwae_sample_size"] is None
+    assert alone["iwae_bpd"] is not None
+    config = PRESETS["air-multi_digits"].config.tiny()
+    model, guide, _ = config.build()
+    grey = torch.rand(2, 1, config.image_size, config.image_size).expand(-1, 3, -1, -1)
+    metrics = evaluate_draws(model, guide, [grey], 2)
+    assert metrics["ppc_saturation"] is None  # of grey images and of the model's, which are all grey
+    assert "never differ" in metrics["ppc_saturation_reason"]
+    assert metrics["ppc_brightness"] is not None
 
 
 def test_effective_sample_size_by_hand() -> None:
@@ -453,7 +471,36 @@ def test_masks_that_leave_the_background_out_gain_it() -> None:
     faint.update(SimpleNamespace(slot_masks=slots[:, 1:] * 0.3, attention_masks=None), Truth(masks, (0,)))
     assert faint.result()["ari_fg"] == pytest.approx(1)
     assert faint.result()["ari"] == 0  # all is background
-    assert order.positions[0].tolist() == [[3, 0, 1, 2]] * 4
+    assert order.positions[0].tolist() == [[-1, 0, 1, 2]] * 4
+    assert order.result()["order_consistency"] == pytest.approx(1)
+    assert order.result()["order_background"] is None  # it has no slot
+    assert "hold objects only" in order.result()["order_background_reason"]
+
+
+def test_missed_objects_have_no_position() -> None:
+    """The background's mask, which objects alone leave, is not a slot that holds what was missed."""
+    masks, slots = scene_of_slots([[0, 1, 2, 3]] * 30)
+    found = slots[:, 1:].clone()
+    found[:, 2] = 0
+    found[::2] = found[::2].flip(1)
+    order = Order()
+    order.update(SimpleNamespace(slot_masks=found), Truth(masks, (0,)))
+    assert np.unique(order.positions[0], axis=0).tolist() == [[-1, 0, 1, -1], [-1, 2, 1, -1]]
+    masks, slots = scene_of_slots([[0, 1, 2, 3]] * 4)
+    alone = Order()
+    slots[:, 2:] = 0
+    alone.update(SimpleNamespace(slot_masks=slots[:, 1:]), Truth(masks, (0,)))
+    assert alone.result()["order_consistency"] is None
+    nothing = Segmentation()
+    nothing.update(SimpleNamespace(slot_masks=0 * slots[:, 1:], attention_masks=None), Truth(masks[:, :2], (0,)))
+    assert nothing.result()["ari_fg"] == 0  # not held by the first slot
+
+
+def test_one_image_has_no_commonest_position() -> None:
+    measure = Order()
+    masks, slots = scene_of_slots([[0, 1, 2, 3]])
+    measure.update(SimpleNamespace(slot_masks=slots), Truth(masks, (0,)))
+    assert "fewer than two images" in measure.result()["order_background_reason"]
 
 
 def test_codes_that_are_the_factors_are_disentangled() -> None:

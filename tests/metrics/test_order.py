@@ -145,6 +145,14 @@ def test_entities_without_slot_or_role_are_left_out_and_counted() -> None:
     assert more.matched == (roles >= 0).sum() / ((roles >= 0).sum() + 200)
 
 
+def test_images_with_one_position_have_no_part_in_the_score() -> None:
+    roles, positions = np.tile(np.arange(3), (40, 1)), np.tile(np.arange(3), (40, 1))
+    alone = np.where(np.arange(3) == 1, np.random.default_rng(0).integers(0, 3, (40, 1)), -1)
+    result = order_consistency(np.concatenate([positions, alone]), np.concatenate([roles, roles]))
+    assert result.score == pytest.approx(1, abs=ROUNDING)
+    assert result.matched == pytest.approx(4 / 6)
+
+
 @pytest.mark.parametrize(
     ("positions", "roles", "matched"),
     [
@@ -152,6 +160,8 @@ def test_entities_without_slot_or_role_are_left_out_and_counted() -> None:
         ([[0, 0], [0, 0]], [[0, 1], [0, 1]], 1.0),  # one slot holds everything
         ([[-1, -1], [-1, -1]], [[0, 1], [0, 1]], 0.0),
         ([[0, 1], [0, 1]], [[-1, -1], [-1, -1]], math.nan),
+        ([[0], [1], [2], [1]], [[0], [0], [0], [0]], 1.0),  # one object in each image
+        ([[0, -1], [1, -1], [-1, 0], [-1, 1]], [[0, 1]] * 4, 0.5),  # or one that a slot holds
     ],
 )
 def test_no_score_where_there_is_nothing_to_tell_an_order_by(

@@ -366,5 +366,21 @@ def test_wrong_labels_are_refused() -> None:
         covering_from_labels([0, 1], [0, 1])
     with pytest.raises(ValueError, match="must be integers"):
         ari_from_labels([[0.0, 1.0]], [[0, 1]])
-    with pytest.raises(ValueError, match="must not be negative"):
-        covering_from_labels([[0, 1]], [[0, -1]])
+    with pytest.raises(ValueError, match="must not be below -1"):
+        covering_from_labels([[0, 1]], [[0, -2]])
+
+
+def test_pixels_in_no_slot_are_together_with_no_other() -> None:
+    """An object that every slot misses is not held by one of them."""
+    true = stack(row(0, 0, 1, 1, 2, 2))
+    missed = stack(row(0, 0, 1, 1, 9, 9), count=2)  # no slot has the last two pixels
+    alone = stack(row(0, 0, 1, 1, 2, 3))
+    for foreground_only in (True, False):
+        scores = [adjusted_rand_index(true, masks, foreground_only=foreground_only) for masks in (missed, alone)]
+        assert scores[0] == pytest.approx(scores[1])
+    assert adjusted_rand_index(true[:, :2], np.zeros_like(missed), foreground_only=True).tolist() == [0]
+    covering = segmentation_covering(true, missed, foreground_only=True)
+    assert (covering.mean.item(), covering.scaled.item()) == (0.5, 0.5)
+    for masks in (missed, missed.astype(np.float32) / 255):
+        assert match_objects_to_slots(true, masks, min_pixels=1).tolist() == [[-1, 1, -1]]
+        assert slot_positions(true, masks).tolist() == [[0, 1, -1]]

@@ -176,6 +176,13 @@ def test_grey_image_counts_each_pixel_once() -> None:
     assert dist.sample((7,)).shape == (7, 5, 3, 4, 4)
     assert dist.mean.shape == dist.variance.shape == (5, 3, 4, 4)
     assert dist.expand((2, 5)).log_prob(images).shape == (2, 5)
+    assert -dist.log_prob(dist.mean).max().item() == pytest.approx(dist.nll_floor)
+
+
+def test_grey_density_of_a_rounded_mean_is_in_float32() -> None:
+    mean, image = torch.rand(2, 16, 16).bfloat16(), torch.rand(2, 3, 16, 16)
+    exact = GreyImage(mean.double(), 0.3).log_prob(image.double())
+    torch.testing.assert_close(GreyImage(mean, 0.3).log_prob(image).double(), exact, rtol=1e-5, atol=0)
 
 
 def test_colour_is_averaged() -> None:

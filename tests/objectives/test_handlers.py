@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.contrib.autoname import scope
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.reparam.reparam import Reparam
 from torch import Tensor
 
 from pyro_sri.models.image import sample_image
@@ -49,6 +52,9 @@ def build(system: str, **fields: Any) -> Case:
     model, guide, elbo = config.build()
     images = torch.rand(COUNT, 3, config.image_size, config.image_size)
     return Case(model.eval(), guide.eval(), elbo.eval(), images)
+
+
+CASES = functools.cache(build)  # for tests that change nothing in them
 
 
 def seeded(run: Callable[[], Any]) -> Any:
@@ -190,6 +196,71 @@ def test_a_weight_of_the_model_alone_counts_in_closed_form() -> None:
     assert (losses[0].mean() - losses[1].mean()).abs() < 4 * error
 
 
+def some_latent(case: Case) -> dict[str, Tensor]:
+    """The name of a latent that the guide draws for the model, and another value of it."""
+    traces = case.elbo.trace(case.model, case.guide, case.images)
+    drawn = [name for name, site in traces.model.nodes.items() if site["inferred"]]
+    return {drawn[-1]: traces.model.nodes[drawn[-1]]["value"].detach() + 1}
+
+
+class Unchanged(Reparam):
+    def apply(self, msg: Any) -> Any:
+        return {name: msg[name] for name in ("fn", "value", "is_observed")}
+
+
+REPLACING: dict[str, Callable[[dict[str, Tensor]], Any]] = {
+    "poutine.do": lambda data: poutine.do(data=data),
+    "poutine.reparam": lambda data: poutine.reparam(config=dict.fromkeys(data, Unchanged())),
+    "poutine.uncondition": lambda data: poutine.uncondition(),
+    "poutine.equalize": lambda data: poutine.equalize(sites=list(data)),
+    "poutine.enum": lambda data: poutine.enum(first_available_dim=-3),
+    "poutine.lift": lambda data: poutine.lift(prior={}),
+    "scope": lambda data: scope(prefix="inner"),
+}
+
+
+@systems
+@pytest.mark.parametrize("handler", REPLACING)
+def test_handlers_that_replace_sites_are_refused_in_one_line(system: str, handler: str) -> None:
+    case = CASES(system)
+    with pytest.raises(UserError, match=f"{handler} cannot enclose") as caught, REPLACING[handler](some_latent(case)):
+        case.elbo.terms(*case[:2], case.images)
+    assert "\n" not in str(caught.value)
+
+
+@systems
+def test_what_the_guide_does_not_hear_the_model_does_not_hear(system: str) -> None:
+    case = CASES(system)
+    plain = seeded(lambda: case.elbo.terms(*case[:2], case.images))
+    with poutine.condition(data=some_latent(case)), poutine.block():
+        hidden = seeded(lambda: case.elbo.terms(*case[:2], case.images))
+    for name, term in plain.items():
+        torch.testing.assert_close(hidden[name], term, msg=name)
+
+
+@systems
+def test_marks_reach_guide_and_model(system: str) -> None:
+    case = CASES(system)
+    with poutine.infer_config(config_fn=lambda site: {"mark": site["name"]}):
+        traces = case.elbo.trace(*case[:2], case.images)
+    for name in some_latent(case):
+        assert traces.guide.nodes[name]["infer"]["mark"] == traces.model.nodes[name]["infer"]["mark"] == name
+    assert traces.model.nodes["image"]["infer"]["mark"] == "image"
+
+
+def test_an_enclosing_replay_reaches_what_the_model_alone_has() -> None:
+    case = CASES("genesis_v2")
+
+    def with_weather(*args: Any, **kwargs: Any) -> Any:
+        pyro.sample("weather", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        return case.model(*args, **kwargs)
+
+    recorded = poutine.trace(with_weather).get_trace(num_scenes=COUNT)
+    with poutine.replay(trace=recorded), pytest.warns(UserWarning, match="the guide lacks weather"):
+        traces = case.elbo.trace(with_weather, case.guide, case.images)
+    assert traces.model.nodes["weather"]["value"] is recorded.nodes["weather"]["value"]
+
+
 def test_a_conditioned_model_observes() -> None:
     case = build("recurrent")
     far = {"slot_0": torch.full((COUNT, 8), 30.0)}
@@ -226,6 +297,25 @@ def test_latents_that_the_guide_lacks_are_drawn_from_the_prior() -> None:
     assert "other" not in terms
     with poutine.mask(mask=False):  # nothing is amiss where it does not count
         case.elbo.terms(case.model, hidden, case.images)
+
+
+@pytest.mark.parametrize("system", ["genesis_v2", "genesis", "recurrent"])
+def test_a_latent_that_all_images_share_counts_once(system: str) -> None:
+    case = build(system)
+
+    def under_weather(program: Any, loc: float) -> Any:
+        def story(*args: Any, **kwargs: Any) -> Any:
+            for name in ("weather", "climate"):
+                pyro.sample(name, dist.Normal(torch.full((2,), loc), 1.0).to_event(1))
+            return program(*args, **kwargs)
+
+        return story
+
+    pair = under_weather(case.model, 0.0), under_weather(case.guide, 20.0)
+    terms = seeded(lambda: case.elbo.terms(*pair, case.images))
+    expected = seeded(lambda: STOCK[system][0]().loss(*pair, case.images))
+    assert all(term.shape == (COUNT,) for term in terms.values())
+    assert case.elbo.negative_elbo(terms).sum().item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_the_guide_alone_scores_counts() -> None:

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from pyro_sri.config import RunConfig
 from pyro_sri.distributions import GaussianImage, MixtureImage
 from pyro_sri.inference import explain, sample_scenes
+from pyro_sri.models.air import GreyImage
 from pyro_sri.presets import PRESETS
 from pyro_sri.training.step import Stepper, TrainingStep, new_optimizer
 from support.systems import uncovered
@@ -126,7 +127,11 @@ def test_a_step_stays_on_its_device(kind: str, fabric: Fabric, monkeypatch: pyte
 
 @pytest.mark.parametrize("kind", PARAMETERS)
 def test_explaining_and_sampling_stay_on_the_device(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for likelihood in (GaussianImage, MixtureImage):  # a number, for which evaluation may wait once per batch
+    for likelihood in (
+        GaussianImage,
+        MixtureImage,
+        GreyImage,
+    ):  # a number; evaluation may wait for it once per batch
         monkeypatch.setattr(likelihood, "nll_floor", 0.0)
     config = tiny(kind)
     module = TrainingStep(*config.build()).to(META).eval()

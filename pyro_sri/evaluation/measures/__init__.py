@@ -4,7 +4,6 @@ To add a measure, add a file with a `Measure` to this package. It is then part o
 """
 
 from pyro_sri.evaluation.measures.base import (
-    NO_BOUND,
     NO_RULE,
     Facts,
     Meaning,
@@ -30,7 +29,6 @@ MEASURES: dict[str, type[Measure]] = {
 
 __all__ = [
     "MEASURES",
-    "NO_BOUND",
     "NO_RULE",
     "Facts",
     "Meaning",

@@ -16,7 +16,6 @@ from pyro_sri.metrics.structure import Rule
 Metrics = dict[str, float | int | str | None]
 
 NO_MASKS = "the data has no masks"
-NO_BOUND = "an auto-encoder has no prior, so there is no bound on log p(x)"
 NO_RULE = "the structural rules are only for towers, stacks, rooms and CLEVR"
 
 

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_sri.evaluation.measures.base import (
-    NO_BOUND,
     Meaning,
     Meanings,
     Measure,
@@ -17,6 +16,8 @@ from pyro_sri.evaluation.measures.base import (
 )
 from pyro_sri.inference import Explanation
 from pyro_sri.metrics import bits_per_dimension, mean_squared_error
+
+ALWAYS = ("mse", "nll", "nll_above_floor", "kl", "bpd", "bpd_with_cross")  # other terms are left out if they are 0
 
 
 class Bound(Measure):
@@ -31,6 +32,9 @@ class Bound(Measure):
             ),
             "bpd": Meaning("-ELBO in bits per dimension", "lower"),
             "bpd_with_cross": Meaning("-ELBO plus kl_cross in bits per dimension", "lower", detail=True),
+            "other": Meaning(
+                "-log p of further observations and factors, nats per image; part of the bound", "lower", detail=True
+            ),
             "segregation_nll": Meaning(
                 "-log p(x | z) of the segregation's own model, nats per image", "lower", detail=True
             ),
@@ -57,36 +61,49 @@ class Bound(Measure):
 
     def __init__(self) -> None:
         self.values: dict[str, list[NDArray[np.floating]]] = {}
+        self.no_bound: str | None = None
 
     def update(self, explanation: Explanation, truth: Truth) -> None:
         """Adds a batch."""
         terms = {name: term.double().cpu().numpy() for name, term in explanation.terms.items()}
         above = {} if explanation.nll_floor is None else {"nll_above_floor": terms["nll"] - explanation.nll_floor}
         for name in ("nll", "segregation_nll"):
-            if name in terms:
+            if name in terms and terms[name].any():
                 terms[name] = terms[name] + explanation.log_normaliser
-        kl = explanation.kl.double().cpu().numpy()
-        size = explanation.images.shape[-1]
+        self.no_bound = explanation.no_bound
+        if self.no_bound:
+            terms.pop("other", None)
         images, reconstruction = (x.cpu().numpy() for x in (explanation.images, explanation.reconstruction))
-        bound = {"bpd": bits_per_dimension(terms["nll"] + kl, size), "kl": kl} if explanation.has_bound else {}
+        kl = explanation.kl.double().cpu().numpy()
+        bound = {} if self.no_bound else _bound(terms, kl, images.shape[-1])
         scores = {"mse": mean_squared_error(images, reconstruction), **bound, **above, **terms}
-        if "kl_cross" in terms:
-            scores["bpd_with_cross"] = bits_per_dimension(terms["nll"] + kl + terms["kl_cross"], size)
         for name, values in scores.items():
             self.values.setdefault(name, []).append(values)
 
     def result(self) -> Metrics:
-        """Returns `mse`, `nll`, `kl` and so on, each with `<name>_stderr`."""
+        """Returns `mse`, `nll`, `kl` and so on, each with `<name>_stderr`.
+
+        Terms that are 0 for every image are left out, because they belong to a part that the system does not have.
+        """
         result: Metrics = {}
         for name, parts in self.values.items():
-            result |= mean_and_error(name, np.concatenate(parts))
-        if "bpd" not in result:
-            return result | missing(NO_BOUND, "bpd", "bpd_with_cross", "kl") | self._floor(result)
-        if "bpd_with_cross" not in result:
+            if name in ALWAYS or any(part.any() for part in parts):
+                result |= mean_and_error(name, np.concatenate(parts))
+        if self.no_bound:
+            result |= missing(self.no_bound, "bpd", "bpd_with_cross", "kl")
+        elif "kl_cross" not in result:
             result |= missing("this system has no KL_cross", "bpd_with_cross")
-        return result | self._floor(result)
+        if "nll_above_floor" not in result:
+            result |= missing("the likelihood has no floor", "nll_above_floor")
+        return result
 
-    def _floor(self, result: Metrics) -> Metrics:
-        if "nll_above_floor" in result:
-            return {}
-        return missing("the likelihood has no floor", "nll_above_floor")
+
+def _bound(
+    terms: dict[str, NDArray[np.floating]], kl: NDArray[np.floating], size: int
+) -> dict[str, NDArray[np.floating]]:
+    """The KL, and -ELBO in bits per dimension, without and with KL_cross: each [B]."""
+    negative_elbo = terms["nll"] + kl + terms.get("other", 0.0)
+    bound = {"bpd": bits_per_dimension(negative_elbo, size), "kl": kl}
+    if "kl_cross" not in terms or not terms["kl_cross"].any():
+        return bound
+    return bound | {"bpd_with_cross": bits_per_dimension(negative_elbo + terms["kl_cross"], size)}

@@ -15,6 +15,7 @@ from pyro_sri.evaluation.measures.base import (
     as_arrays,
     mean_and_error,
     missing,
+    slot_arrays,
 )
 from pyro_sri.inference import Explanation
 from pyro_sri.metrics import commonest_position, object_roles, order_consistency, slot_positions
@@ -45,12 +46,14 @@ class Order(Measure):
         self.positions: list[NDArray[np.integer]] = []
         self.roles: list[NDArray[np.integer]] = []  # -1 for the background
         self.background: tuple[int, ...] = ()
+        self.fills = True  # whether the slots fill the image, with a slot for the background
 
     def update(self, explanation: Explanation, truth: Truth) -> None:
         """Adds a batch."""
         if truth.masks is None:
             return
-        masks = as_arrays(explanation.slot_masks)
+        masks = slot_arrays(explanation.slot_masks)
+        self.fills &= as_arrays(explanation.slot_masks).shape[1] == masks.shape[1]
         self.positions.append(slot_positions(truth.masks, masks, background_entities=truth.background))
         roles = object_roles(truth.masks, background_entities=truth.background)
         self.background = truth.background
@@ -71,9 +74,11 @@ class Order(Measure):
 
     def _of_background(self, positions: NDArray[np.integer]) -> Metrics:
         """`order_background`. If there are several background entities, the one whose position varies most counts."""
+        if not self.fills:
+            return missing("the slots hold objects only, so the background has no position", self.BACKGROUND)
         places = [commonest_position(positions[:, entity]) for entity in self.background]
         found = [place[~np.isnan(place)] for place in places]
-        found = [place for place in found if len(place)]
+        found = [place for place in found if len(place) > 1]
         if not found:
-            return missing("no slot holds a background", self.BACKGROUND)
+            return missing("fewer than two images have a background in a slot", self.BACKGROUND)
         return mean_and_error(self.BACKGROUND, min(found, key=lambda place: float(place.mean())))
