@@ -253,7 +253,8 @@ def _iteration(
 
 def _kl(guide: Trace, priors: Trace, layer: int) -> Tensor:
     """KL between the posterior and the prior of a layer, [B] in nats."""
-    return analytic_kl(guide.nodes[_site(layer)], priors.nodes[_site(layer)])
+    posterior, prior = guide.nodes[_site(layer)], priors.nodes[_site(layer)]
+    return analytic_kl(posterior, prior | {"value": posterior["value"]})
 
 
 def _conditional_priors(model: Any, model_trace: Trace, guide_trace: Trace) -> Trace:
@@ -282,12 +283,8 @@ def _refine(
     drawn = recorder.trace.nodes[f"refined_slots_{step}"]
     guide_trace = last.guide.copy()
     guide_trace.add_node(drawn["name"], **drawn)
-    guide_trace.nodes[_site(layer)] = {
-        **drawn,
-        "name": _site(layer),
-        "mask": last.guide.nodes[_site(layer)]["mask"],
-        "infer": {},
-    }
+    weights = {key: last.guide.nodes[_site(layer)][key] for key in ("scale", "mask")}
+    guide_trace.nodes[_site(layer)] = {**drawn, "name": _site(layer), **weights, "infer": {}}
     return guide_trace, posterior, memory
 
 
