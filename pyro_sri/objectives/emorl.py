@@ -1,5 +1,6 @@
 """The objective of EMORL: a hierarchical bound, and refinement steps that use its gradient (Emami et al. 2021)."""
 
+import contextlib
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -164,10 +166,11 @@ class EMORL_ELBO(TermsELBO):
         learning = torch.is_grad_enabled()
         order, refined_layer = model.prior.order, model.prior.refined_layer
         with torch.set_grad_enabled(learning or steps > 0):
-            guide_trace = poutine.trace(guide).get_trace(images, *args, **kwargs)
+            with _Differentiable() if steps else contextlib.nullcontext():
+                guide_trace = poutine.trace(guide).get_trace(images, *args, **kwargs)
             posterior = guide_trace.nodes["_RETURN"]["value"]
             model_trace = run_against(model, guide_trace, images, *args, **kwargs)
-            priors = _conditional_priors(model, model_trace, guide_trace)
+            priors = _conditional_priors(model, model_trace, guide_trace, kwargs.get("temperature", 1.0))
             layer_kls = torch.stack([_kl(guide_trace, priors, layer) for layer in order])
             last = _iteration(guide_trace, model_trace, posterior, None, layer_kls.sum(0))
             iterations = [last]
@@ -236,11 +239,22 @@ class EMORL_ELBO(TermsELBO):
 EMORLGuide.objective = EMORL_ELBO  # SRI trains a pair with this guide with this objective
 
 
+class _Differentiable(Messenger):
+    """Lets the posteriors have a gradient even if all weights behind them are frozen.
+
+    They depend on the slots that inference starts from, so these become a leaf if they have no gradient.
+    """
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["name"] == "initial_slots" and not msg["value"].requires_grad:
+            msg["value"] = msg["value"].detach().requires_grad_()
+
+
 def _gradients(loss: Tensor, posterior: tuple[Tensor, Tensor], *, retain_graph: bool) -> tuple[Tensor, ...]:
     """Gradients of the loss with respect to a posterior. Zero if everything is masked."""
     if not loss.requires_grad:
         return tuple(map(torch.zeros_like, posterior))
-    return torch.autograd.grad(loss, posterior, retain_graph=retain_graph)
+    return torch.autograd.grad(loss, posterior, retain_graph=retain_graph, materialize_grads=True)
 
 
 def _iteration(
@@ -257,7 +271,7 @@ def _kl(guide: Trace, priors: Trace, layer: int) -> Tensor:
     return analytic_kl(posterior, prior | {"value": posterior["value"]})
 
 
-def _conditional_priors(model: Any, model_trace: Trace, guide_trace: Trace) -> Trace:
+def _conditional_priors(model: Any, model_trace: Trace, guide_trace: Trace, temperature: float) -> Trace:
     """Runs the hierarchical prior. Each layer is given the guide's fresh draw of the previous one in the chain.
 
     Its sites have the scales and masks of the model's sites.
@@ -266,7 +280,7 @@ def _conditional_priors(model: Any, model_trace: Trace, guide_trace: Trace) -> T
     for layer in model.prior.order[:-1]:
         fresh.nodes[_site(layer)] = guide_trace.nodes[f"prior_draw_{layer}"]
     num_scenes, num_slots, _ = guide_trace.nodes[_site(0)]["value"].shape
-    priors = run_against(model.prior, fresh, num_scenes, num_slots)
+    priors = run_against(model.prior, fresh, num_scenes, num_slots, temperature)
     for layer in model.prior.order:
         site = _site(layer)
         priors.nodes[site] |= {key: model_trace.nodes[site][key] for key in ("scale", "mask")}
