@@ -282,7 +282,7 @@ class _AllPresent(Messenger):
 def _objective(elbo: AIR_ELBO | EnumeratedAIR_ELBO, terms: Terms, *surrogates: str) -> Tensor:
     summed = [name for name in (*BOUND, "annealing", "other", *surrogates) if name in terms]
     loss = torch.stack([terms[name].mean() for name in summed]).sum()
-    if elbo.annealing is not None and elbo.training and torch.is_grad_enabled():
+    if elbo.annealing is not None and elbo.learning:
         elbo.annealing.notice()
     return loss
 

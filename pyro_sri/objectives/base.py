@@ -43,20 +43,22 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
     Additional observations and factors form a term `other` with weight 1.
 
     Controllers are updated in training mode with gradients enabled, once per step of a torch optimiser that has
-    parameters of the pair, regardless of the number of forward passes. `SVI.evaluate_loss` never updates them. With
-    another kind of optimiser, call `advance` after its step. Without Pyro's validation, nothing here waits for the
-    device.
+    parameters of the pair, regardless of the number of forward passes. The same step is counted in `step`.
+    `SVI.evaluate_loss` never updates anything. With another kind of optimiser, call `advance` after its step. Without
+    Pyro's validation, nothing here waits for the device.
 
     Attributes:
         bound: Names of the terms (`nll` and KLs) whose sum is the negative ELBO in nats. Terms that a system does not
             have are skipped. An objective that takes its terms from the model's record leaves this empty and
             overrides `kl`.
         mask_kl: Which KL between attention masks and decoded masks is part of the loss.
-        step: The training step. A trainer sets it before every step. Schedules use it in training mode.
+        step: The number of training steps so far. Schedules use it in training mode. It is not part of the state, so
+            set it to continue a training.
     """
 
     bound: ClassVar[tuple[str, ...]] = ()
     step: int
+    _stepping = False  # whether a forward pass of training followed the last update
 
     def __init__(self, mask_kl: MaskKL = "none") -> None:
         nn.Module.__init__(self)  # first: a plain super().__init__() never reaches it
@@ -70,6 +72,11 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         adopt(guide)
         join(guide, self)
         return Trace_ELBO.__call__(self, model, guide)
+
+    @property
+    def learning(self) -> bool:
+        """Whether forward passes are part of training: in training mode, with gradients."""
+        return self.training and torch.is_grad_enabled()
 
     @property
     def phase(self) -> Hashable:
@@ -110,15 +117,19 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         """
         if is_validation_enabled():
             check_range(model, images)
-        if self.training and torch.is_grad_enabled():
+        if self.learning:
+            self._stepping = True
             advance_after_step(self, model, guide)
         return self.read(self.trace(model, guide, images, *args, **kwargs))
 
     def advance(self) -> None:
-        """Updates controllers and schedules with everything recorded since the last update.
+        """Updates controllers and schedules with everything recorded since the last update, and counts a step.
 
-        Steps of torch's optimisers, including Pyro's, do this automatically.
+        Steps of torch's optimisers, including Pyro's, do this automatically. Without a forward pass since the last
+        update, this does nothing.
         """
+        self.step += self._stepping
+        self._stepping = False
         for module in self.modules():
             if isinstance(module, PerStep):
                 module.settle()
