@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 from pyro_sri.distributions import diagonal_normal, sri_scale
 from pyro_sri.guides.emorl import EMORLGuide
 from pyro_sri.guides.segregation import Segregation
-from pyro_sri.objectives.base import Terms, TermsELBO
+from pyro_sri.objectives.base import Terms, TermsELBO, seen_in, seen_terms
 from pyro_sri.objectives.geco import GECO
 from pyro_sri.objectives.traces import analytic_kl, other_scores, run_against, scored
 from pyro_sri.programs import Guide, Model
@@ -175,10 +175,10 @@ class EMORL_ELBO(TermsELBO):
             last = _iteration(guide_trace, model_trace, posterior, None, layer_kls.sum(0))
             iterations = [last]
             for step in range(1, steps + 1):
-                loss = (
-                    self._loss(last.nll, last.kl, last.other) / num_processes()
-                )  # the share of this process in the loss of the whole batch
-                gradients = _gradients(loss, last.posterior, retain_graph=learning)
+                other = None if last.other is None else last.other.mean()
+                loss = self._loss(last.nll.mean(), last.kl.mean(), other)
+                share = loss / num_processes()  # of this process, in the loss of the whole batch
+                gradients = _gradients(share, last.posterior, retain_graph=learning)
                 guide_trace, posterior, memory = _refine(guide.refinement, step, last, gradients, refined_layer)
                 model_trace = run_against(
                     model, guide_trace, images, *args, **{**kwargs, "decoded_layer": refined_layer}
@@ -208,32 +208,34 @@ class EMORL_ELBO(TermsELBO):
 
     def read(self, traces: EMORLTraces) -> Terms:
         """`nll`, `kl_slots`, `kl_above`, `other` if any, and `nll_i`, `kl_i`, `other_i` of the earlier iterations: each
-        [B], in nats."""
+        [B], in nats.
+
+        With GECO, a scaled or masked image also has `seen` and `seen_nll`, which are no part of the loss.
+        """
         *earlier, last = traces.iterations
         terms = {"nll": last.nll, "kl_slots": last.kl, "kl_above": traces.kl_above}
         for i, iteration in enumerate(earlier):
             terms |= {f"nll_{i}": iteration.nll, f"kl_{i}": iteration.kl}
         others = {"other": last.other} | {f"other_{i}": iteration.other for i, iteration in enumerate(earlier)}
         terms |= {name: other for name, other in others.items() if other is not None}
+        terms |= seen_terms(self.geco, traces.model.nodes["image"])
         return terms if torch.is_grad_enabled() else {name: term.detach() for name, term in terms.items()}
 
     def objective(self, terms: Terms) -> Tensor:
         """Combines the batch means of all iterations into a loss in nats per image, and GECO records the NLL."""
         steps = sum(name.startswith("nll_") for name in terms)
         names = [(f"nll_{i}", f"kl_{i}", f"other_{i}") for i in range(steps)] + [("nll", "kl_slots", "other")]
-        losses = [self._loss(terms[nll], terms[kl], terms.get(other)) for nll, kl, other in names]
+        mean = {name: term.mean() for name, term in terms.items()}
+        losses = [self._loss(mean[nll], mean[kl], mean.get(other)) for nll, kl, other in names]
         loss = torch.stack([(steps + 3 - i) / (steps + 1) * loss for i, loss in enumerate(losses)]).sum()
-        geco = self.active(self.geco)
-        if geco is not None and self.training and torch.is_grad_enabled():
-            geco.notice(terms["nll"].mean())
+        self.record(self.active(self.geco), mean["nll"], seen_in(mean))
         return loss
 
     def _loss(self, nll: Tensor, kl: Tensor, other: Tensor | None) -> Tensor:
-        """L_i, from nats per image [B]."""
-        nll, kl = nll.mean(), self.kl_weight * kl.mean()
-        geco = self.active(self.geco)
+        """L_i, from batch means in nats per image."""
+        geco, kl = self.active(self.geco), self.kl_weight * kl
         loss = nll + kl if geco is None else geco(nll, kl)
-        return loss if other is None else loss + other.mean()
+        return loss if other is None else loss + other
 
 
 EMORLGuide.objective = EMORL_ELBO  # SRI trains a pair with this guide with this objective

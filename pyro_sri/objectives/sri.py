@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_sri.distributions import diagonal_normal
 from pyro_sri.guides.segregation import Segregation
 from pyro_sri.models.scene import SceneModel
-from pyro_sri.objectives.base import Terms, TermsELBO
+from pyro_sri.objectives.base import Terms, TermsELBO, seen_in, seen_terms
 from pyro_sri.objectives.geco import GECO
 from pyro_sri.objectives.mask_kl import MaskKL, read_mask_kl
 from pyro_sri.objectives.traces import Site, latent_sites, other_scores, run_against, scored, total_kl
@@ -379,14 +379,26 @@ class SRI_ELBO(TermsELBO):
 
         While only the segregation is trained, there are only the first two. While only the prior is trained, there are
         only the last three. If requested, there is also `segregation_mask_kl` (`mask_kl` if the segregation has no
-        model of its own), and `other` if any.
+        model of its own), and `other` if any. With GECO, scaled or masked images also have `seen` and
+        `seen_nll`, or the same with the prefix `segregation_`, which are no part of the loss.
         """
-        terms = read_terms(traces)
+        terms = read_terms(traces) | self._seen(traces)
         if self.mask_kl == "none" or not terms.keys() & {"nll", "segregation_nll"}:
             return terms
         if traces.segregation is not None:
             return terms | {"segregation_mask_kl": read_mask_kl(self.mask_kl, traces.guide, traces.segregation)}
         return terms | {"mask_kl": read_mask_kl(self.mask_kl, traces.guide, traces.model)}
+
+    def _seen(self, traces: SRITraces) -> Terms:
+        """What both controllers see. The segregation's own objective reads the second itself."""
+        halves = [("", self.geco, traces.model)]
+        if traces.own is None:
+            halves.append((SEGREGATION, self.segregation_geco, traces.segregation))
+        seen: Terms = {}
+        for prefix, geco, model in halves:
+            if model is not None and "image" in model:
+                seen |= seen_terms(geco, model.nodes["image"], prefix)
+        return seen
 
     def objective(self, terms: Terms) -> Tensor:
         """Combines the batch means of the terms into a loss in nats per image. In training, GECO records the NLL."""
@@ -399,9 +411,11 @@ class SRI_ELBO(TermsELBO):
             loss = own.objective(_own_terms(mean))
         else:
             mask_kl = mean.get("segregation_mask_kl", 0.0)
-            loss = self.weigh(self.segregation_geco, mean["segregation_nll"], mean["segregation_kl"], mask_kl)
+            nll, kl = mean["segregation_nll"], mean["segregation_kl"]
+            loss = self.weigh(self.segregation_geco, nll, kl, mask_kl, seen_in(mean, SEGREGATION))
         if "nll" in mean:
-            loss = loss + self.weigh(self.geco, mean["nll"], self._kl_of_sri(mean), mean.get("mask_kl", 0.0))
+            kl, mask_kl = self._kl_of_sri(mean), mean.get("mask_kl", 0.0)
+            loss = loss + self.weigh(self.geco, mean["nll"], kl, mask_kl, seen_in(mean))
         return loss + other
 
     def _kl_of_sri(self, mean: Terms) -> Tensor:

@@ -7,11 +7,14 @@ from typing import Any
 import pyro
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import SVI
 from pyro.infer.elbo import ELBOModule
 from torch import Tensor
 
-from pyro_sri.objectives import SRI_ELBO, GenesisGECO, PresenceAnnealing, SlotELBO
+from pyro_sri.guides.emorl import EMORLGuide
+from pyro_sri.models.emorl import EMORLModel
+from pyro_sri.objectives import EMORL_ELBO, SRI_ELBO, EmorlGECO, GenesisGECO, PresenceAnnealing, SlotELBO, TermsELBO
 from pyro_sri.presets import PRESETS
 from support.programs import build_pair, build_sri
 from support.systems import uncovered
@@ -143,3 +146,59 @@ def test_who_sets_the_step_has_the_last_word(images: Tensor) -> None:
         train(module, torch.optim.SGD(module.parameters(), lr=0.0), images, 1, steps=1)
         assert module.elbo.geco.started == (step == 5)
         assert module.elbo.step == step + 1
+
+
+MASK = torch.tensor([True, False, True, False])
+
+
+@pytest.mark.parametrize(
+    ("handler", "part"),
+    [
+        (poutine.scale(scale=0.01), slice(None)),
+        (poutine.scale(scale=torch.tensor([0.5, 1.0, 2.0, 3.0])), slice(None)),
+        (poutine.mask(mask=MASK), MASK),
+    ],
+)
+@pytest.mark.parametrize("system", ["sri", "recurrent", "emorl"])
+def test_controllers_see_whole_images(system: str, handler: Any, part: Any, images: Tensor) -> None:
+    """Without scale and mask, with which every goal would seem to be met."""
+    model, guide, elbo = controlled(system)
+    pyro.set_rng_seed(1)
+    plain = elbo.terms(model, guide, images)
+    pyro.set_rng_seed(1)
+    with handler:
+        elbo.differentiable_loss(model, guide, images)
+    elbo.advance()
+    for name, geco in elbo.controllers().items():
+        nll = plain["segregation_nll" if name == "beta_segregation" else "nll"][part].mean()
+        seen = geco.goal - geco.slack_ema if isinstance(geco, EmorlGECO) else geco.error_ema
+        torch.testing.assert_close(seen, nll, rtol=1e-4, atol=1e-2)
+
+
+def controlled(system: str) -> tuple[Any, Any, TermsELBO]:
+    """A pair, and an objective with a controller for each half."""
+    geco = GenesisGECO(target=0.5, image_size=32)
+    if system == "sri":
+        return *build_sri(), SRI_ELBO(geco=geco, segregation_geco=EmorlGECO(target=0.5, image_size=32))
+    if system == "recurrent":
+        return *build_pair(system), SlotELBO(geco=geco)
+    model = EMORLModel(image_size=32, num_slots=3, slot_size=8, decoder="small")
+    return model, EMORLGuide(model, refinement_steps=0), EMORL_ELBO(geco=EmorlGECO(target=0.5, image_size=32))
+
+
+def test_controllers_that_see_nothing_stay(images: Tensor) -> None:
+    """Also half of a step may see nothing."""
+    model, guide, elbo = controlled("sri")
+    start = [buffer.clone() for buffer in elbo.buffers()]
+    for mask in (False, torch.zeros(4, dtype=torch.bool)):
+        with poutine.mask(mask=mask):
+            elbo.differentiable_loss(model, guide, images)
+        elbo.advance()
+        assert all(map(torch.equal, start, elbo.buffers()))
+    with poutine.mask(mask=False):
+        elbo.differentiable_loss(model, guide, images)
+    pyro.set_rng_seed(2)
+    elbo.differentiable_loss(model, guide, images)
+    elbo.advance()
+    pyro.set_rng_seed(2)
+    torch.testing.assert_close(elbo.geco.error_ema, elbo.terms(model, guide, images)["nll"].mean())
