@@ -1,6 +1,7 @@
 """The objective of EMORL: a hierarchical bound, and refinement steps that use its gradient (Emami et al. 2021)."""
 
 import contextlib
+import math
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from pyro_sri.distributions import diagonal_normal, sri_scale
 from pyro_sri.guides.emorl import EMORLGuide
 from pyro_sri.guides.segregation import Segregation
 from pyro_sri.objectives.base import Terms, TermsELBO, seen_in, seen_terms
-from pyro_sri.objectives.geco import GECO
+from pyro_sri.objectives.geco import GECO, EmorlGECO
 from pyro_sri.objectives.traces import analytic_kl, other_scores, run_against, scored
 from pyro_sri.programs import Guide, Model
 from pyro_sri.system.processes import num_processes
@@ -132,6 +133,15 @@ class EMORL_ELBO(TermsELBO):
     def controllers(self) -> dict[str, GECO]:
         """`beta`, the controller of the bound."""
         return {} if self.geco is None else {"beta": self.geco}
+
+    def weights(self) -> dict[str, float]:
+        """`beta`, the weight of the KLs, or with EMORL's GECO that of the NLL relative to the KLs."""
+        if self.geco is None:
+            return {"beta": self.kl_weight}
+        weight = self.geco.weight.item()
+        if not isinstance(self.geco, EmorlGECO):
+            return {"beta": self.kl_weight * weight}
+        return {"beta": weight / self.kl_weight if self.kl_weight else math.inf}
 
     def trace(
         self,

@@ -333,6 +333,11 @@ class SRI_ELBO(TermsELBO):
             both |= {f"{name}_segregation": geco for name, geco in self.segregation.controllers().items()}
         return {name: geco for name, geco in both.items() if geco is not None}
 
+    def weights(self) -> dict[str, float]:
+        """`beta` of L_SRI, `beta_segregation` of L_seg."""
+        own = {} if self.segregation is None else self.segregation.weights()
+        return super().weights() | {f"{name}_segregation": weight for name, weight in own.items()}
+
     def _in_step(self, objective: TermsELBO) -> TermsELBO:
         """Sets the segregation's objective to the same step and mode, and returns it."""
         objective.step = self.step

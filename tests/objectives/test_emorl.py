@@ -14,7 +14,7 @@ from pyro.poutine.messenger import Messenger
 
 from pyro_sri.guides.emorl import EMORLGuide
 from pyro_sri.models.emorl import EMORLModel
-from pyro_sri.objectives import EMORL_ELBO, EmorlGECO
+from pyro_sri.objectives import EMORL_ELBO, SRI_ELBO, EmorlGECO, GenesisGECO
 
 PRIORS = ("rpp", "rev", "bu")
 
@@ -165,6 +165,16 @@ def test_frozen_weights_train_the_rest_as_before(images: torch.Tensor) -> None:
         gradients.append(torch.autograd.grad(loss, list(model.decoder.parameters())))
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_the_weight_of_the_kls_is_told() -> None:
+    def weight(geco: EmorlGECO | GenesisGECO | None) -> float:
+        return EMORL_ELBO(geco=geco, kl_weight=0.5).weights()["beta"]
+
+    assert weight(None) == 0.5
+    assert weight(GenesisGECO(target=0.0, image_size=16, beta_init=0.1)) == pytest.approx(0.05)
+    assert weight(EmorlGECO(target=0.0, image_size=16)) == pytest.approx(2 * 1.0055, abs=1e-3)  # of the NLL
+    assert SRI_ELBO(segregation=EMORL_ELBO(kl_weight=0.5)).weights() == {"beta": 1.0, "beta_segregation": 0.5}
 
 
 def test_inference_mode(images: torch.Tensor) -> None:
