@@ -1,6 +1,7 @@
 """Segregate, relate, imagine: the guide of SRI (Emami et al. 2023, section 4)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pyro
 import torch
@@ -50,6 +51,7 @@ class SRIGuide(Program):
     """
 
     starts_small = ("scene_encoder", "slot_scales")
+    _infer: Callable[..., Segregation] | None = None  # stands in for the segregation's
 
     def __init__(
         self,
@@ -141,8 +143,36 @@ class SRIGuide(Program):
 
     def segregate(self, images: Tensor, num_slots: int | None = None) -> Segregation:
         """The first stage, inside the caller's plate: images [B, 3, H, W] -> K slots in random order."""
+        infer = self.segregation.guide.infer if self._infer is None else self._infer
         with auxiliary():
-            return self.segregation.guide.infer(images, self.num_slots if num_slots is None else num_slots)
+            return infer(images, self.num_slots if num_slots is None else num_slots)
+
+    @contextmanager
+    def segregated_by(self, infer: Callable[[Tensor, int], Segregation]) -> Iterator[None]:
+        """Inside, a function stands in for the first stage, for example one that returns slots that are known.
+
+        Args:
+            infer: Called like `infer` of the segregation's guide, inside the plate `scenes`.
+
+        Raises:
+            ValueError: If a guide with its own `segregate` or `forward` never called the function.
+        """
+        called = []
+
+        def stand_in(images: Tensor, num_slots: int) -> Segregation:
+            called.append(num_slots)
+            return infer(images, num_slots)
+
+        self._infer = stand_in
+        try:
+            yield
+        finally:
+            self._infer = None
+        if not called:
+            raise ValueError(
+                f"{type(self).__name__} cannot replace its first stage, as SRI_ELBO needs here: let its `segregate` "
+                "and `forward` call those of SRIGuide"
+            )
 
     def relate_and_imagine(self, segregated: Segregation) -> None:
         """The later stages, inside the caller's plate: draws s, and the slots in the order of the prior."""

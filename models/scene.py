@@ -1,5 +1,8 @@
 """The hierarchical autoregressive slot VAE of SRI (Emami et al. 2023, section 3)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pyro
 import torch
 from pyro.distributions import Independent
@@ -40,6 +43,7 @@ class SceneModel(Program):
     """
 
     starts_small = ("slot_prior",)
+    _decodes = True
 
     def __init__(
         self,
@@ -77,6 +81,15 @@ class SceneModel(Program):
             slots.append(pyro.sample(f"slot_{k}", diagonal_normal(loc, temperature * sri_scale(raw_scale))))
         return torch.stack(slots, 1)
 
+    @contextmanager
+    def undecoded(self) -> Iterator[None]:
+        """Inside, the story ends with the slots: they are returned, and there is no image."""
+        self._decodes = False
+        try:
+            yield
+        finally:
+            self._decodes = True
+
     def forward(
         self,
         images: Tensor | None = None,
@@ -94,9 +107,9 @@ class SceneModel(Program):
             temperature: Factor T on every prior standard deviation.
 
         Returns:
-            Images [B, 3, H, W].
+            Images [B, 3, H, W]; inside `undecoded`, the slots [B, K, D].
         """
         num_scenes = batch_size(images, num_scenes)
         with pyro.plate("scenes", num_scenes):
             slots = self.sample_slots(num_scenes, self.num_slots if num_slots is None else num_slots, temperature)
-            return sample_image(self.likelihood, self.decoder(slots), images)
+            return sample_image(self.likelihood, self.decoder(slots), images) if self._decodes else slots

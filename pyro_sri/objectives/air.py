@@ -146,9 +146,13 @@ class AIR_ELBO(TermsELBO):
         bits = torch.stack([guide.nodes[f"{PRESENCE}{t}"]["value"] for t in steps], 1)  # [B, T]
         posterior, prior = _presence(guide, steps), _presence(model, steps)
         log_q = posterior.of_bits(bits)
-        scored_q, scored_prior = posterior.weighed(guide, steps), prior.weighed(model, steps)
-        pres = scored_q.of_bits(bits).detach() - scored_prior.of_bits(bits)
-        annealing = _extra(self, log_q, prior, lambda presence: presence.of_bits(bits)).detach()
+        scored_q = posterior.weighed(guide, steps).of_bits(bits).detach()
+
+        def pres_kl(prior: Presence) -> Tensor:
+            return scored_q - prior.weighed(model, steps).of_bits(bits)
+
+        pres = pres_kl(prior)
+        annealing = _extra(self, pres, prior, pres_kl).detach()
         where = torch.stack([log_ratio(*_pair(traces, f"{WHERE}{t}")) for t in steps], 1)
         what = torch.stack([log_ratio(*_pair(traces, f"{WHAT}{t}")) for t in steps], 1)
         nll = -scored(model.nodes["image"])
@@ -240,16 +244,21 @@ class EnumeratedAIR_ELBO(TermsELBO):
                 "additional observations and factors may depend on the number of objects, which is summed out here; "
                 "use AIR_ELBO (estimator='score'), which draws it"
             )
-        log_ratios = posterior.weighed(guide, steps).of_counts() - prior.weighed(model, steps).of_counts()
+        scored_q = posterior.weighed(guide, steps).of_counts()
+
+        def pres_kl(prior: Presence) -> Tensor:
+            return scored_q - prior.weighed(model, steps).of_counts()
+
+        pres = pres_kl(prior)
         present = q.flip(1).cumsum(1).flip(1)[:, 1:]  # q(n > t), [B, T]
         where = torch.stack([analytic_kl(*_pair(traces, f"{WHERE}{t}")) for t in steps], 1)
         what = torch.stack([analytic_kl(*_pair(traces, f"{WHAT}{t}")) for t in steps], 1)
         return {
             "nll": weighed(-(q * _log_likelihoods(model)).sum(1), model.nodes["image"]),
-            "kl_pres": (q * log_ratios).sum(1),
+            "kl_pres": (q * pres).sum(1),
             "kl_where": (present * where).sum(1),
             "kl_what": (present * what).sum(1),
-            "annealing": (q * _extra(self, log_q, prior, Presence.of_counts)).sum(1),
+            "annealing": (q * _extra(self, pres, prior, pres_kl)).sum(1),
         }
 
     def weights(self) -> dict[str, float]:
@@ -273,7 +282,7 @@ class _AllPresent(Messenger):
 def _objective(elbo: AIR_ELBO | EnumeratedAIR_ELBO, terms: Terms, *surrogates: str) -> Tensor:
     summed = [name for name in (*BOUND, "annealing", "other", *surrogates) if name in terms]
     loss = torch.stack([terms[name].mean() for name in summed]).sum()
-    if elbo.annealing is not None and elbo.training and torch.is_grad_enabled():
+    if elbo.annealing is not None and elbo.learning:
         elbo.annealing.notice()
     return loss
 
@@ -283,12 +292,12 @@ def _weights(elbo: AIR_ELBO | EnumeratedAIR_ELBO) -> dict[str, float]:
 
 
 def _extra(
-    elbo: AIR_ELBO | EnumeratedAIR_ELBO, log_q: Tensor, prior: Presence, score: Callable[[Presence], Tensor]
+    elbo: AIR_ELBO | EnumeratedAIR_ELBO, kl: Tensor, prior: Presence, kl_to: Callable[[Presence], Tensor]
 ) -> Tensor:
-    """What annealing adds to log q - log p in training. It is 0 in evaluation."""
+    """What annealing adds to the presence bits' KL to the prior in training. It is 0 in evaluation."""
     if elbo.annealing is None or not elbo.training:
-        return torch.zeros_like(log_q)
-    return elbo.annealing.weight() * (log_q - score(elbo.annealing.prior(prior))) - (log_q - score(prior))
+        return torch.zeros_like(kl)
+    return elbo.annealing.weight() * kl_to(elbo.annealing.prior(prior)) - kl
 
 
 def _steps(guide: Trace, model: Trace) -> range:

@@ -22,7 +22,7 @@ from pyro_sri.guides.segregation import Segregation
 from pyro_sri.objectives.geco import GECO
 from pyro_sri.objectives.mask_kl import MaskKL, check_mask_kl
 from pyro_sri.objectives.stepping import PerStep, advance_after_step
-from pyro_sri.objectives.traces import run_against
+from pyro_sri.objectives.traces import Site, is_plain, log_prob, run_against, weighed
 from pyro_sri.programs import Guide, Model, adopt, check_range, join
 
 Terms = dict[str, Tensor]
@@ -43,20 +43,22 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
     Additional observations and factors form a term `other` with weight 1.
 
     Controllers are updated in training mode with gradients enabled, once per step of a torch optimiser that has
-    parameters of the pair, regardless of the number of forward passes. `SVI.evaluate_loss` never updates them. With
-    another kind of optimiser, call `advance` after its step. Without Pyro's validation, nothing here waits for the
-    device.
+    parameters of the pair, regardless of the number of forward passes. The same step is counted in `step`.
+    `SVI.evaluate_loss` never updates anything. With another kind of optimiser, call `advance` after its step. Without
+    Pyro's validation, nothing here waits for the device.
 
     Attributes:
         bound: Names of the terms (`nll` and KLs) whose sum is the negative ELBO in nats. Terms that a system does not
             have are skipped. An objective that takes its terms from the model's record leaves this empty and
             overrides `kl`.
         mask_kl: Which KL between attention masks and decoded masks is part of the loss.
-        step: The training step. A trainer sets it before every step. Schedules use it in training mode.
+        step: The number of training steps so far. Schedules use it in training mode. It is not part of the state, so
+            set it to continue a training.
     """
 
     bound: ClassVar[tuple[str, ...]] = ()
     step: int
+    _stepping = False  # whether a forward pass of training followed the last update
 
     def __init__(self, mask_kl: MaskKL = "none") -> None:
         nn.Module.__init__(self)  # first: a plain super().__init__() never reaches it
@@ -70,6 +72,11 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         adopt(guide)
         join(guide, self)
         return Trace_ELBO.__call__(self, model, guide)
+
+    @property
+    def learning(self) -> bool:
+        """Whether forward passes are part of training: in training mode, with gradients."""
+        return self.training and torch.is_grad_enabled()
 
     @property
     def phase(self) -> Hashable:
@@ -110,15 +117,19 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         """
         if is_validation_enabled():
             check_range(model, images)
-        if self.training and torch.is_grad_enabled():
+        if self.learning:
+            self._stepping = True
             advance_after_step(self, model, guide)
         return self.read(self.trace(model, guide, images, *args, **kwargs))
 
     def advance(self) -> None:
-        """Updates controllers and schedules with everything recorded since the last update.
+        """Updates controllers and schedules with everything recorded since the last update, and counts a step.
 
-        Steps of torch's optimisers, including Pyro's, do this automatically.
+        Steps of torch's optimisers, including Pyro's, do this automatically. Without a forward pass since the last
+        update, this does nothing.
         """
+        self.step += self._stepping
+        self._stepping = False
         for module in self.modules():
             if isinstance(module, PerStep):
                 module.settle()
@@ -162,19 +173,37 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         """-ELBO, [B] in nats, of everything that is observed."""
         return terms["nll"] + self.kl(terms) + terms.get("other", 0.0)
 
-    def weigh(self, geco: GECO | None, nll: Tensor, kl: Tensor, mask_kl: Tensor | float = 0.0) -> Tensor:
+    def weigh(
+        self,
+        geco: GECO | None,
+        nll: Tensor,
+        kl: Tensor,
+        mask_kl: Tensor | float = 0.0,
+        seen: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """Weights NLL and KL by the controller, which records the NLL in training. Without one, returns the sum.
 
         The mask KL has the same weight as the KL (Engelcke et al. 2021). If it only trains the decoder, its weight is
         1, because the decoder should follow the attention from the start, when the weight of the KL is small.
+
+        Args:
+            geco: The controller, or None.
+            nll: Batch mean in nats per image.
+            kl: Batch mean in nats per image.
+            mask_kl: Batch mean in nats per image.
+            seen: What the controller records instead of the NLL (see `seen_in`), or None.
         """
         followed = self.mask_kl == "decoder"
         kl = kl if followed else kl + mask_kl
         geco = self.active(geco)
         loss = nll + kl if geco is None else geco(nll, kl)
-        if geco is not None and self.training and torch.is_grad_enabled():
-            geco.notice(nll)
+        self.record(geco, nll, seen)
         return loss + mask_kl if followed else loss
+
+    def record(self, geco: GECO | None, nll: Tensor, seen: tuple[Tensor, Tensor] | None = None) -> None:
+        """In training, lets a controller record the batch mean of the NLL or, if given, what it sees instead."""
+        if geco is not None and self.learning:
+            geco.notice(*((nll,) if seen is None else seen))
 
     def differentiable_loss(self, model: Model, guide: Guide, *args: Any, **kwargs: Any) -> Tensor:
         """The loss as a scalar tensor in nats per image, as returned by an `ELBOModule`."""
@@ -192,6 +221,32 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         if loss.requires_grad:  # false if everything is masked
             loss.backward()
         return loss.item()
+
+
+def seen_terms(geco: GECO | None, image: Site, prefix: str = "") -> Terms:
+    """What a controller sees of an image that is scaled or masked. Its goal is for whole images.
+
+    Args:
+        geco: The controller of the NLL, or None.
+        image: The model's site `image`.
+        prefix: Prefix of the names.
+
+    Returns:
+        `seen` [B], which is 0 for masked images and otherwise 1, and `seen_nll` [B], their NLL without weights in nats.
+        Empty without a controller, or if there is neither scale nor mask. They are terms in order to reach
+        `TermsELBO.objective`, but no part of the loss.
+    """
+    if geco is None or is_plain(image):
+        return {}
+    with torch.no_grad():
+        nll = -log_prob(image)
+        seen = weighed(torch.ones_like(nll), image) != 0
+        return {f"{prefix}seen": seen.to(nll), f"{prefix}seen_nll": torch.where(seen, nll, 0.0)}
+
+
+def seen_in(mean: Terms, prefix: str = "") -> tuple[Tensor, Tensor] | None:
+    """The batch means of `seen_nll` and `seen`, as `PerStep.notice` takes them. None if they are not there."""
+    return (mean[f"{prefix}seen_nll"], mean[f"{prefix}seen"]) if f"{prefix}seen" in mean else None
 
 
 def _check_store(*programs: Any) -> None:

@@ -1,5 +1,7 @@
 """The objective of EMORL: a hierarchical bound, and refinement steps that use its gradient (Emami et al. 2021)."""
 
+import contextlib
+import math
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -7,14 +9,15 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_sri.distributions import diagonal_normal, sri_scale
 from pyro_sri.guides.emorl import EMORLGuide
 from pyro_sri.guides.segregation import Segregation
-from pyro_sri.objectives.base import Terms, TermsELBO
-from pyro_sri.objectives.geco import GECO
+from pyro_sri.objectives.base import Terms, TermsELBO, seen_in, seen_terms
+from pyro_sri.objectives.geco import GECO, EmorlGECO
 from pyro_sri.objectives.traces import analytic_kl, other_scores, run_against, scored
 from pyro_sri.programs import Guide, Model
 from pyro_sri.system.processes import num_processes
@@ -131,6 +134,15 @@ class EMORL_ELBO(TermsELBO):
         """`beta`, the controller of the bound."""
         return {} if self.geco is None else {"beta": self.geco}
 
+    def weights(self) -> dict[str, float]:
+        """`beta`, the weight of the KLs, or with EMORL's GECO that of the NLL relative to the KLs."""
+        if self.geco is None:
+            return {"beta": self.kl_weight}
+        weight = self.geco.weight.item()
+        if not isinstance(self.geco, EmorlGECO):
+            return {"beta": self.kl_weight * weight}
+        return {"beta": weight / self.kl_weight if self.kl_weight else math.inf}
+
     def trace(
         self,
         model: Model,
@@ -164,18 +176,19 @@ class EMORL_ELBO(TermsELBO):
         learning = torch.is_grad_enabled()
         order, refined_layer = model.prior.order, model.prior.refined_layer
         with torch.set_grad_enabled(learning or steps > 0):
-            guide_trace = poutine.trace(guide).get_trace(images, *args, **kwargs)
+            with _Differentiable() if steps else contextlib.nullcontext():
+                guide_trace = poutine.trace(guide).get_trace(images, *args, **kwargs)
             posterior = guide_trace.nodes["_RETURN"]["value"]
             model_trace = run_against(model, guide_trace, images, *args, **kwargs)
-            priors = _conditional_priors(model, model_trace, guide_trace)
+            priors = _conditional_priors(model, model_trace, guide_trace, kwargs.get("temperature", 1.0))
             layer_kls = torch.stack([_kl(guide_trace, priors, layer) for layer in order])
             last = _iteration(guide_trace, model_trace, posterior, None, layer_kls.sum(0))
             iterations = [last]
             for step in range(1, steps + 1):
-                loss = (
-                    self._loss(last.nll, last.kl, last.other) / num_processes()
-                )  # the share of this process in the loss of the whole batch
-                gradients = _gradients(loss, last.posterior, retain_graph=learning)
+                other = None if last.other is None else last.other.mean()
+                loss = self._loss(last.nll.mean(), last.kl.mean(), other)
+                share = loss / num_processes()  # of this process, in the loss of the whole batch
+                gradients = _gradients(share, last.posterior, retain_graph=learning)
                 guide_trace, posterior, memory = _refine(guide.refinement, step, last, gradients, refined_layer)
                 model_trace = run_against(
                     model, guide_trace, images, *args, **{**kwargs, "decoded_layer": refined_layer}
@@ -205,42 +218,55 @@ class EMORL_ELBO(TermsELBO):
 
     def read(self, traces: EMORLTraces) -> Terms:
         """`nll`, `kl_slots`, `kl_above`, `other` if any, and `nll_i`, `kl_i`, `other_i` of the earlier iterations: each
-        [B], in nats."""
+        [B], in nats.
+
+        With GECO, a scaled or masked image also has `seen` and `seen_nll`, which are no part of the loss.
+        """
         *earlier, last = traces.iterations
         terms = {"nll": last.nll, "kl_slots": last.kl, "kl_above": traces.kl_above}
         for i, iteration in enumerate(earlier):
             terms |= {f"nll_{i}": iteration.nll, f"kl_{i}": iteration.kl}
         others = {"other": last.other} | {f"other_{i}": iteration.other for i, iteration in enumerate(earlier)}
         terms |= {name: other for name, other in others.items() if other is not None}
+        terms |= seen_terms(self.geco, traces.model.nodes["image"])
         return terms if torch.is_grad_enabled() else {name: term.detach() for name, term in terms.items()}
 
     def objective(self, terms: Terms) -> Tensor:
         """Combines the batch means of all iterations into a loss in nats per image, and GECO records the NLL."""
         steps = sum(name.startswith("nll_") for name in terms)
         names = [(f"nll_{i}", f"kl_{i}", f"other_{i}") for i in range(steps)] + [("nll", "kl_slots", "other")]
-        losses = [self._loss(terms[nll], terms[kl], terms.get(other)) for nll, kl, other in names]
+        mean = {name: term.mean() for name, term in terms.items()}
+        losses = [self._loss(mean[nll], mean[kl], mean.get(other)) for nll, kl, other in names]
         loss = torch.stack([(steps + 3 - i) / (steps + 1) * loss for i, loss in enumerate(losses)]).sum()
-        geco = self.active(self.geco)
-        if geco is not None and self.training and torch.is_grad_enabled():
-            geco.notice(terms["nll"].mean())
+        self.record(self.active(self.geco), mean["nll"], seen_in(mean))
         return loss
 
     def _loss(self, nll: Tensor, kl: Tensor, other: Tensor | None) -> Tensor:
-        """L_i, from nats per image [B]."""
-        nll, kl = nll.mean(), self.kl_weight * kl.mean()
-        geco = self.active(self.geco)
+        """L_i, from batch means in nats per image."""
+        geco, kl = self.active(self.geco), self.kl_weight * kl
         loss = nll + kl if geco is None else geco(nll, kl)
-        return loss if other is None else loss + other.mean()
+        return loss if other is None else loss + other
 
 
 EMORLGuide.objective = EMORL_ELBO  # SRI trains a pair with this guide with this objective
+
+
+class _Differentiable(Messenger):
+    """Lets the posteriors have a gradient even if all weights behind them are frozen.
+
+    They depend on the slots that inference starts from, so these become a leaf if they have no gradient.
+    """
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["name"] == "initial_slots" and not msg["value"].requires_grad:
+            msg["value"] = msg["value"].detach().requires_grad_()
 
 
 def _gradients(loss: Tensor, posterior: tuple[Tensor, Tensor], *, retain_graph: bool) -> tuple[Tensor, ...]:
     """Gradients of the loss with respect to a posterior. Zero if everything is masked."""
     if not loss.requires_grad:
         return tuple(map(torch.zeros_like, posterior))
-    return torch.autograd.grad(loss, posterior, retain_graph=retain_graph)
+    return torch.autograd.grad(loss, posterior, retain_graph=retain_graph, materialize_grads=True)
 
 
 def _iteration(
@@ -253,10 +279,11 @@ def _iteration(
 
 def _kl(guide: Trace, priors: Trace, layer: int) -> Tensor:
     """KL between the posterior and the prior of a layer, [B] in nats."""
-    return analytic_kl(guide.nodes[_site(layer)], priors.nodes[_site(layer)])
+    posterior, prior = guide.nodes[_site(layer)], priors.nodes[_site(layer)]
+    return analytic_kl(posterior, prior | {"value": posterior["value"]})
 
 
-def _conditional_priors(model: Any, model_trace: Trace, guide_trace: Trace) -> Trace:
+def _conditional_priors(model: Any, model_trace: Trace, guide_trace: Trace, temperature: float) -> Trace:
     """Runs the hierarchical prior. Each layer is given the guide's fresh draw of the previous one in the chain.
 
     Its sites have the scales and masks of the model's sites.
@@ -265,7 +292,7 @@ def _conditional_priors(model: Any, model_trace: Trace, guide_trace: Trace) -> T
     for layer in model.prior.order[:-1]:
         fresh.nodes[_site(layer)] = guide_trace.nodes[f"prior_draw_{layer}"]
     num_scenes, num_slots, _ = guide_trace.nodes[_site(0)]["value"].shape
-    priors = run_against(model.prior, fresh, num_scenes, num_slots)
+    priors = run_against(model.prior, fresh, num_scenes, num_slots, temperature)
     for layer in model.prior.order:
         site = _site(layer)
         priors.nodes[site] |= {key: model_trace.nodes[site][key] for key in ("scale", "mask")}
@@ -282,12 +309,8 @@ def _refine(
     drawn = recorder.trace.nodes[f"refined_slots_{step}"]
     guide_trace = last.guide.copy()
     guide_trace.add_node(drawn["name"], **drawn)
-    guide_trace.nodes[_site(layer)] = {
-        **drawn,
-        "name": _site(layer),
-        "mask": last.guide.nodes[_site(layer)]["mask"],
-        "infer": {},
-    }
+    weights = {key: last.guide.nodes[_site(layer)][key] for key in ("scale", "mask")}
+    guide_trace.nodes[_site(layer)] = {**drawn, "name": _site(layer), **weights, "infer": {}}
     return guide_trace, posterior, memory
 
 

@@ -4,10 +4,12 @@ import torch
 from pyro.distributions import Delta
 from torch import Tensor
 
-from pyro_sri.objectives.base import Terms, TermsELBO, Traces
+from pyro_sri.objectives.base import Terms, TermsELBO, Traces, seen_in, seen_terms
 from pyro_sri.objectives.geco import GECO
 from pyro_sri.objectives.mask_kl import MaskKL, read_mask_kl
 from pyro_sri.objectives.traces import Site, latent_sites, other_scores, scored, total_kl
+
+NOT_KLS = ("nll", "mask_kl", "other", "seen", "seen_nll")
 
 
 class SlotELBO(TermsELBO):
@@ -51,6 +53,8 @@ class SlotELBO(TermsELBO):
     def read(self, traces: Traces) -> Terms:
         """`nll`, the KLs of the model's record, `mask_kl` if requested, and `other` if any: each [B], in nats.
 
+        With GECO, a scaled or masked image also has `seen` and `seen_nll`, which are no part of the loss.
+
         Raises:
             ValueError: If a mask KL is requested for a guide without attention masks.
         """
@@ -63,17 +67,18 @@ class SlotELBO(TermsELBO):
                 continue  # not scored, or determined by the other latents
             pairs.setdefault(prior["term"], []).append((guide.nodes[name], prior))
         terms |= {term: total_kl(of_term, analytic=self.analytic) for term, of_term in pairs.items()}
-        terms |= other_scores(terms["nll"], model, guide)
+        terms |= other_scores(terms["nll"], model, guide) | seen_terms(self.geco, model.nodes["image"])
         if self.mask_kl != "none":
             terms["mask_kl"] = read_mask_kl(self.mask_kl, guide, model)
         return terms
 
     def kl(self, terms: Terms) -> Tensor:
-        """The sum of all KLs, which are all terms except `nll`, `mask_kl` and `other`, in nats."""
-        kls = [term for name, term in terms.items() if name not in ("nll", "mask_kl", "other")]
+        """The sum of all KLs, which are all terms but a few, in nats."""
+        kls = [term for name, term in terms.items() if name not in NOT_KLS]
         return sum(kls, torch.zeros_like(terms["nll"]))
 
     def objective(self, terms: Terms) -> Tensor:
         """Combines the batch means of the terms into a loss in nats per image. In training, GECO records the NLL."""
         mean = {name: term.mean() for name, term in terms.items()}
-        return self.weigh(self.geco, mean["nll"], self.kl(mean), mean.get("mask_kl", 0.0)) + mean.get("other", 0.0)
+        loss = self.weigh(self.geco, mean["nll"], self.kl(mean), mean.get("mask_kl", 0.0), seen_in(mean))
+        return loss + mean.get("other", 0.0)

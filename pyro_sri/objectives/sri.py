@@ -1,7 +1,8 @@
 """The objective of SRI (Emami et al. 2023), for the segregation, for all stages, and for the prior alone."""
 
 import re
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import pyro
@@ -9,12 +10,13 @@ import torch
 from pyro import poutine
 from pyro.distributions import Delta
 from pyro.poutine import Trace
-from pyro.poutine.messenger import Messenger
+from pyro.poutine.messenger import Messenger, unwrap
 from torch import Tensor
 
 from pyro_sri.distributions import diagonal_normal
-from pyro_sri.guides.segregation import Segregation, auxiliary
-from pyro_sri.objectives.base import Terms, TermsELBO
+from pyro_sri.guides.segregation import Segregation
+from pyro_sri.models.scene import SceneModel
+from pyro_sri.objectives.base import Terms, TermsELBO, seen_in, seen_terms
 from pyro_sri.objectives.geco import GECO
 from pyro_sri.objectives.mask_kl import MaskKL, read_mask_kl
 from pyro_sri.objectives.traces import Site, latent_sites, other_scores, run_against, scored, total_kl
@@ -88,15 +90,15 @@ def trace_stages(model: Model, guide: Any, images: Tensor, own: OwnRun, *args: A
     if not guide.end_to_end:
         segregated = segregated.detach()
 
-    def later() -> None:
-        with pyro.plate("scenes", len(images)):
-            if "segregated_slots" not in own.traces.guide:
-                with auxiliary():
-                    pyro.sample("segregated_slots", Delta(segregated.slots, event_dim=2))
-            guide.relate_and_imagine(segregated)
+    def infer(*_: Any) -> Segregation:
+        if "segregated_slots" not in own.traces.guide:
+            pyro.sample("segregated_slots", Delta(segregated.slots, event_dim=2))
+        return segregated
 
-    with poutine.block(hide=["scenes"]):  # otherwise an enclosing recorder would see the plate twice
-        guide_trace = _after(own.traces.guide, poutine.trace(later).get_trace())
+    plate_is_known = poutine.block(hide=["scenes"])  # otherwise an enclosing recorder would see it twice
+    with guide.segregated_by(infer), plate_is_known:
+        later = poutine.trace(guide).get_trace(images, *args, **kwargs)
+    guide_trace = _after(own.traces.guide, later)
     model_trace = run_against(model, guide_trace, images, *args, **kwargs)
     return SRITraces(guide_trace, model_trace, own.traces.model, own)
 
@@ -123,27 +125,49 @@ def encode_slots(guide: Any, images: Tensor) -> Tensor:
     return torch.cat([means, scales], dim=-1)
 
 
-def trace_prior(model: Model, guide: Guide, encoded: Tensor) -> SRITraces:
-    """Runs the guide's later stages on encoded slots [B, K, 2D], and the model's slots against them, without decoding.
+def trace_prior(model: Model, guide: Any, inputs: Tensor, *args: Any, **kwargs: Any) -> SRITraces:
+    """Runs guide and model without gradients to the slots' posteriors, and without the image.
 
-    The guide's posterior of the ordered slots is fixed, so gradients reach only the prior and q(s | x).
+    Gradients reach only the prior and q(s | x), because the guide's posterior of the ordered slots is fixed.
+
+    Args:
+        model: The scene model. A `SceneModel` does not decode.
+        guide: The SRI guide.
+        inputs: Images [B, 3, H, W], or encoded slots [B, K, 2D]. With encoded slots, guide and model get an image of
+            NaN, so that a derived program that reads it does not go unnoticed.
+        *args: Passed on to guide and model.
+        **kwargs: Passed on to guide and model.
     """
-    num_scenes, num_slots, _ = encoded.shape
+    if inputs.ndim == 3:
+        infer, images = _decoding(inputs), _unknown_images(guide, inputs)
+        if inputs.shape[1] != guide.num_slots:
+            kwargs = {"num_slots": inputs.shape[1]} | kwargs
+    else:
+        infer, images = torch.no_grad()(guide.segregation.guide.infer), inputs
+    with _Held(), guide.segregated_by(infer):
+        guide_trace = poutine.trace(guide).get_trace(images, *args, **kwargs)
+    program = unwrap(model)
+    with program.undecoded() if isinstance(program, SceneModel) else nullcontext():
+        model_trace = run_against(model, guide_trace, images, *args, **kwargs)
+    if "image" in model_trace:  # of a model that decodes all the same
+        model_trace.remove_node("image")
+    return SRITraces(guide_trace, model_trace, None)
+
+
+def _decoding(encoded: Tensor) -> Callable[..., Segregation]:
+    """A first stage that draws from encoded slots [B, K, 2D]."""
     means, scales = encoded.chunk(2, dim=-1)
 
-    def ordered() -> None:
-        with pyro.plate("scenes", num_scenes):
-            with auxiliary():
-                slots = pyro.sample("segregated_slots", diagonal_normal(means, scales.clamp(min=POINT), 2))
-            guide.relate_and_imagine(Segregation(means, scales, slots))
+    def infer(*_: Any) -> Segregation:
+        slots = pyro.sample("segregated_slots", diagonal_normal(means, scales.clamp(min=POINT), 2))
+        return Segregation(means, scales, slots)
 
-    def imagined() -> None:
-        with pyro.plate("scenes", num_scenes):
-            model.sample_slots(num_scenes, num_slots)
+    return infer
 
-    with _Held():
-        guide_trace = poutine.trace(ordered).get_trace()
-    return SRITraces(guide_trace, run_against(imagined, guide_trace), None)
+
+def _unknown_images(guide: Any, encoded: Tensor) -> Tensor:
+    """Images [B, 3, H, W] of NaN, without memory of their own."""
+    return encoded.new_full((), torch.nan).expand(len(encoded), 3, guide.image_size, guide.image_size)
 
 
 def read_terms(traces: SRITraces) -> Terms:
@@ -182,9 +206,14 @@ def _read_other(traces: SRITraces, like: Tensor) -> Terms:
 
 
 def _read_segregation_terms(guide: Trace, segregation: Trace) -> Terms:
-    """NLL and Monte Carlo KL (as in GENESIS-v2). SRI's guide masks its own sites, so the model's masks are used."""
+    """NLL and Monte Carlo KL (as in GENESIS-v2).
+
+    The KL has the scales and masks of the model's sites. Those of SRI's guide are for its own slots.
+    """
     priors = {name: segregation.nodes[name] for name in latent_sites(segregation)}
-    pairs = [(guide.nodes[name] | {"mask": prior["mask"]}, prior) for name, prior in priors.items()]
+    pairs = [
+        (guide.nodes[name] | {key: prior[key] for key in ("scale", "mask")}, prior) for name, prior in priors.items()
+    ]
     nll = -scored(segregation.nodes["image"])
     kl = total_kl(pairs, analytic=False) if pairs else torch.zeros_like(nll)
     return {"segregation_nll": nll, "segregation_kl": kl}
@@ -195,6 +224,14 @@ def _read_own_terms(own: OwnRun) -> Terms:
     terms = own.objective.read(own.traces)
     whole = {"nll": terms["nll"], "kl": own.objective.kl(terms)}
     return {f"{SEGREGATION}{name}": term for name, term in (whole | terms).items()}
+
+
+def _require_segregation(guide: Any, option: str, *, model: bool = False) -> None:
+    """Raises ValueError unless the guide shows its segregation and, if asked for, the segregation has a model."""
+    if not hasattr(guide, "segregation"):
+        raise ValueError(f"{option} needs the segregation of an SRIGuide: use handlers as contexts around the call")
+    if model and guide.segregation.model is None:
+        raise ValueError(f"{option} trains the segregation alone, but it has no model: use {option}=0")
 
 
 def _own_terms(terms: Terms) -> Terms:
@@ -296,6 +333,11 @@ class SRI_ELBO(TermsELBO):
             both |= {f"{name}_segregation": geco for name, geco in self.segregation.controllers().items()}
         return {name: geco for name, geco in both.items() if geco is not None}
 
+    def weights(self) -> dict[str, float]:
+        """`beta` of L_SRI, `beta_segregation` of L_seg."""
+        own = {} if self.segregation is None else self.segregation.weights()
+        return super().weights() | {f"{name}_segregation": weight for name, weight in own.items()}
+
     def _in_step(self, objective: TermsELBO) -> TermsELBO:
         """Sets the segregation's objective to the same step and mode, and returns it."""
         objective.step = self.step
@@ -319,10 +361,13 @@ class SRI_ELBO(TermsELBO):
         While only the prior is trained, the output of `encode_slots` [B, K, 2D] can be passed instead of the images.
         """
         if self.training and self.stage == "prior":
-            return trace_prior(model, guide, images if images.ndim == 3 else encode_slots(guide, images))
+            _require_segregation(guide, "prior_from")
+            return trace_prior(model, guide, images, *args, **kwargs)
         pair: Any = getattr(guide, "segregation", None)
         objective = self._ask(pair)
         alone = self.training and self.stage == "segregation"
+        if alone:
+            _require_segregation(guide, "segregation_steps", model=True)
         shared = {name: value for name, value in kwargs.items() if name in STORY_ARGUMENTS}
         if objective is not None:
             own = OwnRun(objective, objective.trace(pair.model, pair.guide, images, **shared))
@@ -339,14 +384,26 @@ class SRI_ELBO(TermsELBO):
 
         While only the segregation is trained, there are only the first two. While only the prior is trained, there are
         only the last three. If requested, there is also `segregation_mask_kl` (`mask_kl` if the segregation has no
-        model of its own), and `other` if any.
+        model of its own), and `other` if any. With GECO, scaled or masked images also have `seen` and
+        `seen_nll`, or the same with the prefix `segregation_`, which are no part of the loss.
         """
-        terms = read_terms(traces)
+        terms = read_terms(traces) | self._seen(traces)
         if self.mask_kl == "none" or not terms.keys() & {"nll", "segregation_nll"}:
             return terms
         if traces.segregation is not None:
             return terms | {"segregation_mask_kl": read_mask_kl(self.mask_kl, traces.guide, traces.segregation)}
         return terms | {"mask_kl": read_mask_kl(self.mask_kl, traces.guide, traces.model)}
+
+    def _seen(self, traces: SRITraces) -> Terms:
+        """What both controllers see. The segregation's own objective reads the second itself."""
+        halves = [("", self.geco, traces.model)]
+        if traces.own is None:
+            halves.append((SEGREGATION, self.segregation_geco, traces.segregation))
+        seen: Terms = {}
+        for prefix, geco, model in halves:
+            if model is not None and "image" in model:
+                seen |= seen_terms(geco, model.nodes["image"], prefix)
+        return seen
 
     def objective(self, terms: Terms) -> Tensor:
         """Combines the batch means of the terms into a loss in nats per image. In training, GECO records the NLL."""
@@ -359,9 +416,11 @@ class SRI_ELBO(TermsELBO):
             loss = own.objective(_own_terms(mean))
         else:
             mask_kl = mean.get("segregation_mask_kl", 0.0)
-            loss = self.weigh(self.segregation_geco, mean["segregation_nll"], mean["segregation_kl"], mask_kl)
+            nll, kl = mean["segregation_nll"], mean["segregation_kl"]
+            loss = self.weigh(self.segregation_geco, nll, kl, mask_kl, seen_in(mean, SEGREGATION))
         if "nll" in mean:
-            loss = loss + self.weigh(self.geco, mean["nll"], self._kl_of_sri(mean), mean.get("mask_kl", 0.0))
+            kl, mask_kl = self._kl_of_sri(mean), mean.get("mask_kl", 0.0)
+            loss = loss + self.weigh(self.geco, mean["nll"], kl, mask_kl, seen_in(mean))
         return loss + other
 
     def _kl_of_sri(self, mean: Terms) -> Tensor:

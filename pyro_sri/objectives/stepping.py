@@ -10,27 +10,47 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from pyro_sri.system.processes import mean_over_processes
+
 
 class PerStep(nn.Module):
     """A module that records a value in every forward pass, and is updated after the optimiser's step."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._noticed: tuple[Tensor | float, int] | None = None  # a sum, and the number of values
+        self._noticed: tuple[Tensor | float, Tensor | int] | None = None  # the sums of values and shares
 
     @torch.no_grad()
-    def notice(self, value: Tensor | float = 0.0) -> None:
-        """Records a scalar of a forward pass."""
+    def notice(self, value: Tensor | float = 0.0, share: Tensor | int = 1) -> None:
+        """Records a scalar of a forward pass.
+
+        Args:
+            value: The scalar. If only a share of the images has one, this is the scalar times the share.
+            share: The share, from 0 to 1.
+        """
         value = value.detach() if isinstance(value, Tensor) else value
-        total, count = (0.0, 0) if self._noticed is None else self._noticed
-        self._noticed = (value if count == 0 else total + value, count + 1)
+        if self._noticed is not None:
+            total, shares = self._noticed
+            value, share = total + value, shares + share
+        self._noticed = (value, share)
 
     def settle(self) -> None:
         """Updates with the mean of the values recorded since the last update. Does nothing if there are none."""
         if self._noticed is not None:
-            total, count = self._noticed
+            total, shares = self._noticed
             self._noticed = None
-            self.update(total if count == 1 else total / count)
+            if isinstance(shares, Tensor):
+                self._update_if_any(total, shares)
+            else:
+                self.update(total if shares == 1 else total / shares)
+
+    def _update_if_any(self, total: Tensor | float, shares: Tensor) -> None:
+        """Updates with the mean over the images of all processes that have a value. Does not wait for the device."""
+        total, shares = mean_over_processes(torch.stack([torch.as_tensor(total).to(shares), shares]))
+        before = [buffer.clone() for buffer in self.buffers()]
+        self.update(total / shares)
+        for buffer, kept in zip(self.buffers(), before, strict=True):
+            buffer.copy_(torch.where(shares > 0, buffer, kept))
 
     def update(self, value: Any) -> None:
         """Does one update, with the mean value of a step."""

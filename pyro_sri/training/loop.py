@@ -26,6 +26,7 @@ from pyro_sri.data.loading import evaluation_batches, held_batches, to_images, t
 from pyro_sri.objectives import Terms
 from pyro_sri.objectives.sri import encode_slots
 from pyro_sri.presets import PRESETS
+from pyro_sri.programs import record_of
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import plain_disk_errors, write_atomically
 from pyro_sri.system.processes import mean_over_processes, plain_connection_errors, total_over_processes
@@ -328,7 +329,8 @@ class _Trainer:
         images = sum(self.config.images_per_step(step) for step in range(since, self.state.step))
         seconds = time.perf_counter() - start
         line = self.stepper.take_means()
-        line |= {name: geco.weight.item() for name, geco in self.module.elbo.controllers().items()}
+        if record_of(self.module.model).has_prior:  # an auto-encoder has no KL to weigh
+            line |= self.module.elbo.weights()
         line["learning_rate"] = learning_rate(self.config, self.state.step - 1)
         line["images_per_second"] = images / seconds
         self.log_start = (self.state.step, time.perf_counter())

@@ -32,7 +32,7 @@ class Panel(NamedTuple):
 PANELS = (
     Panel("negative log-likelihood (nats per image)", r"(segregation_)?nll(_\d+)?"),
     Panel("KL divergences (nats per image)", r"kl_\w+|\w+_kl", True),
-    Panel("GECO's multiplier beta", r"beta(_\w+)?", True),
+    Panel("weight of the KLs, beta", r"beta(_\w+)?", True),
 )
 VALIDATION = "val_"
 
@@ -45,7 +45,7 @@ LABEL_COLOUR, RULE_COLOUR, GOAL_COLOUR = "#303036", "#e4e4e8", "#707078"
 
 
 def curves(log: Log, goal: float | None = None) -> Picture:
-    """Likelihoods, KL terms and GECO's multipliers over the steps, if the log has them. Validation is drawn as points.
+    """Likelihoods, KL terms and their weights over the steps, if the log has them. Validation is drawn as points.
 
     Args:
         log: Lines with `step` and, if known, the terms of the objective; `val_nll` and so on for validation.

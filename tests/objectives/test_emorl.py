@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pyro
@@ -13,7 +14,7 @@ from pyro.poutine.messenger import Messenger
 
 from pyro_sri.guides.emorl import EMORLGuide
 from pyro_sri.models.emorl import EMORLModel
-from pyro_sri.objectives import EMORL_ELBO, EmorlGECO
+from pyro_sri.objectives import EMORL_ELBO, SRI_ELBO, EmorlGECO, GenesisGECO
 
 PRIORS = ("rpp", "rev", "bu")
 
@@ -46,16 +47,16 @@ class PriorsSeeWhatIsPassedOn(Messenger):
             msg["value"], msg["done"] = self.passed_on[f"layer_{layer}_slots"], True
 
 
-@pytest.mark.parametrize("prior", PRIORS)
-def test_mean_field_elbo_without_refinement(prior: str, images: torch.Tensor) -> None:
+@pytest.mark.parametrize(("prior", "temperature"), [("rpp", 1.0), ("rev", 1.0), ("bu", 1.0), ("rpp", 0.5), ("bu", 2.0)])
+def test_mean_field_elbo_without_refinement(prior: str, temperature: float, images: torch.Tensor) -> None:
     """Exactly, under the same draws; it warns of reversed priors, whose sites come in the other order."""
     pair = build(prior=prior)
     pyro.set_rng_seed(3)
     with contextlib.nullcontext() if prior == "bu" else pytest.warns(UserWarning, match="mean field"):
-        stock = TraceMeanField_ELBO().loss(*pair, images)
+        stock = TraceMeanField_ELBO().loss(*pair, images, temperature=temperature)
     pyro.set_rng_seed(3)
     with PriorsSeeWhatIsPassedOn():
-        terms = EMORL_ELBO().terms(*pair, images, refinement_steps=0)
+        terms = EMORL_ELBO().terms(*pair, images, refinement_steps=0, temperature=temperature)
     assert stock == pytest.approx((terms["nll"] + terms["kl_slots"]).sum().item(), rel=1e-5)
 
 
@@ -125,6 +126,55 @@ def test_without_gradients(steps: int, images: torch.Tensor) -> None:
         values = [site["value"] for site in trace.nodes.values() if site["type"] == "sample"]
         assert not any(v.requires_grad for v in values)
     assert all(p.grad is None for p in (*model.parameters(), *guide.parameters()))
+
+
+@pytest.fixture
+def _frozen_without_a_word() -> Iterator[None]:
+    """Pyro warns of frozen networks that it would store."""
+    with pyro.settings.context(module_local_params=True):
+        yield
+
+
+@pytest.mark.usefixtures("_frozen_without_a_word")
+@pytest.mark.parametrize("frozen", ["model", "guide", "both", "some means"])
+@pytest.mark.parametrize("learning", [True, False])
+def test_frozen_weights_change_no_number(frozen: str, learning: bool, images: torch.Tensor) -> None:
+    """Refinement takes gradients with respect to posteriors, not to weights."""
+    model, guide = build()
+    parts = {"model": [model], "guide": [guide], "both": [model, guide], "some means": [guide.loc_mlp]}
+    results = []
+    for freeze in (False, True):
+        for module in parts[frozen]:
+            module.requires_grad_(not freeze)
+        pyro.set_rng_seed(1)
+        with torch.set_grad_enabled(learning):
+            results.append(EMORL_ELBO().terms(model, guide, images))
+    for name, term in results[0].items():
+        assert torch.equal(results[1][name], term), name
+
+
+@pytest.mark.usefixtures("_frozen_without_a_word")
+def test_frozen_weights_train_the_rest_as_before(images: torch.Tensor) -> None:
+    """The decoder's gradients do not depend on whether the guide is frozen."""
+    model, guide = build()
+    gradients = []
+    for learns in (True, False):
+        guide.requires_grad_(learns)
+        pyro.set_rng_seed(1)
+        loss = EMORL_ELBO().differentiable_loss(model, guide, images)
+        gradients.append(torch.autograd.grad(loss, list(model.decoder.parameters())))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_weight_of_the_kls_is_told() -> None:
+    def weight(geco: EmorlGECO | GenesisGECO | None) -> float:
+        return EMORL_ELBO(geco=geco, kl_weight=0.5).weights()["beta"]
+
+    assert weight(None) == 0.5
+    assert weight(GenesisGECO(target=0.0, image_size=16, beta_init=0.1)) == pytest.approx(0.05)
+    assert weight(EmorlGECO(target=0.0, image_size=16)) == pytest.approx(2 * 1.0055, abs=1e-3)  # of the NLL
+    assert SRI_ELBO(segregation=EMORL_ELBO(kl_weight=0.5)).weights() == {"beta": 1.0, "beta_segregation": 0.5}
 
 
 def test_inference_mode(images: torch.Tensor) -> None:

@@ -16,6 +16,7 @@ import torch
 
 from pyro_sri import checkpoints, load, runs
 from pyro_sri.data.making import make_dataset
+from pyro_sri.presets import PRESETS
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import write_atomically
 from pyro_sri.training.loop import Diverged, train
@@ -65,6 +66,13 @@ def test_a_run_directory_holds_everything(tetrominoes: Path, tmp_path: Path) -> 
     events = list((run.path / "tensorboard").iterdir())
     assert events
     assert sum(event.stat().st_size for event in events) > 10_000  # scalars and pictures
+
+
+def test_the_log_has_the_weight_of_the_kls_without_a_controller_too(tetrominoes: Path, tmp_path: Path) -> None:
+    config = PRESETS["air-multi_digits"].config.tiny()
+    fields = {"data": tetrominoes, "image_size": 32, "annealing_steps": 4, "annealing_weight": 1e4}
+    run = train(dataclasses.replace(config, **fields, steps=2, log_every=1, validation_images=2), tmp_path / "run")
+    assert [line["beta"] for line in run.log() if "loss" in line] == pytest.approx([1000, 100], rel=1e-4)
 
 
 def test_stopping_and_resuming_changes_nothing(tetrominoes: Path, tmp_path: Path) -> None:

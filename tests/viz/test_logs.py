@@ -23,7 +23,7 @@ TERMS = {
         "beta": ["beta"],
     },
     "slot_attention": {"nll": ["nll"], "kl": [], "beta": []},
-    "air": {"nll": ["nll"], "kl": ["kl_pres", "kl_where", "kl_what"], "beta": []},
+    "air": {"nll": ["nll"], "kl": ["kl_pres", "kl_where", "kl_what"], "beta": ["beta"]},
 }
 OTHERS = ("loss", "learning_rate", "images_per_second", "squared_error", "annealing", "score", "baseline")
 LINES = [{"step": step, "nll": 100.0 / step, "kl_scene": 1.0, "beta": 0.5} for step in range(10, 110, 10)]
