@@ -47,7 +47,7 @@ def check_dataset(path: Path | str, progress: Report | None = None) -> list[str]
             if name.endswith("masks") and (fault := tallies[name].fault()):
                 raise UserError(f"{file.path}: {name} {fault}; make the file again")
         notes = [f"{split}/imgs {fault}" for split in file.splits if (fault := dark_images(brightest[split]))]
-        notes += [f"{name} {note}" for name, tally in tallies.items() if tally.scenes for note in tally.notes()]
+        notes += [f"{name} {note}" for name, tally in tallies.items() for note in tally.notes()]
         faults = {split: file.factor_fault(split) for split in file.splits}
         return notes + [f"{split}: {fault}; evaluation leaves out DCI" for split, fault in faults.items() if fault]
 
