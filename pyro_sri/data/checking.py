@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.data.format import DatasetFile, Report, convert_advice
+from pyro_sri.data.format import DatasetFile, Report
 from pyro_sri.data.hdf5 import HDF5_ERRORS, check_filters, pieces
 from pyro_sri.data.masks import MaskTally, mask_fault
 from pyro_sri.system.errors import UserError
@@ -47,7 +47,7 @@ def check_dataset(path: Path | str, progress: Report | None = None) -> list[str]
             if name.endswith("masks") and (fault := tallies[name].fault()):
                 raise UserError(f"{file.path}: {name} {fault}; make the file again")
         notes = [f"{split}/imgs {fault}" for split in file.splits if (fault := dark_images(brightest[split]))]
-        notes += [f"{name} {note}" for name, tally in tallies.items() if tally.scenes for note in tally.notes()]
+        notes += [f"{name} {note}" for name, tally in tallies.items() for note in tally.notes()]
         faults = {split: file.factor_fault(split) for split in file.splits}
         return notes + [f"{split}: {fault}; evaluation leaves out DCI" for split, fault in faults.items() if fault]
 
@@ -78,9 +78,9 @@ def _checked_items(file: DatasetFile, name: str, array: Any, start: int, stop: i
     fault, says, advice = np.zeros(stop - start, dtype=bool), "", "make the file again"
     if name.endswith("masks"):
         if wrong := mask_fault(items):
-            raise UserError(f"{file.path}: {name} {wrong}; {convert_advice(file.path)}")
+            raise UserError(f"{file.path}: {name} {wrong}; {file.conversion}")
         fault, says = _wrong_values(items), "has masks with values other than 0 and 255"
-        advice = convert_advice(file.path)
+        advice = file.conversion
         if file.generated and not fault.any():
             fault, says, advice = _no_partition(items), "has masks that are not a partition", "make the file again"
     elif name.endswith("factors"):

@@ -8,6 +8,7 @@ Groups `train`, `val`, `test` (at least one of them), each with::
              (optional)
     factors  [n, O, F] numbers, or a structured array, with the names in the attribute `factor_names` (optional)
 
+The two attributes may also stand on a group, or on its `masks` or `factors`.
 Groups with other common names (training, validation, Test) count as these splits.
 
 All arrays must be in the file itself. Links, arrays in other files and arrays that were only partly written (HDF5 would
@@ -27,6 +28,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_sri.data.attributes import said_attributes
 from pyro_sri.data.hdf5 import (
     HDF5_ERRORS,
     LARGEST_READ_BYTES,
@@ -35,7 +37,6 @@ from pyro_sri.data.hdf5 import (
     item_bytes,
     open_file,
     pieces,
-    read_attributes,
     stored,
 )
 from pyro_sri.data.masks import mask_fault, visible_masks
@@ -110,7 +111,7 @@ class DatasetFile:
         if len(set(sizes.values())) > 1:
             raise UserError(f"{self.path}: the splits have images of different sizes {sizes}; make them equal")
         self.image_size: int = sizes[self.splits[0]]
-        self.attributes = read_attributes(self._file, str(self.path))
+        self.attributes = said_attributes(self._file, self._groups, str(self.path))
         self._check_background()
         names = self.attributes.get("factor_names", [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -168,7 +169,7 @@ class DatasetFile:
             return None
         masks = self.read(array, items)
         if fault := mask_fault(masks):
-            raise UserError(f"{self.path}: {split}/masks {fault}; {convert_advice(self.path)}")
+            raise UserError(f"{self.path}: {split}/masks {fault}; {self.conversion}")
         return visible_masks(masks)
 
     def factor_fault(self, split: str) -> str | None:
@@ -218,6 +219,11 @@ class DatasetFile:
     def background_entities(self) -> tuple[int, ...]:
         """The entities that are not objects: entity 0 unless the file says otherwise; empty if all are objects."""
         return tuple(int(entity) for entity in np.atleast_1d(self.attributes.get("background_entities", 0)))
+
+    @property
+    def conversion(self) -> str:
+        """Advice on how to make a usable file from this one. Files that say their source need something to change."""
+        return convert_advice(self.path, self.image_size if "source" in self.attributes else None)
 
     @property
     def generated(self) -> bool:

@@ -5,15 +5,17 @@ maps, inverted masks, and values that are not shares of a pixel.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyro_sri.metrics.segmentation import entity_labels
 
-EDGES = 0.25  # of the pixels of a single mask: if more are on soft edges, it looks like an index map
+SOFT = 0.9  # of the pixels that are neither inside nor outside: at soft edges, at least so many are mixtures
+LITTLE = 0.2  # of the pixels: masks that leave less to the background may be inverted
 FULL = 255
+OPPOSITE = ((0, 1), (1, 0), (1, 1), (1, -1))  # a neighbour of a pixel, in rows and columns; the other is across from it
 
 
 def visible_masks(masks: NDArray[Any]) -> NDArray[np.uint8]:
@@ -59,11 +61,55 @@ def mask_fault(masks: NDArray[Any]) -> str | None:
 
 
 def is_index_map(masks: NDArray[Any]) -> bool:
-    """Whether a single mask contains numbers of entities: several values besides 0, and not only at soft edges."""
-    if masks.shape[1] != 1 or masks.max(initial=0) <= 1 or _all_hard(masks):
+    """Whether a single mask contains numbers of entities: several values besides 0, and not only at soft edges.
+
+    At a soft edge, a pixel is a mixture of two opposite neighbours. Most pixels of an entity are not.
+    """
+    if masks.shape[1] != 1 or _all_hard(masks):
         return False
-    inside = masks[masks != 0]
-    return bool((inside != inside.max()).mean() > EDGES)
+    largest = masks.max()
+    if 1 < largest < FULL / 2:  # neither shares nor bytes
+        return True
+    lowest = 0 if largest > 1 else masks.min()
+    between = (masks > lowest) & (masks < largest)
+    return bool(between.any() and mixtures(masks[..., 0], masks).mixed[..., None][between].mean() < SOFT)
+
+
+class Mixtures(NamedTuple):
+    """Pixels of pictures or maps at borders, bool [..., H, W].
+
+    Attributes:
+        mixed: Pixels that are a mixture of two opposite neighbours: unlike both, and between them in each channel.
+        borders: Pixels that are unlike one of their neighbours.
+    """
+
+    mixed: NDArray[np.bool_]
+    borders: NDArray[np.bool_]
+
+
+def mixtures(codes: NDArray[Any], shown: NDArray[Any]) -> Mixtures:
+    """Which pixels are at borders, and which of them are mixtures of their neighbours.
+
+    Args:
+        codes: [..., H, W], equal where the pixels are.
+        shown: What pixels show, [..., H, W, C].
+    """
+    height, width = codes.shape[-2:]
+    wide = [*[(0, 0)] * (codes.ndim - 2), (1, 1), (1, 1)]
+    codes_around, shown_around = np.pad(codes, wide, mode="edge"), np.pad(shown, [*wide, (0, 0)], mode="edge")
+    mixed, borders = np.zeros(codes.shape, dtype=bool), np.zeros(codes.shape, dtype=bool)
+    for down, right in OPPOSITE:
+        ways = [
+            (..., slice(1 + y, 1 + y + height), slice(1 + x, 1 + x + width))
+            for y, x in ((down, right), (-down, -right))
+        ]
+        unlike_one, unlike_other = (codes_around[way] != codes for way in ways)
+        borders |= unlike_one | unlike_other
+        places = np.nonzero(unlike_one & unlike_other)
+        one, here, other = shown_around[*ways[0], :][places], shown[places], shown_around[*ways[1], :][places]
+        between = ((one <= here) & (here <= other)) | ((other <= here) & (here <= one))
+        mixed[places] |= between.all(-1)
+    return Mixtures(mixed, borders)
 
 
 def look_inverted(masks: NDArray[Any]) -> bool:
@@ -105,24 +151,37 @@ class MaskTally:
 
     def __init__(self, background: Sequence[int], declared: bool):
         self.background, self.declared = list(background), declared
-        self.scenes = self.overlapping = self.hiding = self.covered_by_one = 0
+        self.scenes = self.overlapping = self.hiding = self.covered_by_one = self.framed = 0
         self.pixels = self.nobodys = self.backgrounds = 0
 
     def update(self, masks: NDArray[Any]) -> None:
         """Counts more scenes, [n, O, H, W, 1]."""
         inside: NDArray[np.bool_] = _inside(masks)[..., 0]  # [n, O, H, W]
         labels = entity_labels(masks)  # [n, H, W]
+        self.update_labels(labels)
         there, whole = np.asarray(inside.any((2, 3))), np.asarray(inside.all((2, 3)))  # [n, O]
         visible = [np.asarray(labels == entity).any((1, 2)) for entity in range(masks.shape[1])]
         hidden = there & ~np.stack(visible, axis=1)
         in_front = np.where(whole.any(1), whole.shape[1] - 1 - whole[:, ::-1].argmax(1), -1)
-        self.scenes += len(masks)
         self.overlapping += int((inside.sum(1) > 1).any((1, 2)).sum())
         self.hiding += int(hidden.any(1).sum())
         self.covered_by_one += int((there & (np.arange(whole.shape[1]) < in_front[:, None])).any(1).sum())
+
+    def update_labels(self, labels: NDArray[np.integer]) -> None:
+        """Counts more scenes, given as the entity of each pixel, [n, H, W]; -1 is none."""
+        self.scenes += len(labels)
         self.pixels += labels.size
         self.nobodys += int((labels < 0).sum())
         self.backgrounds += int(np.isin(labels, self.background).sum())
+        edge = np.concatenate([labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]], axis=1)
+        objects = np.setdiff1d(edge, [-1, *self.background])
+        largest = np.max([(edge == entity).sum(1) for entity in objects], axis=0, initial=0)
+        self.framed += int((largest > 2 * np.isin(edge, [-1, *self.background]).sum(1)).sum())
+
+    @property
+    def nobodys_share(self) -> float:
+        """The share of the pixels that are in no entity."""
+        return self.nobodys / max(1, self.pixels)
 
     def fault(self) -> str | None:
         """Why nearly all ground truth would be lost, as words to follow "masks"; None if it would not be."""
@@ -133,8 +192,21 @@ class MaskTally:
             )
         return None
 
+    def background_note(self, advice: str) -> list[str]:
+        """What a user should know if what is in no mask is the background, likewise.
+
+        Args:
+            advice: What to do if a mask is the background.
+        """
+        if not self.scenes or self.nobodys_share >= LITTLE:
+            return []
+        share = f"{100 * self.nobodys_share:.0f} %"
+        return [f"leave {share} of the pixels to the background: is it one of them ({advice}), or are they inverted?"]
+
     def notes(self) -> list[str]:
         """What a user should know, as words to follow "masks"."""
+        if not self.scenes:
+            return []
         notes, total = [], f"of {self.scenes} scenes"
         if self.overlapping:
             notes.append(f"overlap in {self.overlapping} {total}: the higher entity is in front")
@@ -142,7 +214,7 @@ class MaskTally:
             notes.append(f"have an entity that others hide completely in {self.hiding} {total}")
         if self.nobodys == self.pixels:
             return [*notes, "are all empty"]
-        share = self.nobodys / max(1, self.pixels)
+        share = self.nobodys_share
         if self.background and not self.backgrounds:
             notes.append(
                 f"show no pixel of the background, entity {', '.join(map(str, self.background))}: they may be inverted,"
@@ -153,4 +225,11 @@ class MaskTally:
                 f"leave {100 * share:.0f} % of the pixels to no entity, though entity 0 counts as the background: if "
                 "it is an object, set the attribute background_entities=[] (`data convert F.h5 --background-entities`)"
             )
+        elif self.background and not self.declared and 2 * self.framed > self.scenes:
+            notes.append(
+                f"have an object along most of the image's edge in {self.framed} {total}: is it the background, which "
+                "must be entity 0, or named by the attribute background_entities?"
+            )
+        elif self.nobodys + self.backgrounds == self.pixels:
+            notes.append("show no object: all pixels are background")
         return notes

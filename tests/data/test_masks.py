@@ -90,11 +90,81 @@ def test_index_maps_are_read_as_such(tmp_path, dtype):
                 attempt()
 
 
-def test_a_lone_mask_that_is_neither_is_refused(tmp_path):
-    maps = np.zeros((2, 1, SIZE, SIZE, 1), np.uint8)
-    maps[:, 0, 1:3], maps[:, 0, 5:7] = 100, 200
-    with pytest.raises(UserError, match="not index maps"):
+def lone(background, *objects, dtype=np.uint8):
+    """Index maps of bands with these values, two rows for each or as many as given: (value, rows)."""
+    maps, row = np.full((4, 1, SIZE, SIZE, 1), background, dtype), 1
+    for value, rows in objects:
+        maps[:, :, row : row + rows], row = value, row + rows
+    return maps
+
+
+@pytest.mark.parametrize(
+    ("maps", "expected", "words"),
+    [
+        (lone(255, (1, 2), (2, 2), (3, 2)), [0, 1, 1, 2, 2, 3, 3, 0], "value 255 is entity 0"),
+        (lone(0, (1, 2), (200, 3)), [0, 1, 1, 2, 2, 2, 0, 0], "value 0 is entity 0"),
+        (lone(0, (1, 2), (2, 5)), [0, 1, 1, 2, 2, 2, 2, 2], "and so on up to 2"),
+        (lone(0, (1, 2), (255, 1), (2, 2)), [0, 1, 1, -1, 2, 2, 0, 0], "value 255 is no entity"),
+        (lone(0, (100, 2), (300, 2), dtype=np.int32), [0, 1, 1, 2, 2, 0, 0, 0], "in ascending order up to 2"),
+        (lone(7, (0, 2), (3, 2)), [0, 1, 1, 2, 2, 0, 0, 0], None),
+    ],
+)
+def test_index_maps_of_any_values(tmp_path, maps, expected, words):
+    """A background that is not 0, a large number, an object on most of the image, a region of no entity."""
+    if words is None:  # 0 is in all maps, and so an entity of its own: it stays the background
+        expected, words = [7, 0, 0, 3, 3, 7, 7, 7], "value 0 is entity 0"
+    path = write(tmp_path / "a.h5", maps)
+    if maps.dtype == np.uint8:
+        with pytest.raises(UserError, match=r"like an index map; convert it"):
+            check_dataset(path)
+    said = convert(path, tmp_path / "b.h5")
+    assert words in said[0]
+    assert not any("are all empty" in sentence for sentence in said)
+    assert entity_labels(read(tmp_path / "b.h5"))[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("maps", "words"),
+    [
+        (lone(0, (0.5, 2), (3, 2), dtype=np.float32), "not index maps: values must be whole numbers"),
+        (lone(0.1, (0.5, 2), (0.9, 2), dtype=np.float32), "not index maps"),
+        (np.arange(4 * SIZE * SIZE, dtype=np.int32).reshape(4, 1, SIZE, SIZE, 1) // 2, "more than the 64"),
+    ],
+)
+def test_a_lone_mask_that_is_neither_is_refused(tmp_path, maps, words):
+    with pytest.raises(UserError, match=words):
         convert(write(tmp_path / "a.h5", maps), tmp_path / "b.h5")
+
+
+def discs(values, side=24, big=8):
+    """Discs with these values on 0, in maps that are drawn large and then made smaller by averaging."""
+    places = np.arange(side * big) - side * big / 2
+    large = np.zeros((side * big, side * big))
+    for place, value in enumerate(values):
+        x = (place - (len(values) - 1) / 2) * side * big / len(values)
+        large[(places[:, None] ** 2 + (places - x) ** 2) < (side * big / len(values) / 2.4) ** 2] = value
+    return np.rint(large.reshape(side, big, side, big).mean((1, 3))).astype(np.uint8)
+
+
+def test_a_soft_lone_mask_is_no_index_map():
+    assert mask_fault(discs([255])[None, None, ..., None]) is None
+    for values in ([80, 160, 240], [1, 2, 3], [10, 255]):
+        assert "like an index map" in mask_fault(discs(values)[None, None, ..., None])
+
+
+def test_smoothed_index_maps_are_refused(tmp_path):
+    maps = np.tile(discs([30, 60, 90, 120])[None, None, ..., None], (4, 1, 1, 1, 1))
+    with pytest.raises(UserError, match=r"index maps have soft edges: \d\d %"):
+        convert(write(tmp_path / "a.h5", maps), tmp_path / "b.h5")
+
+
+def test_advice_to_convert_can_be_followed(tmp_path):
+    """Also for a file that says its source, which `convert` refuses unless something is to change."""
+    path = write(tmp_path / "a.h5", lone(0, (1, 2), (2, 2)), source="mine")
+    with pytest.raises(UserError, match=f"--size {SIZE}"):
+        check_dataset(path)
+    convert(path, tmp_path / "b.h5", size=SIZE)
+    assert check_dataset(tmp_path / "b.h5") == []
 
 
 def test_soft_masks_go_to_the_entity_with_half_or_the_largest_share():
@@ -157,6 +227,43 @@ def test_no_mask_need_be_background(tmp_path):
         assert info(file)["splits"]["train"]["objects_per_scene"] == {2: 4}
     perfect = adjusted_rand_index(read(tmp_path / "b.h5"), masks, foreground_only=True, background_entities=[])
     assert perfect.min() > 0.3
+
+
+@pytest.mark.parametrize("place", ["train", "train/masks"])
+def test_a_background_said_on_a_split_or_its_masks_counts_everywhere(tmp_path, place):
+    masks = visible_masks(background_and_object())
+    path = write(tmp_path / "a.h5", np.concatenate([masks[:, 1:], masks[:, :1]], axis=1))
+    with h5py.File(path, "a") as file:
+        file[place].attrs["background_entities"] = [1]
+        file["train/factors"] = np.zeros((4, 2, 3))
+        file["train/factors"].attrs["factor_names"] = ["x", "y", "z"]
+    convert(path, tmp_path / "b.h5")
+    for file in (path, tmp_path / "b.h5"):
+        assert check_dataset(file) == []
+        told = info(file)
+        assert (told["background_entities"], told["factor_names"]) == ([1], ["x", "y", "z"])
+        assert told["splits"]["train"]["background_share"] == pytest.approx(1 - 16 / 64)
+    with h5py.File(path, "a") as file:
+        file.attrs["background_entities"] = [0]
+    for attempt in (lambda: check_dataset(path), lambda: convert(path, tmp_path / "c.h5")):
+        with pytest.raises(UserError, match=rf"background_entities is \[0\] on the file and \[1\] on {place}; make"):
+            attempt()
+
+
+def test_names_that_do_not_fit_the_factors_are_named(tmp_path):
+    path = write(tmp_path / "a.h5", visible_masks(background_and_object()), factor_names=["x", "y"])
+    with h5py.File(path, "a") as file:
+        file["train/factors"] = np.zeros((4, 2, 3))
+    said = convert(path, tmp_path / "b.h5")
+    assert "factor_names do not fit the columns of the factors of train, and were left out" in said[0]
+
+
+def test_a_background_that_is_not_first_is_named(tmp_path):
+    masks = visible_masks(background_and_object())
+    path = write(tmp_path / "a.h5", np.concatenate([masks[:, 1:], masks[:, :1]], axis=1))
+    assert "along most of the image's edge in 4 of 4 scenes" in check_dataset(path)[0]
+    masks[:, 0], masks[:, 1] = 255, 0
+    assert check_dataset(write(tmp_path / "b.h5", masks)) == ["train/masks show no object: all pixels are background"]
 
 
 @pytest.mark.parametrize(

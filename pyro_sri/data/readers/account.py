@@ -16,8 +16,9 @@ class Account:
         self._scenes = self._losing = 0
 
     def say(self, sentence: str) -> None:
-        """Adds a sentence."""
-        self._sentences.append(sentence)
+        """Adds a sentence, unless it is empty."""
+        if sentence:
+            self._sentences.append(sentence)
 
     def cut(self, entities: NDArray[np.uint8], window: Window, size: int) -> NDArray[Any]:
         """The window of an entity map [H, W], with a side of `size` pixels. Counts scenes that lose an entity."""

@@ -13,12 +13,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_sri.data.attributes import said_attributes
 from pyro_sri.data.checking import finite_rows
 from pyro_sri.data.format import ARRAYS, SPLITS, Report, SceneArrays, split_groups
-from pyro_sri.data.hdf5 import HDF5_ERRORS, check_filters, check_stored, pieces, read_attributes, stored
+from pyro_sri.data.hdf5 import HDF5_ERRORS, check_filters, check_stored, pieces, stored
 from pyro_sri.data.masks import MaskTally, is_index_map, mask_fault
 from pyro_sri.data.readers.account import Account, describe_cut
-from pyro_sri.data.readers.entities import NO_ENTITY, entity_maps, keep_entities, kept_entities
+from pyro_sri.data.readers.entities import NO_ENTITY, as_labels, entity_maps, keep_entities, kept_entities
 from pyro_sri.data.readers.geometry import (
     ALL,
     CLEVR_SHAPE,
@@ -29,6 +30,7 @@ from pyro_sri.data.readers.geometry import (
     resize_image,
     window_attribute,
 )
+from pyro_sri.data.readers.map_codes import MapCodes, Numbering, SoftEdges, code_counts
 from pyro_sri.data.readers.reader import Conversion, Options
 from pyro_sri.data.readers.splits import at_most, wanted_splits
 from pyro_sri.data.readers.stacking import Scene, scenes_per_piece, stack
@@ -47,8 +49,8 @@ def read_emorl(path: Path, options: Options, progress: Report) -> Conversion:
 
     Images of CLEVR's published size are cut and resized to 96 pixels. Others are cut to their central square and keep
     its size unless the user says otherwise. Objects are counted by the factor `visibility` if there is one, otherwise
-    by the masks. A single mask with several values is an index map: its values are the entities. The file's attributes
-    are kept.
+    by the masks. A single mask with several values is an index map: its values are the entities. What the file says is
+    kept, also on splits and their arrays.
 
     Raises:
         UserError: If the file cannot be read or has another layout.
@@ -60,6 +62,9 @@ def read_emorl(path: Path, options: Options, progress: Report) -> Conversion:
             shapes = {some["imgs"].shape[1:3] for some in arrays.values()}
             entities = {split: some["masks"].shape[1] for split, some in arrays.items() if "masks" in some}
             said = _said(file, path, arrays)
+            own = said.pop("factor_names", None)
+            if names := _kept_names(arrays, own, account):
+                said["factor_names"] = names
             dropped = [split for split in arrays if "factors" in file[_name_of(file, split, path)]]
             dropped = [split for split in dropped if "factors" not in arrays[split]]
     except HDF5_ERRORS:
@@ -68,15 +73,16 @@ def read_emorl(path: Path, options: Options, progress: Report) -> Conversion:
         account.say(f"the factors of {', '.join(dropped)} were left out: they are not a plain array of numbers")
     if len(shapes) > 1:
         raise UserError(f"{path} has images of different sizes {sorted(shapes)} in its splits; convert them one by one")
-    if _holds_index_maps(path, entities):
-        num_entities = _count_index_entities(path, entities)
-        entities = dict.fromkeys(entities, num_entities)
-        account.say(f"the masks are index maps: value 0 is entity 0, and so on up to {num_entities - 1}")
+    numbering = _index_numbering(path, entities) if _holds_index_maps(path, entities) else None
+    if numbering is not None:
+        entities = dict.fromkeys(entities, numbering.num_entities)
+        account.say(_described(numbering))
     height, width = shapes.pop()
     window = _window(height, width)
     size = options.size or (CLEVR_SIZE if (height, width) == CLEVR_SHAPE else min(height, width))
     account.say(describe_cut((height, width), window, size))
-    source = _Source(path, window, size, options.max_objects, _background(said, options, entities, path), entities)
+    background = _background(said, options, entities, path)
+    source = _Source(path, window, size, options.max_objects, background, entities, numbering, own)
     attributes: dict[str, object] = said | {"source": said.get("source", "emorl"), "files": [path.name], "size": size}
     fitting = ""
     if options.max_objects is not None:
@@ -90,8 +96,8 @@ def read_emorl(path: Path, options: Options, progress: Report) -> Conversion:
         attributes["crop"] = window_attribute(window)
     declared = "background_entities" in said or options.background_entities is not None
     if declared:
-        kept = source.background if options.max_objects is None else range(len(source.background))
-        attributes["background_entities"] = list(kept)
+        first = range(len(source.background))
+        attributes["background_entities"] = list(source.background if options.max_objects is None else first)
     tallies = {split: MaskTally(source.background, declared) for split in entities}
 
     def converted(split: str) -> Iterator[SceneArrays]:
@@ -103,7 +109,7 @@ def read_emorl(path: Path, options: Options, progress: Report) -> Conversion:
 
     def sentences() -> list[str]:
         notes = [f"the masks of {split} {note}" for split, tally in tallies.items() for note in tally.notes()]
-        return [sentence for sentence in (*account.sentences(), *notes) if sentence]
+        return [*account.sentences(), *notes]
 
     return Conversion({split: converted(split) for split in arrays}, attributes, sentences)
 
@@ -117,6 +123,8 @@ class _Source(NamedTuple):
     max_objects: int | None
     background: Sequence[int]
     entities: Mapping[str, int]  # their number by split; index maps have more of them than masks
+    numbering: Numbering | None  # of index maps
+    factor_names: Any  # what the file says about them
 
 
 def _window(height: int, width: int) -> Window:
@@ -127,27 +135,14 @@ def _window(height: int, width: int) -> Window:
 
 def _said(file: h5py.File, path: Path, arrays: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The attributes of a file that the new file can have too."""
-    said = {name: value for name, value in read_attributes(file, str(path)).items() if _can_be_said(value)}
-    own = said.pop("factor_names", None)
-    for some in arrays.values():
-        if "factors" in some and (names := _factor_names(some["factors"]) or _fitting(own, some["factors"])):
-            said["factor_names"] = names
-        for item in (some["imgs"].parent, *([some["masks"]] if "masks" in some else [])):
-            if "background_entities" in item.attrs:
-                said.setdefault("background_entities", read_attributes(item, str(path))["background_entities"])
-    return said
+    said = said_attributes(file, {split: some["imgs"].parent for split, some in arrays.items()}, str(path))
+    return {name: value for name, value in said.items() if _can_be_said(value)}
 
 
 def _can_be_said(value: Any) -> bool:
     items = value if isinstance(value, list) else [value]
     plain = all(isinstance(item, bool | int | float | str) for item in items)
     return plain and len({type(item) for item in items}) <= 1
-
-
-def _fitting(names: Any, factors: Any) -> list[str]:
-    names = [names] if isinstance(names, str) else names
-    fits = isinstance(names, list) and factors.ndim > 1 and len(names) == factors.shape[-1]
-    return [str(name) for name in names] if fits else []
 
 
 def _background(said: Mapping[str, Any], options: Options, entities: Mapping[str, int], path: Path) -> tuple[int, ...]:
@@ -165,18 +160,37 @@ def _holds_index_maps(path: Path, entities: Mapping[str, int]) -> bool:
     return any(is_index_map(masks) for split in lone for masks in _masks(path, split))
 
 
-def _count_index_entities(path: Path, entities: Mapping[str, int]) -> int:
-    """How many entities the index maps of a file have, background included."""
-    largest = 0
+def _index_numbering(path: Path, entities: Mapping[str, int]) -> Numbering:
+    """How the values of the index maps of a file are numbered as entities."""
+    codes, edges = MapCodes(LARGEST_INDEX), SoftEdges()
     for split in entities:
         for masks in _masks(path, split):
-            if masks.shape[1] != 1 or (masks != np.round(masks)).any() or masks.max(initial=0) > LARGEST_INDEX:
+            if masks.shape[1] != 1 or (masks != np.round(masks)).any():
                 raise UserError(
-                    f"{path}: {split}/masks have several values in one mask, but are not index maps: values must be 0, "
-                    f"1, 2 and so on, at most {LARGEST_INDEX}; number the entities like that, or write a mask for each"
+                    f"{path}: {split}/masks have several values in one mask, but are not index maps: values must be "
+                    "whole numbers; number the entities 0, 1, 2 and so on, or write a mask for each"
                 )
-            largest = max(largest, int(masks.max(initial=0)))
-    return 1 + largest
+            maps = masks[:, 0, ..., 0].astype(np.int64)
+            for scene in maps:
+                codes.add(*code_counts(scene))
+            edges.add(maps, maps[..., None])
+    numbering = codes.numbering()
+    if numbering.table is None:
+        raise UserError(
+            f"{path}: the masks have several values in one mask, but more than the {1 + LARGEST_INDEX} of index maps; "
+            "number the entities 0, 1, 2 and so on, or write a mask for each"
+        )
+    if fault := edges.fault():
+        raise UserError(f"{path}: the index maps {fault}")
+    return numbering
+
+
+def _described(numbering: Numbering) -> str:
+    last = numbering.num_entities - 1
+    numbers = numbering.table is not None and all(numbering.table.get(code) == code for code in range(1 + last))
+    others = "and so on" if numbers else "the others follow in ascending order"
+    told = f"the masks are index maps: value {numbering.background} is entity 0, {others} up to {last}"
+    return ", ".join([told, *numbering.notes])
 
 
 def _masks(path: Path, split: str) -> Iterator[NDArray[Any]]:
@@ -231,11 +245,25 @@ def _kind(array: Any) -> str:
     return f"{array.dtype} {array.shape}" if isinstance(array, h5py.Dataset) else "none"
 
 
-def _factor_names(factors: Any) -> list[str]:
-    """The names of the columns of factors, from the array itself; empty if it does not have them."""
+def _factor_names(factors: Any, said: Any) -> list[str]:
+    """The names of the columns of factors, their own or those that the file says; empty if these do not fit."""
     if factors.dtype.names:
         return list(factors.dtype.names)
-    return _fitting(read_attributes(factors, f"{factors.file.filename}: {factors.name}").get("factor_names"), factors)
+    fits = isinstance(said, list) and factors.ndim > 1 and len(said) == factors.shape[-1]
+    return [str(name) for name in said] if fits else []
+
+
+def _kept_names(arrays: Mapping[str, Mapping[str, Any]], said: Any, account: Account) -> list[str]:
+    """The names of the columns of all factors. Says where those of the file do not fit."""
+    names = {split: _factor_names(some["factors"], said) for split, some in arrays.items() if "factors" in some}
+    kept = next((found for found in names.values() if found), [])
+    misfits = [split for split, found in names.items() if not found]
+    if misfits and said is not None:
+        left_out = "" if kept else ", and were left out"
+        account.say(
+            f"the names in factor_names do not fit the columns of the factors of {', '.join(misfits)}{left_out}"
+        )
+    return kept
 
 
 def _scenes(
@@ -244,9 +272,7 @@ def _scenes(
     path = source.path
     with _opened(path) as file:
         arrays = _checked_arrays(file[_name_of(file, split, path)], f"{path}: {split}")
-        names = _factor_names(arrays["factors"]) if "factors" in arrays else []
-        if "factors" in arrays and not names:
-            names = _fitting(read_attributes(file, str(path)).get("factor_names"), arrays["factors"])
+        names = _factor_names(arrays["factors"], source.factor_names) if "factors" in arrays else []
         total, height, width, _ = arrays["imgs"].shape
         mask_bytes = arrays["masks"].shape[1] * arrays["masks"].dtype.itemsize if "masks" in arrays else 0
         step = scenes_per_piece(height * width * (3 + mask_bytes))
@@ -278,8 +304,10 @@ def _entity_maps(
     """The entity of each pixel, [n, H, W]; None if there are no masks."""
     if masks is None:
         return None
-    if masks.shape[1] < source.entities[split]:
-        return masks[:, 0, ..., 0].astype(np.uint8)  # an index map
+    if source.numbering is not None:
+        maps = np.stack([source.numbering.entities(scene) for scene in masks[:, 0, ..., 0]])
+        tallies[split].update_labels(as_labels(maps))
+        return maps
     if fault := mask_fault(masks):
         raise UserError(f"{source.path}: {split}/masks {fault}; rewrite them")
     tallies[split].update(masks)

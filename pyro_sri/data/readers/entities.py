@@ -33,6 +33,11 @@ def entity_map(masks: NDArray[Any]) -> NDArray[np.uint8]:
     return entity_maps(masks[None, ..., None])[0]
 
 
+def as_labels(entities: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Entity maps as labels, of the same shape: -1 in place of NO_ENTITY."""
+    return np.where(entities == NO_ENTITY, -1, entities.astype(np.int64))
+
+
 def kept_entities(
     visible: NDArray[np.bool_], background: Sequence[int], max_objects: int | None
 ) -> NDArray[np.intp] | None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from pyro_sri.data.readers.pictures import SUFFIXES, files_below, is_dropping, k
 from pyro_sri.data.split_names import split_of
 from pyro_sri.system.errors import UserError
 
-WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
+WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_A-Za-z]+")
 # Words in the names of maps of images. Those in the names of images are below.
 MAP_WORDS = frozenset(
     {"mask", "masks", "seg", "segs", "segm", "segmentation", "segmentations", "semantic", "panoptic", "instance"}
@@ -98,7 +99,7 @@ def find_pictures(folder: Path, without: Path | None = None) -> Found:
 def words_of(name: str) -> tuple[str, ...]:
     """The words and numbers of a name, in lower case, without those that say what kind of picture it is."""
     kinds = MAP_WORDS | WEAK_MAP_WORDS | IMAGE_WORDS
-    words = (word.lower() for word in WORDS.findall(name))
+    words = (word.lower() for word in WORDS.findall(unicodedata.normalize("NFC", name)))
     return tuple(str(int(word)) if word.isdecimal() else word for word in words if word not in kinds)
 
 

@@ -9,8 +9,8 @@ from pyro_sri.data.format import SPLITS, Report, SceneArrays
 from pyro_sri.data.readers.account import Account, describe_cut
 from pyro_sri.data.readers.finding import Found, Picture, find_masks, find_pictures
 from pyro_sri.data.readers.geometry import centre, resize_image
-from pyro_sri.data.readers.mask_files import Maps, ObjectMasks, check_size, pair_masks
-from pyro_sri.data.readers.pictures import read_rgb
+from pyro_sri.data.readers.mask_files import Maps, ObjectMasks, check_fit, pair_masks
+from pyro_sri.data.readers.pictures import read_picture, rgb
 from pyro_sri.data.readers.reader import Conversion, Options, reported
 from pyro_sri.data.readers.splits import wanted_splits
 from pyro_sri.data.readers.stacking import Scene, stack
@@ -127,13 +127,14 @@ def _scenes(
     progress: Report,
 ) -> Iterator[Scene]:
     for picture in reported(images, f"images of {what}", len(images), progress):
-        image = read_rgb(Path(picture.path))
+        decoded = read_picture(Path(picture.path))
+        image = rgb(decoded, Path(picture.path))
         height, width, _ = image.shape
         shapes[height, width] = shapes.get((height, width), 0) + 1
         window, entities = centre(height, width, min(height, width)), None
         if masks is not None:
             entities = masks.entities(picture.path)
-            check_size(entities, image, picture.path)
+            check_fit(entities, decoded, picture.path, masks.files[picture.path])
             entities = account.cut(entities, window, size)
         yield Scene(resize_image(image[window], size), entities)
 

@@ -1,25 +1,28 @@
 """Masks in picture files next to images: index maps, a colour for each object, or a file for each object."""
 
-from collections import Counter
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pyro_sri.data.format import Report
-from pyro_sri.data.masks import MaskTally, look_inverted
-from pyro_sri.data.readers.entities import NO_ENTITY
+from pyro_sri.data.masks import FULL, MaskTally, look_inverted
+from pyro_sri.data.readers.entities import NO_ENTITY, as_labels
 from pyro_sri.data.readers.finding import Picture
-from pyro_sri.data.readers.pictures import read_picture
+from pyro_sri.data.readers.map_codes import MapCodes, SoftEdges, code_counts
+from pyro_sri.data.readers.mask_pictures import CodedMap, Coding, coded_map, mask_shares
+from pyro_sri.data.readers.pictures import is_turned, read_picture
 from pyro_sri.data.readers.reader import reported
 from pyro_sri.metrics.segmentation import entity_labels
 from pyro_sri.system.errors import UserError
 
 NUMBERED = 31  # the largest value of index maps whose values count as the numbers of entities
 MOST_VALUES = 64  # of a map: with more, it is blurred or not a map
-MOST_CODES = 4096  # of all maps, to keep track of
 BACKGROUND_WORDS = frozenset({"background", "bg"})
 
 Words = tuple[str, ...]
@@ -36,7 +39,8 @@ def pair_masks(images: Sequence[Picture], masks: Sequence[Picture], folder: Path
     """Finds the mask files of each image, by the words and numbers in their names.
 
     A mask belongs to an image if its words begin with those of the image. Further words tell the objects of an image
-    apart. The names of folders count, unless only the names of files fit.
+    apart. The names of folders count, unless only the names of files fit. Where the names of images differ only by
+    letter case, signs or dots, a mask belongs to the image whose exact name is in its own.
 
     Args:
         images: All images.
@@ -76,14 +80,9 @@ def _paired(
     images: Sequence[Picture], masks: Sequence[Picture], name_only: bool
 ) -> tuple[dict[str, dict[Words, str]], int]:
     """The mask files of each image by the words that they add to its own, and how many belong to no image."""
-    by_words: dict[Words, str] = {}
+    by_words: dict[Words, list[Picture]] = {}
     for image in images:
-        words = image.name_words if name_only else image.words
-        if words in by_words and name_only:
-            return {}, 0
-        if words in by_words:
-            raise UserError(f"{by_words[words]} and {image.path} have names that no masks can tell apart; rename one")
-        by_words[words] = image.path
+        by_words.setdefault(image.name_words if name_only else image.words, []).append(image)
     found: dict[str, dict[Words, str]] = {}
     strays = 0
     for mask in masks:
@@ -92,12 +91,46 @@ def _paired(
         if length is None:
             strays += 1
             continue
-        image_path = by_words[words[:length]]
+        alike = by_words[words[:length]]
+        image_path = _closest(alike, mask)
+        if image_path is None and name_only:
+            return {}, 0
+        if image_path is None:
+            both = f"{alike[0].path} and {alike[1].path}"
+            raise UserError(f"{both} have names that do not tell which of them {mask.path} belongs to; rename one")
         others = found.setdefault(image_path, {})
         if words[length:] in others:
             raise UserError(f"{others[words[length:]]} and {mask.path} both seem to be the same mask of {image_path}")
         others[words[length:]] = mask.path
     return found, strays
+
+
+def _closest(images: Sequence[Picture], mask: Picture) -> str | None:
+    """Of images whose names have the same words, the path of the one whose exact name is in the mask's name.
+
+    Names may differ by letter case, signs, dots or leading zeros. None if it is unclear.
+    """
+    if len(images) == 1:
+        return images[0].path
+    whole, stem = _letters(mask)
+    fits: dict[tuple[int, int], list[str]] = {}
+    for image in images:
+        its_whole, its_stem = _letters(image)
+        fit = (len(its_whole) * (its_whole in whole), len(its_stem) * (its_stem in stem))
+        fits.setdefault(fit, []).append(image.path)
+    best = max(fits)
+    return fits[best][0] if any(best) and len(fits[best]) == 1 else None
+
+
+def _letters(picture: Picture) -> tuple[str, str]:
+    """The path of a picture below the folder and the stem of its name, with a mark around each word and number."""
+    stem = unicodedata.normalize("NFC", Path(picture.path).stem)
+    whole = unicodedata.normalize("NFC", f"{picture.split or ''}/{picture.area}/{stem}")
+    return _marked(whole), _marked(stem)
+
+
+def _marked(text: str) -> str:
+    return "\0".join(["", *re.findall(r"\d+|[^\W\d_]+|.", text), ""])
 
 
 def _in_order(files: Mapping[Words, str]) -> list[str]:
@@ -113,62 +146,56 @@ def _natural(words: Words) -> list[tuple[bool, int, str]]:
 class Maps:
     """Maps in which each value or colour is an entity.
 
-    Reads all of them once to find the number of entities and the value of the background: black or 0, or, if no map has
-    that, the value that most maps have.
+    Reads all of them once to find the number of entities and the background. Palettes that differ between maps, or are
+    black and white, are read by colour, other palettes by value.
 
     Args:
         files: The files, one for each image.
         progress: Called with the progress of this.
 
     Raises:
-        UserError: If a file cannot be read or is not a map.
+        UserError: If a file cannot be read or is not a map, or the maps have soft edges.
     """
 
     def __init__(self, files: MaskFiles, progress: Report):
         self.files = files.files
+        self.tally = MaskTally((0,), declared=True)
         maps = [file for some in self.files.values() for file in some]
-        presence: Counter[int] = Counter()
-        pixels: Counter[int] = Counter()
-        most, coloured = 0, False
+        coding, edges = Coding(), SoftEdges()
+        by_value, by_colour = MapCodes(NUMBERED), MapCodes(NUMBERED)
         for file in reported(maps, "masks", len(maps), progress):
-            codes = _codes(Path(file))
-            values, counts = np.unique(codes, return_counts=True)
+            coded = _coded(file)
+            values, counts = code_counts(coded.values)
             if len(values) > MOST_VALUES:
                 raise UserError(f"{file} has {len(values)} values or colours: it is blurred, as in JPEG, or not a map")
-            most = max(most, len(values))
-            coloured = coloured or int(values[-1]) > NUMBERED
-            presence.update(values.tolist())
-            pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-            if len(presence) > MOST_CODES:
-                presence = Counter({0: presence[0]}) + Counter(dict(presence.most_common(MOST_CODES // 2)))
-        self.background = 0 if presence[0] else max(presence, key=lambda code: (presence[code], pixels[code]))
-        self.table: dict[int, int] | None = None
-        if not coloured and self.background == 0:
-            self.table = {code: code for code in range(max(presence) + 1)}
-        elif len(presence) <= NUMBERED + 1:
-            others = sorted(presence.keys() - {self.background})
-            self.table = {code: place for place, code in enumerate([self.background, *others])}
-        self.num_entities = most + 1 if self.table is None else len(self.table)
+            coding.add(coded, values)
+            edges.add(coded.values, coded.shown)
+            by_value.add(values, counts)
+            by_colour.add(coded.colours_of(values), counts)
+        if fault := edges.fault():
+            raise UserError(f"masks such as {maps[0]} {fault}")
+        self.by_colour = coding.by_colour
+        self.numbering = (by_colour if self.by_colour else by_value).numbering()
+        self.num_entities = self.numbering.num_entities
 
     def entities(self, image: str) -> NDArray[np.uint8]:
         """The entity of each pixel of an image, [H, W]."""
-        codes = _codes(Path(self.files[image][0]))
-        values, places = np.unique(codes, return_inverse=True)
-        if self.table is None:  # by their rank in this image
-            objects = iter(range(1, NO_ENTITY))
-            numbers = [0 if value == self.background else next(objects) for value in values.tolist()]
-        else:
-            numbers = [self.table[value] for value in values.tolist()]
-        return np.array(numbers, dtype=np.uint8)[places.reshape(codes.shape)]
+        coded = _coded(self.files[image][0])
+        entities = self.numbering.entities(coded.colours_of(coded.values) if self.by_colour else coded.values)
+        self.tally.update_labels(as_labels(entities)[None])
+        return entities
 
     def check(self) -> None:
         """Does nothing: maps cannot overlap."""
 
     def sentences(self) -> list[str]:
         """How the maps were read."""
-        colour = f"value {self.background}" if self.background < 256 else f"colour #{self.background:06x}"
-        numbered = "by rank in each image" if self.table is None else "the same in all images"
-        return [f"masks: one map for each image, {colour} is the background, entities are numbered {numbered}"]
+        code = self.numbering.background
+        what = f"value {code}" if code <= FULL else f"colour #{code:06x}"
+        background = ", ".join([f"{what} is the background", *self.numbering.notes])
+        numbered = "by rank in each image" if self.numbering.table is None else "the same in all images"
+        told = f"masks: one map for each image, {background}, entities are numbered {numbered}"
+        return [told, *(f"the masks {note}" for note in self.tally.notes())]
 
 
 class ObjectMasks:
@@ -182,7 +209,6 @@ class ObjectMasks:
         self.files = files.files
         self.num_entities = 1 + max(map(len, self.files.values()))
         self.tally = MaskTally((), declared=True)
-        self._background, self._pixels = 0, 0
         if self.num_entities > NO_ENTITY:
             raise UserError(f"an image has {self.num_entities - 1} masks; there may be at most {NO_ENTITY - 1}")
 
@@ -191,7 +217,7 @@ class ObjectMasks:
         files = self.files[image]
         if not files:
             raise UserError(f"{image} has no mask of an object; leave it out, or add one that is black")
-        shares = [_shares(Path(file)) for file in files]
+        shares = [_shares(file) for file in files]
         if len({share.shape for share in shares}) > 1:
             raise UserError(f"the masks of {image} are of different sizes; they must be as large as the image")
         masks = np.stack(shares)
@@ -200,9 +226,7 @@ class ObjectMasks:
                 f"the masks of {image} are inverted: every pixel is in all of them but one; 0 must be outside"
             )
         self.tally.update(masks[None, ..., None])
-        entities = (entity_labels(masks[None, ..., None])[0] + 1).astype(np.uint8)
-        self._background, self._pixels = self._background + int((entities == 0).sum()), self._pixels + entities.size
-        return entities
+        return (entity_labels(masks[None, ..., None])[0] + 1).astype(np.uint8)
 
     def check(self) -> None:
         """Raises UserError if masks of the whole image hid the others in most scenes so far."""
@@ -212,45 +236,42 @@ class ObjectMasks:
     def sentences(self) -> list[str]:
         """How the masks were read."""
         told = ["masks: one file for each object; entity 0 is what is in none of them"]
-        told += [f"the masks {note}" for note in self.tally.notes()]
-        share = self._background / max(1, self._pixels)
-        if share < 0.2:
-            told.append(
-                f"the masks leave {100 * share:.0f} % of the pixels to the background: is it one of them (put the word "
-                "background into its name), or are they inverted?"
-            )
-        return told
+        notes = [*self.tally.notes(), *self.tally.background_note("put the word background into its name")]
+        return [*told, *(f"the masks {note}" for note in notes)]
 
 
-def _codes(path: Path) -> NDArray[np.int64]:
-    """The value of each pixel, or its colour as one number; [H, W]."""
-    image = read_picture(path)
-    if image.mode.startswith("F"):
-        raise UserError(f"{path} has fractions; a map must have whole numbers or colours")
-    if image.mode in ("1", "L", "P", "LA", "PA") or image.mode.startswith("I"):
-        values = np.asarray(image)
-        return (values if values.ndim == 2 else values[..., 0]).astype(np.int64)
-    colours = np.asarray(image.convert("RGB")).astype(np.int64)
-    return (colours[..., 0] << 16) | (colours[..., 1] << 8) | colours[..., 2]
+def _coded(file: str) -> CodedMap:
+    try:
+        return coded_map(read_picture(Path(file)))
+    except ValueError as error:
+        raise UserError(f"{file} {error}") from None
 
 
-def _shares(path: Path) -> NDArray[np.uint8]:
-    """How much of each pixel is in the mask of one object, [H, W]: 0 to 255, from alpha if that varies."""
-    image = read_picture(path)
-    if image.mode in ("RGBA", "LA", "PA"):
-        alpha = np.asarray(image.getchannel("A"))
-        if alpha.min() < alpha.max():
-            return alpha
-    if image.mode == "P":
-        return (np.asarray(image) != 0).astype(np.uint8) * np.uint8(255)
-    values = np.asarray(image if image.mode in ("1", "L") or image.mode.startswith(("I", "F")) else image.convert("L"))
-    largest = values.max()
-    full = 1 if largest <= 1 else 255 if largest <= 255 else largest
-    return np.rint(values / full * 255).astype(np.uint8)
+def _shares(file: str) -> NDArray[np.uint8]:
+    try:
+        return mask_shares(read_picture(Path(file)))
+    except ValueError as error:
+        raise UserError(f"{file} {error}") from None
 
 
-def check_size(entities: NDArray[np.uint8], image: NDArray[np.uint8], path: str) -> None:
-    """Raises UserError unless a map is as large as its image."""
-    if entities.shape != image.shape[:2]:
-        ours, its = (f"{array.shape[0]} x {array.shape[1]}" for array in (entities, image))
+def check_fit(entities: NDArray[np.uint8], image: Image.Image, path: str, masks: Sequence[str]) -> None:
+    """Checks that the masks of an image lie on it.
+
+    Args:
+        entities: The entity of each pixel, [H, W].
+        image: The decoded image.
+        path: Its file.
+        masks: The files of its masks.
+
+    Raises:
+        UserError: If they are of another size, or the image was turned by its EXIF orientation and the masks were not.
+    """
+    size = image.height, image.width
+    if entities.shape != size:
+        ours, its = (f"{height} x {width}" for height, width in (entities.shape, size))
         raise UserError(f"the mask of {path} has {ours} pixels, and the image has {its}; they must be the same size")
+    if is_turned(image) and not all(is_turned(read_picture(Path(mask))) for mask in masks):
+        raise UserError(
+            f"{path} is turned by its EXIF orientation, but its mask {masks[0]} is not; turn the pixels of the image "
+            "(for example with exiftran or jpegtran), or remove the orientation if the mask was made without it"
+        )

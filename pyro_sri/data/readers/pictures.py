@@ -7,13 +7,15 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from pyro_sri.system.errors import UserError
 
 # The formats that are read, whatever a file's name. Pillow starts another program for some of the others.
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+ANIMATED = frozenset({"GIF", "PNG", "WEBP", "TIFF"})  # MPO, a JPEG with previews, is a single picture
+TURNED = "pyro_sri_turned"  # in a decoded picture's info
 FEW_VALUES = 64  # of a map: a grey photograph has more
 # Folders that systems and programs make, with copies and thumbnails of pictures.
 DROPPINGS = frozenset({"__MACOSX", "@eaDir"})
@@ -52,18 +54,22 @@ def read_picture(path: Path) -> Image.Image:
     """An image file, decoded, the right way up.
 
     Raises:
-        UserError: If it is missing, damaged, or not an image.
+        UserError: If it is missing, damaged, or not a single image.
     """
     if not path.exists():
         raise UserError(f"{path} is missing; put it back")
-    image = decode_picture(path)
-    if image is None:
-        raise UserError(f"{path} is not a valid image, or cannot be read; replace or remove it")
-    return image
+    try:
+        return decode_picture(path)
+    except ValueError as error:
+        raise UserError(f"{path} {error}; replace or remove it") from None
 
 
-def decode_picture(source: Path | BinaryIO) -> Image.Image | None:
-    """An encoded picture, decoded, the right way up; None if it is damaged or not a picture."""
+def decode_picture(source: Path | BinaryIO) -> Image.Image:
+    """An encoded picture, decoded, the right way up.
+
+    Raises:
+        ValueError: If it is damaged, or not a single picture. The message follows the name of the picture.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about details that are ignored
@@ -71,9 +77,19 @@ def decode_picture(source: Path | BinaryIO) -> Image.Image | None:
             with _opened(source) as image:
                 image.verify()  # a PNG's checksums, which decoding ignores
             with _opened(source) as image:
-                return ImageOps.exif_transpose(image)
+                frames = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1
+                upright = ImageOps.exif_transpose(image)
+                upright.info[TURNED] = image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
     except Exception:  # damage can make Pillow raise anything
-        return None
+        raise ValueError("is not a valid image, or cannot be read") from None
+    if frames > 1:
+        raise ValueError(f"has {frames} frames or pages instead of one")
+    return upright
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Whether a decoded picture was turned or mirrored because its EXIF orientation asks for it."""
+    return bool(image.info[TURNED])
 
 
 def _opened(source: Path | BinaryIO) -> Image.Image:
@@ -88,7 +104,11 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     Raises:
         UserError: If it cannot be read, or has more than 8 bits per channel.
     """
-    image = read_picture(path)
+    return rgb(read_picture(path), path)
+
+
+def rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+    """A decoded image file likewise."""
     if image.mode.startswith(("I", "F")):
         raise UserError(f"{path} has more than 8 bits per channel; convert it to 8 bits")
     return np.asarray(image.convert("RGB"))

@@ -122,6 +122,13 @@ def test_an_unreadable_image_is_named(tmp_path, suffix):
             assert not out.exists()
 
 
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
+def test_an_animation_is_no_image(tmp_path, suffix):
+    frames = [Image.fromarray(noise(8, 8, index)) for index in range(3)]
+    save(tmp_path / "in" / f"a.{suffix}", frames[0], save_all=True, append_images=frames[1:])
+    refused(tmp_path / "in", tmp_path / "a.h5", f"a.{suffix} has 3 frames or pages instead of one", val=0, test=0)
+
+
 def test_what_is_refused(tmp_path):
     source, out = tmp_path / "in", tmp_path / "a.h5"
     source.mkdir()

@@ -7,6 +7,8 @@ from PIL import Image
 from pyro_sri.data.checking import check_dataset
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.readers import convert
+from pyro_sri.data.readers.finding import find_masks, find_pictures
+from pyro_sri.data.readers.mask_files import pair_masks
 from pyro_sri.metrics import entity_labels
 from pyro_sri.system.errors import UserError
 
@@ -212,6 +214,117 @@ def test_inverted_and_covering_object_masks_are_refused_or_named(images, tmp_pat
     refused(images, tmp_path / "covered", "in front of others")
     _, said = converted(images, tmp_path / "behind", tmp_path / "a.h5")
     assert "leave 0 % of the pixels to the background" in said[-1]
+
+
+def save_palette(path, places, colours):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(places)
+    picture.putpalette(np.ravel(colours).tolist())
+    picture.save(path)
+
+
+BLACK, RED, GREEN, WHITE = (0, 0, 0), (200, 10, 0), (10, 20, 30), (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("palettes", "how"),
+    [
+        ([[BLACK, RED, GREEN], [GREEN, BLACK, RED]], "value 0 is"),  # differ: black is the background
+        ([[WHITE, RED, GREEN], [RED, GREEN, WHITE]], "colour #ffffff is"),  # differ: most maps have white
+        ([[RED, BLACK, GREEN]] * 2, "value 0 is"),  # the same: numbers, as in VOC and DAVIS
+        (None, "value 0 is"),  # written as small as possible: palettes beside greys
+    ],
+)
+def test_palettes_are_read_by_colour_where_they_differ(images, tmp_path, palettes, how):
+    for index in range(NUM):
+        path, found = tmp_path / "masks" / f"img_{index:04}.png", entities(index)
+        if palettes is None:
+            greys = found * np.uint8(100)
+            save(path, greys) if index % 2 else save_palette(path, found, [BLACK, (100,) * 3, (200,) * 3])
+            continue
+        palette = palettes[index % 2]
+        places = [palette.index(colour) for colour in palettes[0]]
+        save_palette(path, np.array(places, np.uint8)[found], palette)
+    labels, said = converted(images, tmp_path / "masks", tmp_path / "a.h5")
+    pairs = set(zip(EXPECTED.ravel().tolist(), labels.ravel().tolist(), strict=True))
+    assert len(pairs) == 3  # the same regions,
+    assert (0, 0) in pairs  # and the same background
+    assert how in said[-1]
+
+
+@pytest.mark.parametrize("name", ["img_{:04}.png", "img_{:04}_1.png"])
+@pytest.mark.parametrize("palette", [[BLACK, WHITE], [WHITE, BLACK]])
+def test_white_is_inside_whatever_its_place_in_the_palette(images, tmp_path, name, palette):
+    for index in range(NUM):
+        inside = (entities(index) > 0).astype(np.uint8)
+        save_palette(tmp_path / "masks" / name.format(index), inside if palette[0] == BLACK else 1 - inside, palette)
+    labels, _ = converted(images, tmp_path / "masks", tmp_path / "a.h5")
+    np.testing.assert_array_equal(labels, EXPECTED > 0)
+
+
+def test_a_black_pixel_is_no_background(images, tmp_path):
+    for index in range(NUM):
+        found = np.array([WHITE, RED, GREEN], np.uint8)[entities(index)]
+        found[0, 0] *= index > 0
+        save(tmp_path / "masks" / f"img_{index:04}.png", found)
+    labels, said = converted(images, tmp_path / "masks", tmp_path / "a.h5")
+    assert (labels[:, 0, 1:] == 0).all()
+    assert "colour #ffffff is the background" in said[-1]
+    assert len(np.unique(labels)) == 4  # the pixel is an entity of its own
+
+
+def test_smoothed_maps_are_refused(images, tmp_path):
+    for index in range(NUM):
+        found = Image.fromarray(np.array([BLACK, RED, GREEN], np.uint8)[entities(index).repeat(3, 0).repeat(3, 1)])
+        save(tmp_path / "masks" / f"img_{index:04}.png", np.asarray(found.resize((SIZE, SIZE), 3)))
+    refused(images, tmp_path / "masks", "img_0000.png", "have soft edges", "mixtures of their neighbours")
+
+
+@pytest.mark.parametrize(
+    ("names", "masks"),
+    [
+        ("éö", "éö"),
+        (("e\u0301", "o\u0308"), "éö"),  # as macOS writes them
+        (("-1", "1"), ("-1_mask", "1_mask")),
+        (("1.5", "1_5"), ("mask_1.5", "mask_1_5")),
+        ("Aa", "Aa"),
+        (("A/1", "a/1"), ("A/1", "a/1")),
+        (("01", "1"), ("01_2", "1_2")),
+    ],
+)
+def test_names_that_differ_only_by_letters_or_signs(tmp_path, names, masks):
+    pictures = {}
+    for index, (name, mask) in enumerate(zip(names, masks, strict=True)):
+        save(tmp_path / "in" / f"{name}.png", image(index))
+        save(tmp_path / "masks" / f"{mask}.png", entities(index))
+        pictures[str(tmp_path / "in" / f"{name}.png")] = str(tmp_path / "masks" / f"{mask}.png")
+    paired, _ = pair_masks(find_pictures(tmp_path / "in").images[None], find_masks(tmp_path / "masks"), tmp_path)
+    assert {name: list(files) for name, files in paired.files.items()} == {
+        name: [mask] for name, mask in pictures.items()
+    }
+
+
+def test_names_that_leave_a_mask_unclear_are_refused(tmp_path):
+    for name, mask in (("a", "mask_a_A"), ("A", "mask_A_a")):
+        save(tmp_path / "images" / f"{name}.png", image(0))
+        save(tmp_path / "masks" / f"{mask}.png", entities(0))
+    refused(tmp_path / "images", tmp_path / "masks", "do not tell which of them", "rename one")
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_an_image_that_exif_turns_needs_masks_that_are_turned_too(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for folder, array in (("images", image(0)), ("masks", entities(0))):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(array).save(tmp_path / folder / "0.png", exif=exif)
+    convert(tmp_path / "images", tmp_path / "a.h5", masks=tmp_path / "masks", size=SIZE, val=0, test=0)
+    with DatasetFile(tmp_path / "a.h5") as file:
+        turns = 2 if orientation == 3 else -1
+        np.testing.assert_array_equal(file.images("train")[0], np.rot90(image(0), turns))
+        np.testing.assert_array_equal(entity_labels(file.masks("train")[:])[0], np.rot90(entities(0), turns))
+    save(tmp_path / "masks" / "0.png", entities(0))
+    refused(tmp_path / "images", tmp_path / "masks", "turned by its EXIF orientation, but its mask")
 
 
 def test_strays_are_named(images, tmp_path):

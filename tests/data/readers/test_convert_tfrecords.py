@@ -569,9 +569,12 @@ def test_a_killed_conversion_leaves_nothing(tmp_path, pieces):
 # Records of coded pictures
 
 
-def coded(array, kind="PNG"):
+def coded(array, kind="PNG", palette=None, **options):
     with io.BytesIO() as file:
-        Image.fromarray(array).save(file, kind)
+        picture = Image.fromarray(array)
+        if palette is not None:
+            picture.putpalette(palette)
+        picture.save(file, kind, **options)
         return file.getvalue()
 
 
@@ -617,7 +620,7 @@ def test_coded_pictures_that_are_wrong(tmp_path):
     image, entities = flat_scene(0)
     good = encode_pictures({"image": [coded(image)], "mask": [coded(entities)]})
     for strings, words in (
-        ({"image": [coded(image)[:-20]], "mask": [coded(entities)]}, "cannot be decoded"),
+        ({"image": [coded(image)[:-20]], "mask": [coded(entities)]}, "is not a valid image"),
         ({"image": [coded(image)]}, "no masks"),
         ({"image": [coded(image[:30])], "mask": [coded(entities)]}, "30 x 40"),
         ({"image": [coded(image)], "mask": [coded(entities[:30])]}, "30 x 40"),
@@ -626,6 +629,67 @@ def test_coded_pictures_that_are_wrong(tmp_path):
     ):
         source = write_records(tmp_path / "a.tfrecords", [good, encode_pictures(strings)])
         refused(source, tmp_path / "a.h5", "record 1", words, val=0, test=0)
+
+
+def masks_of(index, *numbers):
+    """The masks of entities of a flat scene, 255 inside; None is the whole image."""
+    entities = flat_scene(index)[1]
+    whole = np.full_like(entities, 255)
+    return [whole if number is None else (entities == number) * np.uint8(255) for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("masks", "words"),
+    [
+        ([255 - mask for mask in masks_of(0, 0, 1, 2)], "record 0 is not like the first: its masks are inverted"),
+        (masks_of(0, 1, 2, None), "a background must come first"),
+        ([np.asarray(Image.fromarray(flat_scene(0)[1] * 80).resize((40, 40), 2, (1, 1, 26, 26)))], "have soft edges"),
+    ],
+)
+def test_masks_of_coded_pictures_that_would_be_misread_are_refused(tmp_path, masks, words):
+    strings = {"image": [coded(flat_scene(0)[0])], "mask": [coded(mask) for mask in masks]}
+    source = write_records(tmp_path / "a.tfrecords", [encode_pictures(strings)] * 2)
+    refused(source, tmp_path / "a.h5", words, val=0, test=0, max_objects=200)
+
+
+@pytest.mark.parametrize(
+    ("masks", "words"),
+    [
+        (masks_of(0, 1, 2, 0), "have an object along most of the image's edge in 1 of 1 scenes"),
+        ([255 - mask for mask in masks_of(0, 1)], "leave 6 % of the pixels to the background"),
+        (masks_of(0, None), "leave 0 % of the pixels to the background"),
+    ],
+)
+def test_odd_masks_of_coded_pictures_are_named(tmp_path, masks, words):
+    strings = {"image": [coded(flat_scene(0)[0])], "mask": [coded(mask) for mask in masks]}
+    source = write_records(tmp_path / "a.tfrecords", [encode_pictures(strings)])
+    said = convert(source, tmp_path / "a.h5", size=40, val=0, test=0)
+    assert "" not in said
+    assert words in said[-1]
+
+
+def test_palettes_of_coded_masks(tmp_path):
+    image, entities = flat_scene(0)
+    one = {"image": [coded(image)]}
+    black_red, red_black = [0, 0, 0, 9, 9, 9, 200, 0, 0], [200, 0, 0, 0, 0, 0, 9, 9, 9]
+    records = [encode_pictures(one | {"mask": [coded(entities, palette=some)]}) for some in (black_red, red_black)]
+    source = write_records(tmp_path / "a.tfrecords", records)
+    refused(source, tmp_path / "a.h5", "record 1", "another palette", val=0, test=0)
+    inside = (entities > 0).astype(np.uint8)
+    white = ((inside, [0, 0, 0, 255, 255, 255]), (1 - inside, [255, 255, 255, 0, 0, 0]))
+    records = [encode_pictures(one | {"mask": [coded(mask, palette=some)]}) for mask, some in white]
+    convert(write_records(tmp_path / "b.tfrecords", records), tmp_path / "b.h5", size=40, val=0, test=0)
+    with DatasetFile(tmp_path / "b.h5") as file:
+        np.testing.assert_array_equal(entity_labels(file.masks("train")[:]), [inside, inside])
+
+
+def test_a_coded_image_that_exif_turns_needs_masks_that_are_turned_too(tmp_path):
+    image, entities = flat_scene(0)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    strings = {"image": [coded(image, "JPEG", exif=exif)], "mask": [coded(entities)]}
+    source = write_records(tmp_path / "a.tfrecords", [encode_pictures(strings)])
+    refused(source, tmp_path / "a.h5", "turned by its EXIF orientation, but not its masks", val=0, test=0)
 
 
 def test_cater_is_named(tmp_path):
