@@ -46,8 +46,8 @@ def convert(
     each object), or one for each object. Where masks overlap, the higher number is in front.
 
     A TFRecord file is split by order: the first 1000 scenes are val, the next 1000 test, the rest train. A folder of
-    images is split by the folders in it that are named for splits (train, Validation, testing, ..); without them it is
-    shuffled, and a tenth is val, a tenth test. CLEVR is cropped, made 96 pixels wide, and cut down to scenes with at
+    images is split by the folders in it that are named for splits (train, Validation, images_test, ..); without them it
+    is shuffled, and a tenth is val, a tenth test. CLEVR is cropped, made 96 pixels wide, and cut down to scenes with at
     most 6 objects, as published. What was done is said.
 
     For example:

@@ -306,6 +306,8 @@ def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("factors", ", ".join(summary["factor_names"])))
     background = ", ".join(str(entity) for entity in summary["background_entities"])
     told = f"entity {background}" if background else "none: all entities are objects"
+    if summary["unused"]:
+        facts.append(("not used", f"{', '.join(summary['unused'])}: not named for train, val or test"))
     return [*facts, ("background", told), ("sha256", summary["content_hash"])]
 
 

@@ -10,7 +10,7 @@ from pyro_sri import checkpoints, runs
 from pyro_sri.config import RunConfig, SRIConfig, flag
 from pyro_sri.config.own import reasons
 from pyro_sri.data.checking import dark_images
-from pyro_sri.data.format import DatasetFile, convert_advice
+from pyro_sri.data.format import DatasetFile, convert_advice, describe_unused
 from pyro_sri.data.generators import GENERATORS
 from pyro_sri.data.look import look_at, most_entities
 from pyro_sri.evaluation.controllers import ABOUT_1
@@ -191,12 +191,15 @@ def _announce(config: RunConfig, out: Path, tiny: bool) -> None:
         generated = "generated " if data.generated else ""
         note(f"{config.preset} on {generated}{config.data} ({data.num_images('train')} images), run directory {out}")
         entities = None if tiny else most_entities(data)  # a quick check has few slots, whatever the data
+        unused = data.unused
         dark = dark_images(int(data.read(data.images("train"), slice(LOOKED_AT)).max()))
     schedule = " ".join(f"{flag(name)} {value:.6g}" for name, value in config.schedule().items())
     if config.steps != PRESETS[config.preset].config.steps and schedule:
         note(f"schedule for {config.steps} steps: {schedule}")
     if untrained := config.untrained(config.steps):
         note(f"warning: {untrained}")
+    if unused:
+        note(f"warning: {config.data_file.name}: {describe_unused(unused)}")
     if dark is not None:
         note(f"warning: the first images of {config.data_file.name} {dark}")
     for warning in goal_warnings(config, PRESETS[config.preset].config):

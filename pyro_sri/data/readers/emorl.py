@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_sri.data.checking import finite_rows
-from pyro_sri.data.format import ARRAYS, SPLITS, Report, SceneArrays, split_groups
+from pyro_sri.data.format import (
+    ARRAYS,
+    Report,
+    SceneArrays,
+    describe_unused,
+    no_splits,
+    split_groups,
+    unused_groups,
+)
 from pyro_sri.data.hdf5 import HDF5_ERRORS, check_filters, check_stored, pieces, read_attributes, stored
 from pyro_sri.data.masks import MaskTally, is_index_map, mask_fault
 from pyro_sri.data.readers.account import Account, describe_cut
@@ -60,6 +68,8 @@ def read_emorl(path: Path, options: Options, progress: Report) -> Conversion:
             shapes = {some["imgs"].shape[1:3] for some in arrays.values()}
             entities = {split: some["masks"].shape[1] for split, some in arrays.items() if "masks" in some}
             said = _said(file, path, arrays)
+            if unused := unused_groups(file):
+                account.say(describe_unused(unused))
             dropped = [split for split in arrays if "factors" in file[_name_of(file, split, path)]]
             dropped = [split for split in dropped if "factors" not in arrays[split]]
     except HDF5_ERRORS:
@@ -199,7 +209,7 @@ def _wanted_arrays(file: h5py.File, path: Path, options: Options) -> dict[str, d
         )
     groups = split_groups(file, str(path))
     if not groups:
-        raise UserError(f"{path} has none of the groups {', '.join(SPLITS)}; is it an EfficientMORL file?")
+        raise no_splits(file, str(path), "is it an EfficientMORL file?")
     return {split: _checked_arrays(groups[split], f"{path}: {split}") for split in wanted_splits(groups, options, path)}
 
 
