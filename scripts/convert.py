@@ -8,7 +8,7 @@ from tyro.conf import Positional, arg
 from pyro_sri.data import readers
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.nn import IMAGE_SIZES
-from pyro_sri.scripts.cli import note, progress_bar
+from pyro_sri.scripts.cli import note, progress_bar, say
 
 
 def convert(
@@ -105,7 +105,7 @@ def convert(
     with DatasetFile(out) as file:
         counts = ", ".join(f"{file.num_images(split)} {split}" for split in file.splits)
         size = file.image_size
-        print(f"converted {source} to {out}: {file.attributes['source']}, {counts} images of {size} pixels")
+        say(f"converted {source} to {out}: {file.attributes['source']}, {counts} images of {size} pixels")
     if size not in IMAGE_SIZES:
         sizes = ", ".join(map(str, IMAGE_SIZES))
         sentences.append(f"SRI and GENESIS-v2 train on images of {sizes} pixels, not {size}; see --size")

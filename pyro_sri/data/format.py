@@ -17,7 +17,6 @@ Generated files have the attributes source="generated", generator, generator_ver
 """
 
 import hashlib
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -42,7 +41,8 @@ from pyro_sri.data.masks import mask_fault, visible_masks
 from pyro_sri.data.split_names import split_names
 from pyro_sri.system.allocation import require_memory_for_hdf5
 from pyro_sri.system.errors import UserError, one_line, printable
-from pyro_sri.system.files import from_home
+from pyro_sri.system.files import from_home, unused
+from pyro_sri.system.shell import command_line
 
 SPLITS = ("train", "val", "test")
 ARRAYS = ("imgs", "masks", "factors")
@@ -147,7 +147,9 @@ class DatasetFile:
             UserError: If the file has no such split.
         """
         if split not in self.splits:
-            raise UserError(f"{self.path} has no split {split!r}; it has {', '.join(self.splits)}")
+            raise UserError(
+                f"{self.path} has no split {split!r}, only {', '.join(self.splits)}: choose another split or file"
+            )
         return self._groups[split]["imgs"]
 
     def masks(self, split: str) -> Any | None:
@@ -317,10 +319,10 @@ def no_splits(file: h5py.File, where: str, question: str) -> UserError:
 
 
 def convert_advice(path: Path, size: int | None = None) -> str:
-    """Advice on how to make a usable file from this one."""
-    name = f"{path.stem}-{size or 'converted'}.h5"
-    words = ["pyro-sri", "data", "convert", str(path), "--out", name, *([] if size is None else ["--size", str(size)])]
-    return f"convert it with: {shlex.join(words)}"
+    """Advice on how to make a usable file from this one, in the current folder."""
+    name = unused(Path(f"{path.stem}-{size or 'converted'}.h5"))
+    words = ["pyro-sri", "data", "convert", path, "--out", name, *([] if size is None else ["--size", str(size)])]
+    return f"convert it with: {command_line(words)}"
 
 
 def _is_plain(dtype: np.dtype[Any], kinds: str) -> bool:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pyro_sri.data.checking import finite_rows
 from pyro_sri.data.format import (
     ARRAYS,
+    DatasetFile,
     Report,
     SceneArrays,
     describe_unused,
@@ -203,7 +204,7 @@ def _name_of(file: h5py.File, split: str, path: Path) -> str:
 
 def _wanted_arrays(file: h5py.File, path: Path, options: Options) -> dict[str, dict[str, Any]]:
     """The arrays of each split to convert."""
-    if "source" in file.attrs and not options.given:
+    if "source" in file.attrs and not options.given and _is_usable(path):
         raise UserError(
             f"{path} is already a dataset file: use it with --data as it is, or say what to change, e.g. with --size"
         )
@@ -211,6 +212,17 @@ def _wanted_arrays(file: h5py.File, path: Path, options: Options) -> dict[str, d
     if not groups:
         raise no_splits(file, str(path), "is it an EfficientMORL file?")
     return {split: _checked_arrays(groups[split], f"{path}: {split}") for split in wanted_splits(groups, options, path)}
+
+
+def _is_usable(path: Path) -> bool:
+    """Whether a file can be trained on as it is."""
+    try:
+        with DatasetFile(path) as file:
+            masks = [array for name, array in file.arrays() if name.endswith("masks")]
+            every = (file.read(array, piece) for array in masks for piece in pieces(array))
+            return not any(((values != 0) & (values != 255)).any() for values in every)
+    except UserError:
+        return False
 
 
 def _checked_arrays(group: h5py.Group, where: str) -> dict[str, Any]:
