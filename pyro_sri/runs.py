@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pyro_sri.presets import PRESETS, train_options
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import from_home, open_in_place, sole_use, unfinished, write_atomically
 from pyro_sri.system.seeds import keeping_random_state
+from pyro_sri.system.shell import command_line
 
 CONFIG = "config.yaml"
 LOG = "metrics.jsonl"
@@ -101,21 +101,48 @@ class Run:
         except (OSError, ValueError, RecursionError):
             metrics = None
         if not isinstance(metrics, dict) or not all(_is_metric(name, value) for name, value in metrics.items()):
-            raise UserError(f"{path} is damaged: remove it and run pyro-sri evaluate {self.path}")
+            raise UserError(f"{path} is damaged: remove it and run {self.evaluation_command()}")
         return metrics
 
     def command(self) -> str:
         """The command that repeats the run."""
         options = train_options(self.config)
-        return shlex.join(["pyro-sri", "train", self.config.preset, *options, "--out", str(self.path)])
+        return command_line(["pyro-sri", "train", self.config.preset, *options, "--out", str(self.path)])
+
+    def evaluation_command(self, given: str | None = None) -> str:
+        """The command that evaluates the run; on another split if its data has no test images.
+
+        Args:
+            given: How the user named the run. None means by its directory.
+        """
+        split = []
+        with contextlib.suppress(UserError), self.open_data() as file:
+            split = split_option(file)
+        return command_line(["pyro-sri", "evaluate", given or self.path, *split])
 
     def open_data(self) -> DatasetFile:
         """The run's dataset file.
 
         Raises:
-            UserError: If the run has none, or it cannot be read.
+            UserError: If the run has none, or it is missing or cannot be read.
         """
-        return DatasetFile(self.config.data_file)
+        return DatasetFile(self.find_data())
+
+    def find_data(self) -> Path:
+        """The path of the run's dataset file.
+
+        Raises:
+            UserError: If the run has none, or it is missing.
+        """
+        file = self.config.data_file
+        if not file.exists():
+            raise UserError(f"the data of {self.path}, {file}, is missing: if it has moved, name it with --data")
+        return file
+
+
+def split_option(file: DatasetFile) -> list[str]:
+    """The option of `evaluate` for a dataset file without test images; otherwise none."""
+    return [] if "test" in file.splits else ["--split", file.splits[-1]]
 
 
 def open_log(run: Path) -> IO[str]:
@@ -194,8 +221,17 @@ def open_run(path: Path) -> Run:
     try:
         text = _read_text(config)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a run directory: it has no readable {CONFIG}") from error
+        raise UserError(f"{path} is not a run directory: it has no readable {CONFIG}{_run_near(path)}") from error
     return Run(path, from_yaml(text, str(config)))
+
+
+def _run_near(path: Path) -> str:
+    """What to name instead: a run directory above or below a path, if there is one."""
+    above = [folder for folder in path.parents if (folder / CONFIG).is_file()]
+    below = sorted(found.parent for found in path.glob(f"*/{CONFIG}")) if path.is_dir() else []
+    if above:
+        return f"; name its run directory, {above[0]}"
+    return f"; name a run directory in it, such as {below[0]}" if below else "; name a folder that train has written"
 
 
 def find_run(run: Path | str) -> Run:
@@ -211,7 +247,12 @@ def find_run(run: Path | str) -> Run:
             return open_run(shipped)
         if str(run) in PRESETS:
             raise UserError(f"'{run}' has no bundled weights: train it first, with 'pyro-sri train {run}'")
-        raise UserError(f"there is no run directory {run}, and no preset of that name; {nearest(str(run), PRESETS)}")
+        beside = (found.parent for found in path.parent.glob(f"*/{CONFIG}"))
+        known = {*map(str, beside), *(name for name in PRESETS if (WEIGHTS / name).is_dir())}
+        raise UserError(
+            f"there is no run directory {run}, and no preset of that name with bundled weights: "
+            f"{nearest(str(run), known)}"
+        )
     return open_run(path)
 
 

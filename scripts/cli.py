@@ -30,6 +30,12 @@ from pyro_sri.system.errors import UserError, printable
 _BOX = re.compile(r"^[│|+╭╰]|[│|+╮╯]$")  # drawn with plain characters where the output is not UTF-8
 _RULE = re.compile(r"[─-]{3,}")
 _LEAK = re.compile(r" (could be instantiated from|Got errors:).*")  # how the library tried, no help to the user
+_TYPES = {  # what it says of values of a wrong type, and what that means
+    re.compile(r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)"): r"\1: \2 is not a whole number",
+    re.compile(r"Error parsing (\S+): could not convert string to float: (.*)"): r"\1: \2 is not a number",
+    re.compile(r"Error parsing (\S+): no type matching INT"): r"\1 must be a whole number",
+    re.compile(r"Error parsing (\S+): no type matching FLOAT"): r"\1 must be a number",
+}
 _SUGGESTION = "Perhaps you meant:"
 SHORTEST_BAR = 8  # characters
 _OPTION = re.compile(r"--[\w-]+")
@@ -108,6 +114,8 @@ def one_line(box: str, prog: str) -> str:
         del lines[0]
     rule = next((i for i, line in enumerate(lines) if _RULE.fullmatch(line)), len(lines))
     words = _LEAK.sub("", " ".join(lines[:rule]))
+    for pattern, meaning in _TYPES.items():
+        words = pattern.sub(meaning, words)
     suggestion = ""
     if _SUGGESTION in lines:
         after = " ".join(lines[lines.index(_SUGGESTION) + 1 :])
@@ -119,6 +127,11 @@ def one_line(box: str, prog: str) -> str:
 def note(text: str) -> None:
     """One plain line for people, on standard error."""
     print(printable(text), file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """One plain line of the result, on standard output."""
+    print(printable(text), flush=True)
 
 
 def can_redraw(console: Console) -> bool:

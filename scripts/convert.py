@@ -8,7 +8,7 @@ from tyro.conf import Positional, arg
 from pyro_sri.data import readers
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.nn import IMAGE_SIZES
-from pyro_sri.scripts.cli import note, progress_bar
+from pyro_sri.scripts.cli import note, progress_bar, say
 
 
 def convert(
@@ -46,8 +46,8 @@ def convert(
     each object), or one for each object. Where masks overlap, the higher number is in front.
 
     A TFRecord file is split by order: the first 1000 scenes are val, the next 1000 test, the rest train. A folder of
-    images is split by the folders in it that are named for splits (train, Validation, testing, ..); without them it is
-    shuffled, and a tenth is val, a tenth test. CLEVR is cropped, made 96 pixels wide, and cut down to scenes with at
+    images is split by the folders in it that are named for splits (train, Validation, images_test, ..); without them it
+    is shuffled, and a tenth is val, a tenth test. CLEVR is cropped, made 96 pixels wide, and cut down to scenes with at
     most 6 objects, as published. What was done is said.
 
     For example:
@@ -105,7 +105,7 @@ def convert(
     with DatasetFile(out) as file:
         counts = ", ".join(f"{file.num_images(split)} {split}" for split in file.splits)
         size = file.image_size
-        print(f"converted {source} to {out}: {file.attributes['source']}, {counts} images of {size} pixels")
+        say(f"converted {source} to {out}: {file.attributes['source']}, {counts} images of {size} pixels")
     if size not in IMAGE_SIZES:
         sizes = ", ".join(map(str, IMAGE_SIZES))
         sentences.append(f"SRI and GENESIS-v2 train on images of {sizes} pixels, not {size}; see --size")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,15 +14,19 @@ from pyro_sri.config import SRIConfig
 from pyro_sri.config.own import reasons
 from pyro_sri.data import preview as pictures
 from pyro_sri.data.checking import check_dataset
+from pyro_sri.data.format import DatasetFile
 from pyro_sri.data.generators import GENERATORS, find_generator
 from pyro_sri.data.look import Look, look_at
 from pyro_sri.data.making import make_dataset
 from pyro_sri.data.physics import audit_towers
 from pyro_sri.presets import PRESETS
-from pyro_sri.scripts.cli import asks_for_help, check_new_file, note, parse, parse_subcommand, progress_bar
+from pyro_sri.runs import split_option
+from pyro_sri.scripts.cli import asks_for_help, check_new_file, note, parse, parse_subcommand, progress_bar, say
 from pyro_sri.scripts.convert import convert
 from pyro_sri.scripts.tables import print_table
 from pyro_sri.system.errors import UserError
+from pyro_sri.system.files import unused
+from pyro_sri.system.shell import command_line
 from pyro_sri.training.launching import pick_device
 
 MAKE = "pyro-sri data make"
@@ -102,7 +105,7 @@ def make_family(args: Sequence[str]) -> None:
             raise
         if found:
             note(f"continuing: {found} {'piece was' if found == 1 else 'pieces were'} already finished")
-        print(f"made {out}: generated {generator.name}, {train} train, {val} val, {test} test images")
+        say(f"made {out}: generated {generator.name}, {train} train, {val} val, {test} test images")
 
     read.__annotations__["family"] = tyro.conf.OmitArgPrefixes[generator.options]  # type: ignore[misc, name-defined]
     read.__doc__ = f"{generator.description[0].upper()}{generator.description[1:]}.\n\n{_MAKE_HELP}{_MAKE_ARGUMENTS}"
@@ -150,7 +153,7 @@ def preview(file: Positional[Path], /, out: Path, num: int = 32, split: str = "t
     """
     check_new_file(out, (".png",))
     pictures.contact_sheet(file, out, num, split, seed)
-    print(f"drew {out}")
+    say(f"drew {out}")
 
 
 def check(file: Positional[Path], /) -> None:
@@ -174,7 +177,7 @@ def check(file: Positional[Path], /) -> None:
     for sentence in notes:
         note(f"warning: {sentence}")
     warnings = f", with {len(notes)} warning{'s' if len(notes) > 1 else ''}" if notes else ""
-    print(f"{file} is sound{warnings}")
+    say(f"{file} is sound{warnings}")
 
 
 def suggest(file: Positional[Path], /) -> None:
@@ -204,7 +207,9 @@ def suggest(file: Positional[Path], /) -> None:
     print(f"background: {share} of the pixels; colours that cover an image: {look.colours}")
     for warning in _warnings(look):
         note(f"warning: {warning}")
-    print("\n".join(["to train:", *(f"  {line}" for line in _commands(file, look, config.image_sizes))]))
+    with DatasetFile(file) as data:
+        commands = _commands(file, look.image_size, config.image_sizes, split_option(data))
+    print("\n".join(["to train:", *(f"  {line}" for line in commands)]))
 
 
 def _warnings(look: Look) -> list[str]:
@@ -213,22 +218,19 @@ def _warnings(look: Look) -> list[str]:
     return warnings if look.dark is None else [*warnings, f"the images {look.dark}"]
 
 
-def _commands(file: Path, look: Look, sizes: Sequence[int]) -> list[str]:
-    """The commands that train on a file, which is resized first if it must be."""
-    commands, run = [], Path("runs") / file.stem
-    if look.image_size not in sizes:
-        size = min(sizes, key=lambda other: abs(other - look.image_size))
-        resized = file.with_name(f"{file.stem}-{size}.h5")
-        words = ["pyro-sri", "data", "convert", str(file), "--out", str(resized), "--size", str(size)]
-        commands.append(shlex.join(words))
+def _commands(file: Path, size: int, sizes: Sequence[int], split: Sequence[str]) -> list[str]:
+    """The commands that train on a file, which is resized first if it must be, and evaluate on a split."""
+    name = "".join(letter if letter.isprintable() else "_" for letter in file.stem)  # a run's must be a text
+    commands, run, page = [], unused(Path("runs") / name), unused(Path(f"{name}.html"))
+    if size not in sizes:
+        size = min(sizes, key=lambda other: abs(other - size))
+        resized = unused(file.with_name(f"{file.stem}-{size}.h5"))
+        commands.append(["pyro-sri", "data", "convert", file, "--out", resized, "--size", str(size)])
         file = resized
-    train = shlex.join(["pyro-sri", "train", OWN, "--data", str(file), "--out", str(run)])
-    return [
-        *commands,
-        train,
-        shlex.join(["pyro-sri", "evaluate", str(run)]),
-        shlex.join(["pyro-sri", "report", str(run), "--out", f"{file.stem}.html"]),
-    ]
+    commands.append(["pyro-sri", "train", OWN, "--data", file, "--out", run])
+    commands.append(["pyro-sri", "evaluate", run, *split])
+    commands.append(["pyro-sri", "report", run, "--out", page])
+    return [command_line(words) for words in commands]
 
 
 def audit(file: Positional[Path], /, num: int = 200, split: str = "train", seed: int = 0) -> None:
@@ -306,6 +308,8 @@ def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("factors", ", ".join(summary["factor_names"])))
     background = ", ".join(str(entity) for entity in summary["background_entities"])
     told = f"entity {background}" if background else "none: all entities are objects"
+    if summary["unused"]:
+        facts.append(("not used", f"{', '.join(summary['unused'])}: not named for train, val or test"))
     return [*facts, ("background", told), ("sha256", summary["content_hash"])]
 
 

@@ -1,7 +1,6 @@
 """`make demo`: generates data, trains, evaluates and writes a report within ten minutes."""
 
 import argparse
-import shlex
 import statistics
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from pyro_sri.scripts.cli import note
 from pyro_sri.scripts.main import run
 from pyro_sri.system.allocation import keep_freed_memory
 from pyro_sri.system.errors import UserError
+from pyro_sri.system.shell import command_line
 from pyro_sri.system.threads import wait_passively
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def demo(out: Path, seed: int) -> None:
 def closing(trained: "Run", page: Path, minutes: float) -> tuple[str, str, str]:
     """The demo's last lines: the results, where to look, and what to try next."""
     metrics = trained.metrics() or {}
-    sample = shlex.join(["pyro-sri", "sample", str(trained.path), "--num", "64"])
+    sample = command_line(["pyro-sri", "sample", str(trained.path), "--num", "64"])
     apart, stand = metrics.get("ari_fg"), metrics.get("structure_accuracy")
     return (
         f"after {minutes:.1f} minutes and {trained.step} steps, objects are separated with an ARI-FG of "

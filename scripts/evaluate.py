@@ -104,7 +104,7 @@ def evaluate_runs(
     if checkpoint not in ("best", "last"):
         raise UserError(f"--checkpoint is '{checkpoint}': it must be best or last")
     found = [runs.find_run(name) for name in given]
-    paths = [data or own_data_of(run) or run.config.data_file for run in found]
+    paths = [data or own_data_of(run) or run.find_data() for run in found]
     for run, path in zip(found, paths, strict=True):
         with DatasetFile(path) as file:
             file.require_size(run.config.image_size)

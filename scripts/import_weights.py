@@ -1,6 +1,5 @@
 """The command `pyro-sri import-weights`: converts the authors' published weights to a run."""
 
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from pyro_sri.nn import Kernel, PositionDecoderKind
 from pyro_sri.scripts.cli import note, parse
 from pyro_sri.scripts.official_runs import load_official
 from pyro_sri.system.errors import UserError
+from pyro_sri.system.shell import command_line
 from pyro_sri.system.torch_files import is_finite, load_torch_file
 
 
@@ -64,6 +64,8 @@ def import_weights(
         decoder: Published decoder (if not given: iodine for emorl, small for slot_attention).
         dataset: Name of the training data, stored in config.yaml.
     """
+    if (out / runs.CONFIG).exists():
+        raise UserError(f"{out} holds another run: choose another folder with --out")
     state_dict = read_state_dict(file)
     given = {
         "kernel": kernel,
@@ -97,7 +99,7 @@ def import_weights(
     except UserError:  # a full disk: leave no partial run
         shutil.rmtree(out / runs.CHECKPOINTS, ignore_errors=True)
         raise
-    note(f"imported {len(state_dict)} tensors; next: {shlex.join(['pyro-sri', 'sample', str(out)])}")
+    note(f"imported {len(state_dict)} tensors; next: {command_line(['pyro-sri', 'sample', str(out)])}")
 
 
 def read_state_dict(file: Path) -> Mapping[str, torch.Tensor]:
@@ -107,13 +109,15 @@ def read_state_dict(file: Path) -> Mapping[str, torch.Tensor]:
         UserError: If the file is missing or damaged, contains code, or does not contain a state dict.
     """
     if not file.is_file():
-        raise UserError(f"there is no file {file}")
+        raise UserError(f"there is no file {file}; name a file that torch.save has written")
     try:
         content: Any = load_torch_file(file)
     except Exception as error:  # a damaged file can fail in many ways
         raise UserError(
             f"{file} cannot be read as weights: it is damaged, or contains something other than tensors"
         ) from error
+    if isinstance(content, dict) and isinstance(content.get("objective"), dict):
+        raise UserError(f"{file} is a checkpoint of this library: name its run directory in sample or evaluate")
     candidates = [content, *(content.values() if isinstance(content, dict) else [])]
     for candidate in candidates:
         if isinstance(candidate, dict) and candidate and all(torch.is_tensor(v) for v in candidate.values()):

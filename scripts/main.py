@@ -150,7 +150,8 @@ def main() -> None:
     status, says = _attempt(sys.argv[1:])  # by now its memory is free again, so the message can be printed
     if says:
         with contextlib.suppress(OSError):
-            print(f"pyro-sri: {printable(' '.join(says.split()))}", file=sys.stderr, flush=True)
+            lines = filter(None, map(str.strip, says.splitlines()))  # spaces may be part of a name
+            print(f"pyro-sri: {printable(' '.join(lines))}", file=sys.stderr, flush=True)
     if status:
         try:
             print(end="", flush=True)

@@ -4,8 +4,10 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import os
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import tyro
@@ -13,6 +15,7 @@ import tyro
 from pyro_sri.config import FIELD_GROUPS, NOT_OPTIONS, RunConfig, flag
 from pyro_sri.config.shared import UnreachableGoal
 from pyro_sri.presets import PRESETS, Preset, find_preset
+from pyro_sri.runs import CONFIG, open_run
 from pyro_sri.scripts.cli import asks_for_help, parse
 from pyro_sri.system.errors import UserError
 
@@ -30,6 +33,10 @@ def preset_named(args: Sequence[str], prog: str, help_text: str, usage: str) -> 
         UserError: If there is none, or no such preset.
     """
     if args and not args[0].startswith("-"):
+        if args[0] not in PRESETS and os.path.isfile(os.path.join(args[0], CONFIG)):
+            known = open_run(Path(args[0])).config.preset
+            given = f", and give the run with --out {args[0]}" if "--out" in usage else ""
+            raise UserError(f"{args[0]} is a run directory, not a preset; name its preset, {known}{given}")
         return find_preset(args[0])
     if not asks_for_help(args):
         raise UserError(f"which preset? '{prog} PRESET' needs one of {', '.join(PRESETS)}")

@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import json
-import shlex
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ from pyro_sri.presets import PRESETS, Preset, find_preset
 from pyro_sri.runs import WEIGHTS
 from pyro_sri.scripts.cli import parse
 from pyro_sri.scripts.tables import print_table
+from pyro_sri.system.shell import command_line
 
 
 def presets(
@@ -98,7 +98,7 @@ def describe(preset: Preset) -> dict[str, Any]:
             name: {"preset": value, "default": default} for name, (value, default) in preset.differences().items()
         },
         "fields": {name: _plain(value) for name, value in dataclasses.asdict(config).items()},
-        "commands": [shlex.join(words) for words in commands(preset, bundled)],
+        "commands": [command_line(words) for words in commands(preset, bundled)],
     }
 
 

@@ -1,7 +1,6 @@
 """The command `pyro-sri report`: writes a page about one or more runs."""
 
 import inspect
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,15 +9,17 @@ from tyro.conf import Positional, arg
 
 from pyro_sri.config import flag
 from pyro_sri.presets import PRESETS
+from pyro_sri.report.gallery import missing_data
 from pyro_sri.report.page import make_page
 from pyro_sri.report.subjects import show_run
 from pyro_sri.runs import Run, find_run
-from pyro_sri.scripts.cli import check_new_file, parse
+from pyro_sri.scripts.cli import check_new_file, note, parse, say
 from pyro_sri.scripts.evaluate import evaluate_runs
 from pyro_sri.scripts.own_data import own_data_of
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import write_atomically
 from pyro_sri.system.seeds import check_seed
+from pyro_sri.system.shell import command_line
 
 
 def report(
@@ -57,11 +58,14 @@ def report(
         show_run(run, given, name, data=data or own_data_of(run), seed=seed, commands=_commands(run, given))
         for run, given, name in named
     ]
+    for run, subject in zip(found, subjects, strict=True):
+        if data is None and own_data_of(run) is None and (missing := missing_data(run)):
+            note(f"skipped the pictures of {subject.name} that need images: {missing}; name the file with --data")
     shown = [] if data is None else ["--data", str(data)]
-    command = shlex.join(["pyro-sri", "report", *runs, *shown, "--out", str(out), "--seed", str(seed)])
+    command = command_line(["pyro-sri", "report", *runs, *shown, "--out", str(out), "--seed", str(seed)])
     content = make_page(subjects, command, seed).encode(errors="backslashreplace")
     write_atomically(out, lambda file: file.write(content))
-    print(f"wrote {out} ({len(content) / 2**20:.1f} MB); open it in a browser")
+    say(f"wrote {out} ({len(content) / 2**20:.1f} MB); open it in a browser")
 
 
 def short_names(given: Sequence[str]) -> list[str]:
@@ -72,8 +76,11 @@ def short_names(given: Sequence[str]) -> list[str]:
 
 def _commands(run: Run, given: str) -> tuple[str, ...]:
     """The command that trains the run, and the one that evaluates it in the same way as before, without defaults."""
+    metrics = run.metrics()
+    trained = [run.command()] if run.config.preset in PRESETS else []  # imported weights were not trained here
+    if metrics is None:
+        return *trained, run.evaluation_command(given)
     words = ["pyro-sri", "evaluate", given]
-    metrics = run.metrics() or {}
     if file := _other_data(run, metrics):
         words += ["--data", file]
     for name, parameter in inspect.signature(evaluate_runs).parameters.items():
@@ -81,8 +88,7 @@ def _commands(run: Run, given: str) -> tuple[str, ...]:
             words += [flag(name), str(metrics[name])]
     if str(metrics.get("frechet_features")).startswith("inception"):
         words.append("--download-inception")
-    trained = [run.command()] if run.config.preset in PRESETS else []  # imported weights were not trained here
-    return *trained, shlex.join(words)
+    return *trained, command_line(words)
 
 
 def _other_data(run: Run, metrics: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from pyro_sri.editing import CANDIDATES, decode, imagine_rest, infer_slots, remo
 from pyro_sri.inference import SCENES_AT_ONCE, Scenes, draw_scenes
 from pyro_sri.programs import Guide, Model
 from pyro_sri.runs import WEIGHTS, Run, find_run
-from pyro_sri.scripts.cli import check_memory, check_new_file, note, parse
+from pyro_sri.scripts.cli import check_memory, check_new_file, note, parse, say
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import write_atomically
 from pyro_sri.system.seeds import check_seed
@@ -118,7 +118,7 @@ def sample(
     else:
         arrays: dict[str, Any] = _arrays(drawn.pieces) | drawn.arrays
         write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
-    print(f"wrote {drawn.num} {'scene' if drawn.num == 1 else 'scenes'} to {path}{drawn.remark}")
+    say(f"wrote {drawn.num} {'scene' if drawn.num == 1 else 'scenes'} to {path}{drawn.remark}")
 
 
 class Drawn(NamedTuple):
@@ -213,8 +213,10 @@ def read_image(source: str, size: int) -> Tensor:
                     f"{source} does not exist: the last image of split {split} is {file.num_images(split) - 1}"
                 )
             pixels = file.read(file.images(split), [index])[0]
-    elif many := re.fullmatch(r"(.+\.h5)(:\d+)?", source):
+    elif many := re.fullmatch(r"(.+\.h5)(:.*)?", source):
         raise UserError(f"{many[1]} contains many images; choose one by its number, for example {many[1]}:0")
+    elif not Path(source).is_file():
+        raise UserError(f"there is no picture {source}; name a picture file, or FILE.h5:INDEX")
     else:
         pixels = read_rgb(Path(source))
     height, width, _ = pixels.shape

@@ -1,7 +1,6 @@
 """`pyro-sri study`: carry out what is missing of a study, then write its tables and a page."""
 
 import functools
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from pyro_sri.scripts.cli import bar_columns, can_redraw, name_column, note, parse, progress_bar
+from pyro_sri.scripts.cli import bar_columns, can_redraw, name_column, note, parse, progress_bar, say
 from pyro_sri.scripts.own_data import make_or_await
 from pyro_sri.scripts.tables import print_table
 from pyro_sri.study.cluster import job_number, queue_state, slurm_executor, submit_jobs
@@ -24,6 +23,7 @@ from pyro_sri.study.results import failed
 from pyro_sri.study.specification import find_study, shipped_studies
 from pyro_sri.study.writing import write_results
 from pyro_sri.system.errors import UserError, printable
+from pyro_sri.system.shell import command_line
 
 PROG = "pyro-sri study"
 
@@ -54,7 +54,12 @@ def study(
     You can stop it at any time, even with kill -9, and continue with the same command. On Ctrl-C or SIGTERM every
     training saves a checkpoint and the command exits with status 0; a second signal stops everything at once. SIGHUP,
     SIGUSR1, SIGUSR2 and SIGXCPU do what the first SIGTERM does. Finished runs are not trained again. A row whose fields
-    have changed since it was trained is refused. Only the results are overwritten.
+    have changed since it was trained is refused. Only the results are overwritten. Two commands with the same DIR work
+    one after the other: the second waits.
+
+    A study file names data, seeds and systems. docs/studies.md explains its keys. For example:
+
+    {title: Mine, data: {file: mine.h5}, seeds: [0, 1], rows: {sri: {preset: sri-quick}}}
 
     For example:
 
@@ -97,12 +102,18 @@ def study(
         print_states(plan)
         return
     command = _command(name, out, jobs, only, tiny)
-    with alone(out):
+    executor = slurm_executor(out / "cluster", partition, hours, gpus, plan.jobs) if launcher == "slurm" else None
+
+    def wait(process: int | None) -> None:
+        other = "another process" if process is None else f"process {process}"
+        note(f"{other} is running this study in {out}: waiting for it to end (Ctrl-C ends the wait)")
+
+    with alone(out, wait):
         claim(plan)
         _make_missing(plan)
         whole = make_plan(find_study(name), out, tiny)  # again: the images are there, and have a size
         plan = whole.only(only)
-        if launcher == "slurm" and _submit(plan, slurm_executor(out / "cluster", partition, hours, gpus, plan.jobs)):
+        if executor is not None and _submit(plan, executor):
             note("run the same command again when all jobs are done, to write the results; --status shows the progress")
             return
         with _watching(plan) as watcher:
@@ -111,7 +122,7 @@ def study(
             note(f"stopped; to continue: {command}")
             return
         for path in write_results(whole, command):
-            print(f"wrote {path}", flush=True)
+            say(f"wrote {path}")
     _report_failures(plan)
 
 
@@ -121,7 +132,7 @@ study.__doc__ = (study.__doc__ or "").replace("{shipped}", ", ".join(shipped_stu
 def _command(name: str, out: Path, jobs: int | None, only: Sequence[str], tiny: bool) -> str:
     words = [*PROG.split(), name, "--out", str(out), *(word for key in only for word in ("--only", key))]
     words += [] if jobs is None else ["--jobs", str(jobs)]
-    return shlex.join([*words, *(["--tiny"] if tiny else [])])
+    return command_line([*words, *(["--tiny"] if tiny else [])])
 
 
 def _make_missing(plan: Plan) -> None:
@@ -164,11 +175,11 @@ def print_states(plan: Plan) -> None:
 
 def print_plan(plan: Plan, num_places: int) -> None:
     """Every run with its state and command, then hours by row."""
-    print(printable(f"{plan.study.title} ({plan.study.source})"))
+    say(f"{plan.study.title} ({plan.study.source})")
     for name, path in missing_data(plan).items():
-        print(printable(f"to be made: {path}, generated {plan.study.data[name].family}"))
+        say(f"to be made: {path}, generated {plan.study.data[name].family}")
     for job in plan.jobs:
-        print(printable(f"{job.name}: {_in_words(job.state(), job.config.steps)}"))
+        say(f"{job.name}: {_in_words(job.state(), job.config.steps)}")
         print(f"  {job.command()}\n  {job.command('evaluate')}")
     rows, total = [], 0.0
     for row in plan.study.rows.values():

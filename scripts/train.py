@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from pyro_sri import checkpoints, runs
 from pyro_sri.config import RunConfig, SRIConfig, flag
 from pyro_sri.config.own import reasons
 from pyro_sri.data.checking import dark_images
-from pyro_sri.data.format import DatasetFile, convert_advice
+from pyro_sri.data.format import DatasetFile, convert_advice, describe_unused
 from pyro_sri.data.generators import GENERATORS
 from pyro_sri.data.look import look_at, most_entities
 from pyro_sri.evaluation.controllers import ABOUT_1
@@ -20,7 +19,9 @@ from pyro_sri.scripts.own_data import own_data
 from pyro_sri.scripts.preset_options import given_fields, parse_fields, preset_named
 from pyro_sri.scripts.progress import training_progress
 from pyro_sri.system.errors import UserError
+from pyro_sri.system.files import unused
 from pyro_sri.system.processes import is_first
+from pyro_sri.system.shell import command_line
 from pyro_sri.training.fast import CHOSEN, fastest
 from pyro_sri.training.goals import goal_warnings
 from pyro_sri.training.launching import pick_device
@@ -77,6 +78,8 @@ def main(args: Sequence[str]) -> None:
         if stored.preset != preset.config.preset:
             raise UserError(f"{out} is a run of '{stored.preset}', not of '{preset.config.preset}'")
         config, out, resume = _read(stored, args[1:])  # options that are not given again stay as they were
+        if config.data is not None and config.data == stored.data:
+            runs.Run(out, stored).find_data()  # which may have moved
         check_same(_with_absolute_data(config), stored)
     else:
         runs.check_new(out)
@@ -148,9 +151,10 @@ def with_data(config: RunConfig, preset: Preset, said_size: bool = False) -> Run
     if config.data is None and preset.makes_data is not None:
         config = dataclasses.replace(config, data=own_data(preset))
     if config.data is None:
+        file = unused(Path(f"{config.dataset}.h5"))
         raise UserError(
-            f"{config.preset} needs a data file: {_make_command(config.dataset, config.image_size)}, then give it "
-            f"with --data {config.dataset}.h5"
+            f"{config.preset} needs a data file: {_make_command(config.dataset, config.image_size, file)}, then give "
+            f"it with --data {file}"
         )
     config = _with_absolute_data(config)
     with DatasetFile(config.data_file) as data:
@@ -179,9 +183,9 @@ def _in_words(sizes: Sequence[int]) -> str:
     return ", ".join(map(str, sizes)) if len(sizes) < 10 else f"{min(sizes)} to {max(sizes)}"
 
 
-def _make_command(dataset: str, size: int) -> str:
+def _make_command(dataset: str, size: int, file: Path) -> str:
     if dataset in GENERATORS:
-        return f"make one with 'pyro-sri data make {dataset} --size {size} --out {dataset}.h5'"
+        return f"make one with 'pyro-sri data make {dataset} --size {size} --out {file}'"
     return "make one of your pictures, or of a published set, with 'pyro-sri data convert'"
 
 
@@ -191,12 +195,15 @@ def _announce(config: RunConfig, out: Path, tiny: bool) -> None:
         generated = "generated " if data.generated else ""
         note(f"{config.preset} on {generated}{config.data} ({data.num_images('train')} images), run directory {out}")
         entities = None if tiny else most_entities(data)  # a quick check has few slots, whatever the data
+        unused = data.unused
         dark = dark_images(int(data.read(data.images("train"), slice(LOOKED_AT)).max()))
     schedule = " ".join(f"{flag(name)} {value:.6g}" for name, value in config.schedule().items())
     if config.steps != PRESETS[config.preset].config.steps and schedule:
         note(f"schedule for {config.steps} steps: {schedule}")
     if untrained := config.untrained(config.steps):
         note(f"warning: {untrained}")
+    if unused:
+        note(f"warning: {config.data_file.name}: {describe_unused(unused)}")
     if dark is not None:
         note(f"warning: the first images of {config.data_file.name} {dark}")
     for warning in goal_warnings(config, PRESETS[config.preset].config):
@@ -241,10 +248,9 @@ def _say_what_next(run: runs.Run) -> None:
     if step < run.config.steps:
         note(f"stopped at step {step}; to continue: {_resuming(run.config, run.path)}")
     else:
-        evaluate = shlex.join(["pyro-sri", "evaluate", str(run.path)])
         if untrained := run.config.untrained(step):
             note(f"warning: {untrained}")
-        note(f"done: {run.path} is trained to step {step}{_ended_at(run)}; next: {evaluate}")
+        note(f"done: {run.path} is trained to step {step}{_ended_at(run)}; next: {run.evaluation_command()}")
 
 
 def _ended_at(run: runs.Run) -> str:
@@ -255,4 +261,4 @@ def _ended_at(run: runs.Run) -> str:
 
 def _resuming(config: RunConfig, out: Path) -> str:
     """The command that continues a run; options that it does not give stay as they were."""
-    return shlex.join([*PROG.split(), config.preset, "--out", str(out), "--resume"])
+    return command_line([*PROG.split(), config.preset, "--out", str(out), "--resume"])

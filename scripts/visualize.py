@@ -13,7 +13,7 @@ from pyro_sri import viz
 from pyro_sri.programs import Model
 from pyro_sri.report.gallery import ACTIVENESS_IMAGES, Exhibit, gallery, load_images, missing_data
 from pyro_sri.runs import find_run
-from pyro_sri.scripts.cli import note, parse
+from pyro_sri.scripts.cli import note, parse, say
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import write_atomically
 from pyro_sri.system.seeds import check_seed
@@ -26,7 +26,7 @@ def visualize(
     /,
     out: Path,
     num: int = 8,
-    split: str = "test",
+    split: str | None = None,
     seed: int = 0,
     data: Path | None = None,
     format: Literal["png", "pdf", "svg"] = "png",
@@ -58,7 +58,7 @@ def visualize(
         run: A run directory, or the name of a preset with bundled weights.
         out: Output folder. It must be new or empty.
         num: Number of images or scenes per picture.
-        split: Split of the images: train, val or test.
+        split: Split of the images: train, val or test (if not given: test, or what the file has instead).
         seed: Random seed.
         data: Dataset file (if not given: the one that the run was trained on).
         format: Format of the still pictures: png, or pdf or svg for papers, with text and lines as vector graphics.
@@ -82,7 +82,7 @@ def visualize(
     for name, content in _graph(module.model, found.config.image_size, format):
         _write(out / name, content)
     if images is None:
-        note(f"skipped the pictures that need images: {missing_data(found)}; pass the file with --data")
+        note(f"skipped the pictures that need images: {missing_data(found)}; name the file with --data")
 
 
 def _film(exhibit: Exhibit, path: Path, ffmpeg: str) -> None:
@@ -97,7 +97,7 @@ def _film(exhibit: Exhibit, path: Path, ffmpeg: str) -> None:
 
 def _write(path: Path, content: bytes) -> None:
     write_atomically(path, methodcaller("write", content))
-    print(f"drew {path}", flush=True)
+    say(f"drew {path}")
 
 
 def _graph(model: Model, image_size: int, kind: str) -> Iterator[tuple[str, bytes]]:

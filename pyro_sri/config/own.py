@@ -10,6 +10,7 @@ from typing import Any
 
 from pyro_sri.config.sri import SRIConfig
 from pyro_sri.data.look import Look
+from pyro_sri.system.errors import UserError
 
 FLAT_COLOURS = 16  # images with more colours are not flat
 OFTEN_ALIKE = 0.2  # share of the images from which colour alone no longer distinguishes objects
@@ -20,6 +21,7 @@ SLOTS = (3, 16)
 # images that a decoder of this size cannot paint exactly.
 FLAT_SIGMA, OTHER_SIGMA = 0.27, 0.54
 SIGMAS = (0.03, 0.2)
+LEAST_VARIANCE = 1e-6  # of images in [0, 1]; less cannot be told from none
 EXPLAINED = 1 / 7  # target for the mean squared error as a share of the variance, as for sri-quick on its data
 
 QUICK_STEPS, QUICK_SIZE, QUICK_SLOTS, QUICK_MINUTES = 9_000, 32, 6, 12  # sri-quick on a fast core
@@ -34,7 +36,15 @@ def suited(config: SRIConfig, look: Look, gpu: bool) -> SRIConfig:
         config: The recipe.
         look: Properties of the data.
         gpu: Whether there is a GPU to train on.
+
+    Raises:
+        UserError: If the images do not differ.
     """
+    if look.variance < LEAST_VARIANCE:
+        raise UserError(
+            f"the training images, {look.num_images} in all, are equal or of a single colour, so there is nothing to "
+            "learn from them: use more images"
+        )
     sigma = _sigma(look)
     fields: dict[str, Any] = {
         "image_size": look.image_size if look.image_size in config.image_sizes else config.image_size,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sri.data.format import DatasetFile, Report
+from pyro_sri.data.format import DatasetFile, Report, describe_unused
 from pyro_sri.data.hdf5 import HDF5_ERRORS, check_filters, pieces
 from pyro_sri.data.masks import MaskTally, mask_fault
 from pyro_sri.system.errors import UserError
@@ -25,8 +25,8 @@ def check_dataset(path: Path | str, progress: Report | None = None) -> list[str]
         progress: Called as progress("train/imgs", items done, items in total) after every piece.
 
     Returns:
-        Remarks on a sound file, one sentence each: masks that overlap, entities that are never visible, factors that
-        evaluation leaves out, images that are nearly black.
+        Remarks on a sound file, one sentence each: groups that are not used, masks that overlap, entities that are
+        never visible, factors that evaluation leaves out, images that are nearly black.
 
     Raises:
         UserError: If an item is damaged. Names the array and the index of the first one.
@@ -46,7 +46,8 @@ def check_dataset(path: Path | str, progress: Report | None = None) -> list[str]
                     progress(name, piece.stop, len(array))
             if name.endswith("masks") and (fault := tallies[name].fault()):
                 raise UserError(f"{file.path}: {name} {fault}; make the file again")
-        notes = [f"{split}/imgs {fault}" for split in file.splits if (fault := dark_images(brightest[split]))]
+        notes = [describe_unused(file.unused)] if file.unused else []
+        notes += [f"{split}/imgs {fault}" for split in file.splits if (fault := dark_images(brightest[split]))]
         notes += [f"{name} {note}" for name, tally in tallies.items() for note in tally.notes()]
         faults = {split: file.factor_fault(split) for split in file.splits}
         return notes + [f"{split}: {fault}; evaluation leaves out DCI" for split, fault in faults.items() if fault]

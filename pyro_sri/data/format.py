@@ -9,7 +9,7 @@ Groups `train`, `val`, `test` (at least one of them), each with::
     factors  [n, O, F] numbers, or a structured array, with the names in the attribute `factor_names` (optional)
 
 The two attributes may also stand on a group, or on its `masks` or `factors`.
-Groups with other common names (training, validation, Test) count as these splits.
+Groups with other common names (training, validation, images_test) count as these splits. Others are not used.
 
 All arrays must be in the file itself. Links, arrays in other files and arrays that were only partly written (HDF5 would
 read zeros there) are refused. So are sizes that no scene has, before anything is allocated.
@@ -18,7 +18,6 @@ Generated files have the attributes source="generated", generator, generator_ver
 """
 
 import hashlib
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -40,10 +39,11 @@ from pyro_sri.data.hdf5 import (
     stored,
 )
 from pyro_sri.data.masks import mask_fault, visible_masks
-from pyro_sri.data.split_names import split_of
+from pyro_sri.data.split_names import split_names
 from pyro_sri.system.allocation import require_memory_for_hdf5
 from pyro_sri.system.errors import UserError, one_line, printable
-from pyro_sri.system.files import from_home
+from pyro_sri.system.files import from_home, unused
+from pyro_sri.system.shell import command_line
 
 SPLITS = ("train", "val", "test")
 ARRAYS = ("imgs", "masks", "factors")
@@ -80,6 +80,7 @@ class DatasetFile:
     Attributes:
         path: The file.
         splits: The splits it has, in the order train, val, test.
+        unused: Groups that have images, but are not named for a split.
         image_size: Height and width of its images, in pixels.
         attributes: The file's attributes as plain Python values.
 
@@ -103,8 +104,9 @@ class DatasetFile:
     def _check_layout(self) -> None:
         self._groups = split_groups(self._file, str(self.path))
         self.splits = tuple(self._groups)
+        self.unused = unused_groups(self._file)
         if not self.splits:
-            raise UserError(f"{self.path} has none of the groups {', '.join(SPLITS)}; is it a dataset file?")
+            raise no_splits(self._file, str(self.path), "is it a dataset file?")
         for split in self.splits:
             _check_split(self._groups[split], f"{self.path}: {split}")
         sizes = {split: self._groups[split]["imgs"].shape[1] for split in self.splits}
@@ -146,7 +148,9 @@ class DatasetFile:
             UserError: If the file has no such split.
         """
         if split not in self.splits:
-            raise UserError(f"{self.path} has no split {split!r}; it has {', '.join(self.splits)}")
+            raise UserError(
+                f"{self.path} has no split {split!r}, only {', '.join(self.splits)}: choose another split or file"
+            )
         return self._groups[split]["imgs"]
 
     def masks(self, split: str) -> Any | None:
@@ -278,7 +282,7 @@ class DatasetFile:
 
 
 def split_groups(file: h5py.File, where: str) -> dict[str, h5py.Group]:
-    """The groups of a file that are splits, in the order train, val, test. Names may be spelt as in `split_of`.
+    """The groups of a file that are splits, in the order train, val, test. Names may be spelt as in `split_names`.
 
     Args:
         file: An HDF5 file.
@@ -288,9 +292,8 @@ def split_groups(file: h5py.File, where: str) -> dict[str, h5py.Group]:
         UserError: If two groups would be the same split, or one is a link.
     """
     names: dict[str, str] = {}
-    for name in file:
-        split = split_of(name)
-        if split is None or not isinstance(stored(file, name, where), h5py.Group):
+    for name, split in split_names(file).items():
+        if not isinstance(stored(file, name, where), h5py.Group):
             continue
         if split in names:
             both = f"{printable(names[split])} and {printable(name)}"
@@ -299,11 +302,33 @@ def split_groups(file: h5py.File, where: str) -> dict[str, h5py.Group]:
     return {split: file[names[split]] for split in SPLITS if split in names}
 
 
+def unused_groups(file: h5py.File) -> list[str]:
+    """The names of a file's groups that have images, but are not named for a split; links are passed over."""
+    splits = split_names(file)
+    others = [name for name in file if name not in splits]
+    groups = [name for name in others if file.get(name, getclass=True, getlink=True) is h5py.HardLink]
+    found = [name for name in groups if isinstance(file[name], h5py.Group) and ARRAYS[0] in file[name]]
+    return [printable(name) for name in found]
+
+
+def describe_unused(groups: Sequence[str]) -> str:
+    """That these groups of a file are not used, as a sentence."""
+    return f"not used: {', '.join(groups)}, not named for train, val or test"
+
+
+def no_splits(file: h5py.File, where: str, question: str) -> UserError:
+    """The error of a file in which no group is a split; ends with a question if no group could be meant."""
+    advice = question
+    if others := unused_groups(file):
+        advice = f"{', '.join(others)} {'has' if len(others) == 1 else 'have'} images: rename a group to one of these"
+    return UserError(f"{where} has none of the groups {', '.join(SPLITS)}; {advice}")
+
+
 def convert_advice(path: Path, size: int | None = None) -> str:
-    """Advice on how to make a usable file from this one."""
-    name = f"{path.stem}-{size or 'converted'}.h5"
-    words = ["pyro-sri", "data", "convert", str(path), "--out", name, *([] if size is None else ["--size", str(size)])]
-    return f"convert it with: {shlex.join(words)}"
+    """Advice on how to make a usable file from this one, in the current folder."""
+    name = unused(Path(f"{path.stem}-{size or 'converted'}.h5"))
+    words = ["pyro-sri", "data", "convert", path, "--out", name, *([] if size is None else ["--size", str(size)])]
+    return f"convert it with: {command_line(words)}"
 
 
 def _is_plain(dtype: np.dtype[Any], kinds: str) -> bool:

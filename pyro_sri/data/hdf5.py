@@ -43,7 +43,9 @@ def open_file(path: Path) -> h5py.File:
     if not path.exists():
         raise UserError(f"there is no file {path}; `pyro-sri data make` makes one")
     if path.is_dir():
-        raise UserError(f"{path} is a folder; name the .h5 file in it")
+        if files := sorted(path.glob("*.h5")):
+            raise UserError(f"{path} is a folder; name a file in it, such as {files[0]}")
+        raise UserError(f"{path} is a folder; if it holds images, `pyro-sri data convert` makes a file of them")
     if not path.is_file():  # reading a pipe or a device might never end
         raise UserError(f"{path} is not a readable file; name a .h5 file")
     try:
@@ -52,6 +54,10 @@ def open_file(path: Path) -> h5py.File:
     except PermissionError:
         raise UserError(f"{path} cannot be read: permission denied; change its permissions") from None
     except OSError as error:
+        if not h5py.is_hdf5(path):
+            raise UserError(
+                f"{path} is not an HDF5 file; `pyro-sri data convert` makes one of published data"
+            ) from None
         raise UserError(
             f"{path} is not an HDF5 file, or is truncated ({one_line(error)}); make or download it again"
         ) from None

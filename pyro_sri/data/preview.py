@@ -116,9 +116,10 @@ def info(path: Path | str) -> dict[str, Any]:
     Returns:
         Plain values, ready for JSON: path; source ("generated", another name from the file, or "unknown"); generated;
         generator and generator_version, or None; parameters, by name; factor_names; image_size; background_entities;
-        splits; content_hash (sha256 of all arrays). Each split has num_images; the shapes of images, masks and factors,
-        or None; objects_per_scene, the number of scenes by their number of objects with at least one pixel; and
-        background_share, the share of pixels in no object. The last two are None without masks.
+        splits; unused, the groups with images that are no splits; content_hash (sha256 of all arrays). Each split has
+        num_images; the shapes of images, masks and factors, or None; objects_per_scene, the number of scenes by their
+        number of objects with at least one pixel; and background_share, the share of pixels in no object. The last two
+        are None without masks.
 
     Raises:
         UserError: If the file does not have the layout or is damaged.
@@ -135,6 +136,7 @@ def info(path: Path | str) -> dict[str, Any]:
             "image_size": file.image_size,
             "background_entities": list(file.background_entities),
             "splits": {split: _split_info(file, split) for split in file.splits},
+            "unused": file.unused,
             "content_hash": file.content_hash(),
         }
 

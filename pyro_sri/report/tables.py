@@ -1,6 +1,5 @@
 """The report's tables of metrics, for runs and for the seeds of a configuration."""
 
-import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -78,7 +77,7 @@ def headers(*names: str) -> list[Cell]:
 
 def not_evaluated(subject: Subject) -> Html:
     """A note that a run has no metrics yet, and the command that computes them."""
-    command = shlex.join(["pyro-sri", "evaluate", subject.given])
+    command = subject.run.evaluation_command(subject.given)
     return join([element("p", f"{subject.name} has not been evaluated yet. To evaluate it:"), element("pre", command)])
 
 

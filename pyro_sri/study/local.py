@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from pyro_sri import runs
 from pyro_sri.config import RunConfig
 from pyro_sri.study.plan import COMMAND, Job, Stage, State, logged_step
 from pyro_sri.system.children import start_child, usable_cores
-from pyro_sri.system.files import is_locked, sole_use, write_atomically
+from pyro_sri.system.files import is_locked, wait_for_sole_use, write_atomically
 from pyro_sri.system.signals import ENDING, URGENT, handling
 
 LOCK = ".study.lock"  # in a study's folder, while a process runs it
@@ -88,14 +88,14 @@ def visible_gpus() -> list[str]:
     return names if len(names) == count else [str(i) for i in range(count)]
 
 
-def alone(out: Path) -> AbstractContextManager[None]:
-    """Keeps other processes from running the study in a folder at the same time.
+def alone(out: Path, told: Callable[[int | None], None]) -> AbstractContextManager[None]:
+    """Keeps other processes from running the study in a folder at the same time. Waits for one that already does.
 
-    Raises:
-        UserError: If another process is running it already.
+    Args:
+        out: The study's folder.
+        told: Called once before a wait, with the number of the other process, if that is known.
     """
-    taken = f"{out} is in use: another process is running this study; wait for it or stop it"
-    return sole_use(out / LOCK, taken)
+    return wait_for_sole_use(out / LOCK, told)
 
 
 def run_jobs(jobs: Sequence[Job], places: Sequence[Place], watcher: Watcher) -> bool:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from pyro_sri.presets import train_options
 from pyro_sri.study.specification import Evaluation, Row, Study
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import is_locked, write_numbered
+from pyro_sri.system.shell import command_line
 from pyro_sri.training.loop import DIVERGED, check_same
 
 COMMAND = (sys.executable, "-m", "pyro_sri")  # runs `pyro-sri`, wherever it is installed
@@ -100,7 +100,7 @@ class Job:
 
     def command(self, stage: Stage = "train") -> str:
         """The same command as one line for people."""
-        return shlex.join(["pyro-sri", *self.words(stage)])
+        return command_line(["pyro-sri", *self.words(stage)])
 
     def check(self) -> None:
         """Raises UserError if the run directory does not hold the run that the row asks for."""

@@ -415,7 +415,9 @@ def _read_yaml(path: Path) -> Any:
         with path.open(encoding="utf-8") as file:
             text = file.read(LARGEST_FILE + 1)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a readable study file; 'pyro-sri study --help' explains the format") from error
+        if not path.exists():
+            raise UserError(f"there is no study file {path}; 'pyro-sri study --help' shows one") from error
+        raise UserError(f"{path} is not a readable study file; 'pyro-sri study --help' shows one") from error
     if len(text) > LARGEST_FILE:
         raise UserError(f"{path} is too long to be a study file")
     try:

@@ -3,14 +3,18 @@
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 from pyro_sri.system.errors import UserError, causes
+
+POLL = 0.2  # seconds between attempts to take a lock
 
 
 @contextlib.contextmanager
@@ -106,6 +110,32 @@ def sole_use(lock: Path, taken: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def wait_for_sole_use(lock: Path, told: Callable[[int | None], None]) -> Iterator[None]:
+    """Holds a lock file like `sole_use`, but waits until no other process holds it.
+
+    Args:
+        lock: The file. Its folder is created.
+        told: Called once before a wait, with the number of the process that holds it, if that is known.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        waits = False
+        while True:
+            try:
+                stack.enter_context(sole_use(lock, "in use"))
+            except UserError:
+                if not waits:
+                    told(lock_holder(lock))
+                waits = True
+                time.sleep(POLL)
+            else:
+                break
+        yield
+
+
 def lock_folder(descriptor: int) -> None:
     """Locks an open folder until it is closed. Does nothing if the file system has no locks.
 
@@ -127,15 +157,30 @@ def from_home(path: Path | str) -> Path:
 
 def is_locked(path: Path) -> bool:
     """Whether another process has a file open by `open_locked` at this moment. Does not take the lock."""
+    return lock_holder(path) is not None
+
+
+def lock_holder(path: Path) -> int | None:
+    """The number of the process that has a file open by `open_locked`; None if there is none, or it is not known.
+
+    If the process runs on another machine that shares the disk, the number means nothing.
+    """
     if not sys.platform.startswith("linux"):  # the call differs on other systems
-        return False
+        return None
     question = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     try:
         with path.open("rb") as file:
             answer = fcntl.fcntl(file, fcntl.F_GETLK, question)
     except OSError:  # it is missing, or its file system has no locks
-        return False
-    return bool(struct.unpack("hhqqi", answer)[0] != fcntl.F_UNLCK)
+        return None
+    kind, *_, process = struct.unpack("hhqqi", answer)
+    return None if kind == fcntl.F_UNLCK else int(process)
+
+
+def unused(path: Path) -> Path:
+    """The path, or one with a number behind its stem that nothing has."""
+    others = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+    return next(place for place in itertools.chain([path], others) if not os.path.lexists(place))
 
 
 def write_numbered(path: Path, content: bytes) -> None:

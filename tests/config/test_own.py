@@ -7,6 +7,7 @@ from pyro_sri.config.own import FEWEST_STEPS, GPU_STEPS, reasons, suited, target
 from pyro_sri.data.look import Look, look_at
 from pyro_sri.data.making import make_dataset
 from pyro_sri.presets import PRESETS
+from pyro_sri.system.errors import UserError
 
 OWN, QUICK = PRESETS["sri-own"].config, PRESETS["sri-quick"].config
 FLAT = Look(
@@ -39,6 +40,12 @@ def test_the_target_is_the_nll_of_an_image_painted_with_that_error():
     error = np.random.default_rng(0).normal(0, 0.02, 200_000)
     nll = 0.5 * np.log(2 * math.pi * 0.05**2) + error**2 / (2 * 0.05**2)
     assert target(0.05, 0.02**2) == pytest.approx(nll.mean(), abs=1e-3)
+
+
+@pytest.mark.parametrize("change", [{"variance": 0.0, "num_images": 1}, {"variance": 1e-8}])
+def test_images_that_do_not_differ_are_refused(change):
+    with pytest.raises(UserError, match="use more images"):
+        suited(OWN, FLAT._replace(**change), gpu=False)
 
 
 @pytest.mark.parametrize(

@@ -149,3 +149,17 @@ def test_a_split_that_is_not_there(written):
             with pytest.raises(UserError) as caught:
                 ask("val")
             one_line(caught, str(written), "'val'", "train, test")
+
+
+def test_groups_that_are_no_splits_are_named(tmp_path):
+    arrays = {f"{name}/imgs": images() for name in ("images_train", "holdout", "notes_about")}
+    path = raw_file(tmp_path / "a.h5", **arrays, **{"other/numbers": np.zeros(3), "eval": np.zeros(3)})
+    with h5py.File(path, "a") as file:
+        file["linked"] = h5py.SoftLink("/holdout")
+    with DatasetFile(path) as file:
+        assert file.splits == ("train",)
+        assert file.unused == ["holdout", "notes_about"]
+    assert check_dataset(path)[0] == "not used: holdout, notes_about, not named for train, val or test"
+    with pytest.raises(UserError) as caught:
+        DatasetFile(raw_file(tmp_path / "b.h5", **{"eval/imgs": images()}))
+    one_line(caught, "none of the groups train, val, test", "eval has images: rename a group")

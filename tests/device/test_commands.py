@@ -86,3 +86,16 @@ def test_benchmarks(folder: Path) -> None:
     small = "--image-size 32 --num-slots 3 --slot-size 8 --scene-size 8 --batch 2 --steps 1"
     outcome = on_gpu("bench sri-mog-shapestacks --json", small, folder=folder)
     assert json.loads(outcome.out.splitlines()[-1])["best_step_ms"] > 0
+
+
+def test_studies(folder: Path) -> None:
+    data = folder / f"{PRESETS['sri-quick'].config.tiny().image_size}.h5"
+    rows = "{sri: {preset: sri-quick}}"
+    few = "{num_images: 2, iwae_images: 1, iwae_samples: 2, num_samples: 2}"
+    (folder / "study.yaml").write_text(f"title: A study\ndata: {{file: {data}}}\nevaluate: {few}\nrows: {rows}\n")
+    words = "study study.yaml --out study --tiny"
+    assert "about 0.00 hours" in on_gpu(words, "--dry-run", folder=folder).out
+    on_gpu(words, folder=folder)
+    metrics = json.loads((folder / "study" / "runs" / "sri" / "0" / METRICS).read_text())
+    assert metrics["device"].startswith("fake")
+    assert (folder / "study" / "report.html").exists()

@@ -18,6 +18,7 @@ TRAIN = ("train", "sri-g-shapestacks", "--data", DATA, *FIELDS.split(), "--steps
 LITTLE = ("--num-images", "2", "--num-samples", "0", "--iwae-images", "0")
 CACHING = ("--num-images", "6", "--num-samples", "6", "--iwae-images", "0")  # enough to need features of real images
 MAKE = ("data", "make", "tetrominoes", "--train", "4", "--val", "0", "--test", "0", "--workers", "1", "--out", "new.h5")
+OFFICIAL = ("--image-size", "32", "--num-slots", "3", "--out", "new")
 LONG = "x" * 100_000
 UNICODE = "Türme ☃ 塔"
 
@@ -52,12 +53,17 @@ def folder(tmp_path: Path) -> Path:
         (("data", "info", RUN), "folder"),
         (("data", "info", f"{RUN}/config.yaml"), "HDF5"),
         (("data", "check", "nowhere.h5"), "no file"),
+        (("data", "check", "."), f"a file in it, such as {DATA}"),
+        (("data", "check", f"{RUN}/checkpoints"), "data convert"),
+        (("data", "check", f"{RUN}/config.yaml"), "data convert"),
         (("data", "preview", DATA, "--out", "new.gif"), ".png"),
         (("data", "preview", DATA, "--out", "new.png", "--split", ""), "no split ''"),
         (("data", "audit", DATA), "was not made by"),
         (("train",), "which preset"),
         (("train", ""), "no preset ''"),
         (("train", LONG), "no preset"),
+        (("train", RUN, "--resume"), "name its preset, tiny, and give the run with --out run"),
+        ((*TRAIN[:2], "--learning-rate", "fast"), "--learning-rate: 'fast' is not a number"),
         (("train", "sri-quick", "--data", ""), "folder"),
         ((*TRAIN[:-1], ""), "other files"),
         ((*TRAIN, "--start-from", ""), "not a run directory"),
@@ -73,6 +79,11 @@ def folder(tmp_path: Path) -> Path:
         (("evaluate",), "RUN"),
         (("evaluate", ""), "not a run directory"),
         (("evaluate", DATA), "not a run directory"),
+        (("evaluate", "rnu"), "did you mean 'run'?"),
+        (("evaluate", f"{RUN}/checkpoints/best.pt"), "name its run directory, run"),
+        (("evaluate", "."), "a run directory in it, such as run"),
+        (("evaluate", RUN, "--num-images", "ten"), "--num-images must be a whole number"),
+        (("evaluate", RUN, "--batch-size", "ten"), "--batch-size: 'ten' is not a whole number"),
         (("evaluate", RUN, "--data", "nowhere.h5"), "nowhere.h5"),
         (("evaluate", RUN, "--data", RUN), "folder"),
         (("evaluate", RUN, "--split", ""), "no split ''"),
@@ -89,9 +100,11 @@ def folder(tmp_path: Path) -> Path:
         (("sample", RUN, "--num"), "--num"),
         (("sample", RUN, "--temperature", "warm"), "warm"),
         (("sample", RUN, "--temperature", "-1"), "--temperature"),
-        (("sample", RUN, "--condition", ""), "not a valid image"),
+        (("sample", RUN, "--condition", ""), "no picture"),
         (("sample", RUN, "--condition", "nowhere.png"), "nowhere.png"),
         (("sample", RUN, "--condition", DATA), f"{DATA}:0"),
+        (("sample", RUN, "--condition", f"{DATA}:-1"), f"{DATA}:0"),
+        (("sample", RUN, "--condition", RUN), "no picture run"),
         (("sample", RUN, "--condition", f"{DATA}:0", "--keep-slots", ""), "--keep-slots"),
         (("sample", RUN, "--condition", f"{DATA}:0", "--keep-slots", "٣,١٠"), "no slot 10"),
         (("sample", RUN, "--keep-slots", "0"), "--condition"),
@@ -108,16 +121,20 @@ def folder(tmp_path: Path) -> Path:
         (("study", "towers"), "--out"),
         (("study", "towres", "--out", "new"), "'towers'"),
         (("study", DATA, "--out", "new"), DATA),
+        (("study", "nowhere.yaml", "--out", "new"), "no study file nowhere.yaml"),
         (("study", "towers", "--out", RUN, "--tiny"), "other files"),
         (("study", "towers", "--out", "new", "--only", "sri"), "'sri-g'"),
         (("study", "towers", "--out", "new", "--jobs", "0"), "--jobs"),
         (("study", "towers", "--out", "new", "--launcher", "slurn"), "slurn"),
         (("bench",), "preset"),
         (("bench", ""), "no preset"),
+        (("bench", RUN), "name its preset, tiny"),
         (("bench", "sri-quick", "--batch", "0"), "batch"),
         (("import-weights",), "FILE"),
         (("import-weights", DATA, "--image-size", "32", "--num-slots", "3", "--out", "new"), DATA),
         (("import-weights", RUN, "--image-size", "32", "--num-slots", "3", "--out", "new"), "no file"),
+        (("import-weights", f"{RUN}/checkpoints/best.pt", *OFFICIAL), "checkpoint of this library"),
+        (("import-weights", DATA, "--image-size", "32", "--num-slots", "3", "--out", RUN), "choose another folder"),
         (("import-weights", DATA, "--image-size", "big", "--num-slots", "3", "--out", "new"), "big"),
     ],
     ids=lambda value: ascii(" ".join(value)[:60]) if isinstance(value, tuple) else None,
@@ -126,6 +143,11 @@ def test_a_mistake_is_one_plain_line(folder: Path, words: tuple[str, ...], says:
     before = contents(folder)
     run_here(*words, cwd=folder).refused(says)
     assert contents(folder) == before
+
+
+def test_data_that_has_moved_is_asked_for(folder: Path) -> None:
+    (folder / DATA).rename(folder / "moved.h5")
+    run_here("evaluate", RUN, cwd=folder).refused("the data of run", DATA, "is missing", "name it with --data")
 
 
 # Names that a table or a terminal could take for orders

@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,47 @@ def test_what_train_and_report_say_next_works(place: Path, tetrominoes: Path, ca
     capsys.readouterr()
     run([*following, *FEW.split(), "--json"])
     assert json.loads(capsys.readouterr().out)["runs"][0]["run"] == "a run"
+
+
+def pasted(line: str) -> list[str]:
+    """The words of a printed command in a shell, without the program."""
+    assert line.isprintable()
+    done = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True)
+    program, *words = done.stdout.decode(errors="surrogateescape").split("\0")[:-1]
+    assert program == "pyro-sri"
+    return words
+
+
+def test_what_suggest_prints_works_also_when_the_data_moves(place: Path, capsys: Capture) -> None:
+    name = "it's  M\udcfcller\n48.h5"
+    make_dataset("tetrominoes", place / name, size=48, train=6, val=4, test=0, seed=8)
+    Path("runs").mkdir()
+    Path("runs/taken").symlink_to(".")
+    run(["data", "suggest", str(place / name)])
+    said = capsys.readouterr().out
+    convert, train, evaluate, report = (pasted(line.strip()) for line in said.partition("to train:\n")[2].splitlines())
+    assert evaluate[2:] == ["--split", "val"]
+    run(convert)
+    run([*train, *SMALL.split()])
+    assert pasted(capsys.readouterr().err.partition("next: ")[2].strip()) == evaluate
+    data = Path(train[train.index("--data") + 1])
+    data.rename("moved.h5")
+    for words in (evaluate, [*train[:2], *train[-2:], "--resume"]):
+        with pytest.raises(UserError, match="name it with --data"):
+            run(words)
+    run([*report, "--seed", "1"])
+    assert "name the file with --data" in capsys.readouterr().err
+    run([*train[:2], *train[-2:], "--resume", "--data", "moved.h5", "--steps", "4"])
+    run([*evaluate, *FEW.split()])
+
+
+def test_advice_names_files_that_are_not_there_yet(place: Path) -> None:
+    make_dataset("tetrominoes", place / "first" / "48.h5", size=48, train=1, val=0, test=0)
+    for _ in range(2):
+        with pytest.raises(UserError) as caught:
+            run(["train", "sri-g-shapestacks", "--data", "48.h5", "--out", "run"])
+        run(pasted(f"pyro-sri {str(caught.value).partition('pyro-sri ')[2]}"))
+    assert {path.name for path in Path().iterdir()} == {"48.h5", "48-32.h5", "48-32-2.h5"}
 
 
 def test_what_an_error_tells_to_do_works(place: Path, capsys: Capture) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from pyro_sri.study.local import Place, alone, find_places, run_jobs
 from pyro_sri.study.plan import Job, Stage, State, make_plan
 from pyro_sri.study.specification import read_study
 from pyro_sri.system.children import start_child
-from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import is_locked
 
 STUDY = """
@@ -135,17 +135,25 @@ def test_a_run_that_another_process_has_waits_for_it(jobs: list[Job], monkeypatc
 
 
 def test_one_study_at_a_time(tmp_path: Path) -> None:
+    """The second waits, and is told once for whom."""
     lock = tmp_path / local.LOCK
     holder = subprocess.Popen([sys.executable, "-c", f"{HOLD}time.sleep(60)", lock], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     holder.stdout.readline()
-    with pytest.raises(UserError, match="in use"), alone(tmp_path):
-        pass
-    holder.kill()
-    holder.communicate()
-    with alone(tmp_path):
+    awaited: list[int | None] = []
+
+    def told(process: int | None) -> None:
+        awaited.append(process)
+        threading.Timer(0.5, holder.kill).start()  # more than one look later
+
+    with alone(tmp_path, told):
+        holder.communicate()
         assert lock.exists()
+    assert awaited == [holder.pid]
     assert not lock.exists()
+    with alone(tmp_path, told):
+        pass
+    assert len(awaited) == 1
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child that its parent has ended")

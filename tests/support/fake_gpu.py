@@ -28,6 +28,14 @@ NAME = "fake"
 CPU = torch.device("cpu")
 AVAILABLE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")  # in PyTorch from 2.9 on
 
+IN_CHILDREN = """
+import pyro_sri.scripts.evaluate, pyro_sri.scripts.train
+from pyro_sri.scripts.main import main
+from support.fake_gpu import install
+install()
+main()
+"""
+
 COPIES = {"aten::copy_", "aten::_to_copy"}
 NO_KERNEL = {"aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty", "aten::new_empty_strided"}
 INDEXING = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
@@ -264,11 +272,14 @@ def _new_fabric(*args: Any, **kwargs: Any) -> Fabric:
 def install() -> None:
     """Gives this process the device, for good, as the one that the commands pick; no step waits for it.
 
+    The commands of a study have it too.
+
     The first steps of a training are excepted: those that validate.
     """
     import pyro
 
     from pyro_sri.scripts import bench
+    from pyro_sri.study import local
     from pyro_sri.training import launching, loop, step
 
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Backend())
@@ -278,6 +289,7 @@ def install() -> None:
     for module in list(sys.modules.values()):
         if getattr(module, "pick_device", None) is pick_device:
             module.pick_device = lambda device: fake_gpu()  # type: ignore[attr-defined]
+    local.COMMAND = (sys.executable, "-c", IN_CHILDREN)
     bench.LOADER_BYTES = 2**18  # which has nothing to do with the device
     loop.launch = _new_fabric
     step.new_fabric = _new_fabric

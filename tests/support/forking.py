@@ -117,6 +117,7 @@ def _serve() -> None:
     import pyro_sri.scripts.presets
     import pyro_sri.scripts.report
     import pyro_sri.scripts.sample
+    import pyro_sri.scripts.study
     import pyro_sri.scripts.train
     import pyro_sri.scripts.visualize  # noqa: F401
 

@@ -14,6 +14,7 @@ from pyro_sri.data.readers.emorl import is_hdf5_file, read_emorl
 from pyro_sri.data.readers.folder import read_folder
 from pyro_sri.data.readers.multi_mnist import is_mnist_folder, read_multi_mnist
 from pyro_sri.data.readers.multi_object_datasets import read_multi_object_dataset
+from pyro_sri.data.readers.pictures import SUFFIXES
 from pyro_sri.data.readers.reader import Options, Reader
 from pyro_sri.data.readers.shapestacks import is_shapestacks_folder, read_shapestacks
 from pyro_sri.data.readers.tfrecord import is_tfrecord_file
@@ -32,6 +33,7 @@ READERS: dict[Format, Reader] = {
     "clevrtex": Reader(is_clevrtex_folder, read_clevrtex),
     "folder": Reader(Path.is_dir, read_folder, frozenset({"seed", "masks", "background_entities"})),
 }
+ARCHIVES = frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"})
 ALWAYS = frozenset({"size", "train", "val", "test"})
 
 
@@ -112,4 +114,9 @@ def _recognised(source: Path) -> Format:
     for name, reader in READERS.items():
         if reader.recognises(source):
             return name
-    raise UserError(f"{source} is not a TFRecord file, an HDF5 file or a folder; name its format with --format")
+    advice = "name its format with --format"
+    if source.suffix.lower() in SUFFIXES:
+        advice = "to convert pictures, name their folder"
+    elif source.suffix.lower() in ARCHIVES:
+        advice = "unpack it first"
+    raise UserError(f"{source} is not a TFRecord file, an HDF5 file or a folder; {advice}")

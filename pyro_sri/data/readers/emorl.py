@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 
 from pyro_sri.data.attributes import said_attributes
 from pyro_sri.data.checking import finite_rows
-from pyro_sri.data.format import ARRAYS, SPLITS, Report, SceneArrays, split_groups
+from pyro_sri.data.format import (
+    ARRAYS,
+    DatasetFile,
+    Report,
+    SceneArrays,
+    describe_unused,
+    no_splits,
+    split_groups,
+    unused_groups,
+)
 from pyro_sri.data.hdf5 import HDF5_ERRORS, check_filters, check_stored, pieces, stored
 from pyro_sri.data.masks import MaskTally, is_index_map, mask_fault
 from pyro_sri.data.readers.account import Account, describe_cut
@@ -65,6 +74,8 @@ def read_emorl(path: Path, options: Options, progress: Report) -> Conversion:
             own = said.pop("factor_names", None)
             if names := _kept_names(arrays, own, account):
                 said["factor_names"] = names
+            if unused := unused_groups(file):
+                account.say(describe_unused(unused))
             dropped = [split for split in arrays if "factors" in file[_name_of(file, split, path)]]
             dropped = [split for split in dropped if "factors" not in arrays[split]]
     except HDF5_ERRORS:
@@ -207,14 +218,25 @@ def _name_of(file: h5py.File, split: str, path: Path) -> str:
 
 def _wanted_arrays(file: h5py.File, path: Path, options: Options) -> dict[str, dict[str, Any]]:
     """The arrays of each split to convert."""
-    if "source" in file.attrs and not options.given:
+    if "source" in file.attrs and not options.given and _is_usable(path):
         raise UserError(
             f"{path} is already a dataset file: use it with --data as it is, or say what to change, e.g. with --size"
         )
     groups = split_groups(file, str(path))
     if not groups:
-        raise UserError(f"{path} has none of the groups {', '.join(SPLITS)}; is it an EfficientMORL file?")
+        raise no_splits(file, str(path), "is it an EfficientMORL file?")
     return {split: _checked_arrays(groups[split], f"{path}: {split}") for split in wanted_splits(groups, options, path)}
+
+
+def _is_usable(path: Path) -> bool:
+    """Whether a file can be trained on as it is."""
+    try:
+        with DatasetFile(path) as file:
+            masks = [array for name, array in file.arrays() if name.endswith("masks")]
+            every = (file.read(array, piece) for array in masks for piece in pieces(array))
+            return not any(((values != 0) & (values != 255)).any() for values in every)
+    except UserError:
+        return False
 
 
 def _checked_arrays(group: h5py.Group, where: str) -> dict[str, Any]:

@@ -4,12 +4,13 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pyro_sri.data.readers.pictures import SUFFIXES, files_below, is_dropping, kind_of_picture
-from pyro_sri.data.split_names import split_of
+from pyro_sri.data.readers.pictures import SUFFIXES, files_below, is_dropping
+from pyro_sri.data.readers.twins import check_twins
+from pyro_sri.data.split_names import is_held_out, may_be_split, split_names
 from pyro_sri.system.errors import UserError
 
 WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_A-Za-z]+")
@@ -28,7 +29,8 @@ IMAGE_WORDS = frozenset(
 )
 VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm"})
 UNREAD = VIDEOS | {".heic", ".heif", ".avif", ".jp2", ".svg", ".exr", ".tga", ".npy", ".npz", ".dng", ".raw"}
-ALIKE = 0.8  # of two folders' file names: if this many are equal, one may contain maps of the other's pictures
+
+Parts = tuple[str, ...]  # of a path below the folder
 
 
 class Picture(NamedTuple):
@@ -45,8 +47,8 @@ class Picture(NamedTuple):
 
     path: str
     split: str | None
-    words: tuple[str, ...]
-    name_words: tuple[str, ...]
+    words: Parts
+    name_words: Parts
     area: str
     is_map: bool
 
@@ -76,15 +78,17 @@ def find_pictures(folder: Path, without: Path | None = None) -> Found:
         UserError: If there are no images, or it is not clear which pictures are images or which split they are in.
     """
     files = files_below(folder)
-    pictures = [_picture(folder, name) for name in files if Path(name).suffix.lower() in SUFFIXES]
+    splits = _split_folders(folder, files)
+    pictures = _pictures(folder, files, splits)
     if without is not None and without.resolve() != folder.resolve():
         inside = f"{without.resolve()}{os.sep}"
         pictures = [picture for picture in pictures if not f"{Path(picture.path).resolve()}".startswith(inside)]
     images, maps = _divided(pictures)
     if not images:
         raise UserError(_no_images(folder, files, maps))
-    _check_areas(images)
-    sentences = []
+    for split in dict.fromkeys(picture.split for picture in images):
+        check_twins({picture.path: picture.area for picture in images if picture.split == split})
+    sentences: list[str] = []
     if maps and without is None:
         beside = ", ".join(_counted(_area_name(folder, picture) for picture in maps))
         sentences.append(
@@ -93,7 +97,7 @@ def find_pictures(folder: Path, without: Path | None = None) -> Found:
     unread = Counter(Path(name).suffix.lower() for name in files)
     if others := {suffix: count for suffix, count in unread.items() if suffix in UNREAD}:
         sentences.append("not read: " + ", ".join(f"{count} files {suffix}" for suffix, count in others.items()))
-    return Found(_by_split(folder, images, sentences), maps, sentences)
+    return Found(_by_split(folder, images, splits, sentences), maps, sentences)
 
 
 def words_of(name: str) -> tuple[str, ...]:
@@ -105,16 +109,41 @@ def words_of(name: str) -> tuple[str, ...]:
 
 def find_masks(folder: Path) -> list[Picture]:
     """All pictures of a folder of masks."""
-    return [_picture(folder, name) for name in files_below(folder) if Path(name).suffix.lower() in SUFFIXES]
+    files = files_below(folder)
+    return _pictures(folder, files, _split_folders(folder, files))
 
 
-def _picture(folder: Path, name: str) -> Picture:
-    *above, file = Path(name).relative_to(folder).parts
-    split = next((found for part in above if (found := split_of(part))), None)
-    rest = [part for part in above if not split_of(part)]
-    stem = words_of(Path(file).stem)
+def _pictures(folder: Path, files: Iterable[str], splits: Mapping[Parts, str]) -> list[Picture]:
+    return [_picture(folder, name, splits) for name in files if Path(name).suffix.lower() in SUFFIXES]
+
+
+def _picture(folder: Path, name: str, splits: Mapping[Parts, str]) -> Picture:
+    above = _above(folder, name)
+    named = [splits.get(above[: place + 1]) for place in range(len(above))]
+    split = next(filter(None, named), None)
+    rest = [part for part, of_split in zip(above, named, strict=True) if not of_split]
+    stem = words_of(Path(name).stem)
     words = (*([split] if split else []), *(word for part in rest for word in words_of(part)), *stem)
-    return Picture(name, split, words, stem, os.sep.join(rest), any(_words(part) & MAP_WORDS for part in rest))
+    return Picture(name, split, words, stem, os.sep.join(rest), any(_words(part) & MAP_WORDS for part in above))
+
+
+def _above(folder: Path, name: str) -> Parts:
+    """The folders above a file, below the folder."""
+    return Path(name).relative_to(folder).parts[:-1]
+
+
+def _split_folders(folder: Path, files: Iterable[str]) -> dict[Parts, str]:
+    """The folders that are named for splits, with the folders above them; also empty ones directly in the folder."""
+    beside: dict[Parts, dict[str, None]] = {(): dict.fromkeys(_folders_in(folder))}
+    for name in files:
+        above = _above(folder, name)
+        for place, part in enumerate(above):
+            beside.setdefault(above[:place], {})[part] = None
+    return {(*above, name): split for above, names in beside.items() for name, split in split_names(names).items()}
+
+
+def _folders_in(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_dropping(entry.name))
 
 
 def _words(name: str) -> set[str]:
@@ -154,30 +183,16 @@ def _counted(names: Iterable[str]) -> list[str]:
     return [f"{count} in {name}" for name, count in sorted(Counter(names).items())]
 
 
-def _check_areas(images: Sequence[Picture]) -> None:
-    """Raises UserError if one of two folders with the same file names seems to contain maps of the other's pictures."""
-    areas: dict[tuple[str | None, str], dict[tuple[str, ...], Picture]] = {}
-    for picture in images:
-        areas.setdefault((picture.split, picture.area), {})[picture.name_words] = picture
-    folders = list(areas.items())
-    for place, ((split, _), ours) in enumerate(folders):
-        for (other_split, _), theirs in folders[place + 1 :]:
-            shared = [name for name in ours if name in theirs]
-            if split != other_split or len(shared) < ALIKE * max(len(ours), len(theirs)):
-                continue
-            if kind_of_picture(Path(ours[shared[0]].path)) != kind_of_picture(Path(theirs[shared[0]].path)):
-                one, two = (os.path.dirname(some[shared[0]].path) for some in (ours, theirs))
-                raise UserError(
-                    f"{one} and {two} have pictures with the same names but of different kinds, so one seems to hold "
-                    "maps; name the folder of the images itself, and that of the masks with --masks"
-                )
-
-
-def _by_split(folder: Path, images: Sequence[Picture], sentences: list[str]) -> dict[str | None, list[Picture]]:
-    _check_split_folders(folder, images)
+def _by_split(
+    folder: Path, images: Sequence[Picture], named: Mapping[Parts, str], sentences: list[str]
+) -> dict[str | None, list[Picture]]:
+    places = {picture.path: _named_for_splits(folder, picture, named) for picture in images}
+    _check_split_folders(folder, {parts for some in places.values() for parts in some}, named)
     splits: dict[str | None, list[Picture]] = {}
     for picture in images:
         splits.setdefault(picture.split, []).append(picture)
+    if None in splits:
+        _check_unclear(folder, splits, sentences)
     others = splits.pop(None, []) if len(splits) > 1 else []
     if others and "train" not in splits:
         raise UserError(
@@ -185,8 +200,7 @@ def _by_split(folder: Path, images: Sequence[Picture], sentences: list[str]) -> 
             "put those into a folder train, or name a folder in it"
         )
     if None not in splits:
-        where = {split: _named_for_splits(folder, some[0])[0] for split, some in splits.items()}
-        told = [f"{'/'.join(parts)} is {split}" for split, parts in where.items()]
+        told = [f"{'/'.join(places[some[0].path][0])} is {split}" for split, some in splits.items()]
         sentences.append(f"splits by folder: {', '.join(told)}")
     if others:
         outside = ", ".join(_counted(_area_name(folder, picture) for picture in others))
@@ -194,25 +208,44 @@ def _by_split(folder: Path, images: Sequence[Picture], sentences: list[str]) -> 
     return splits
 
 
-def _check_split_folders(folder: Path, images: Sequence[Picture]) -> None:
-    """Raises UserError if two folders side by side seem to be the same split, or one named for a split is empty.
+def _check_split_folders(folder: Path, places: Collection[Parts], named: Mapping[Parts, str]) -> None:
+    """Raises UserError if two folders side by side seem to be the same split, or one named for a split has no images.
 
-    Folders directly inside the folder are checked even if they are empty.
+    Args:
+        folder: The folder.
+        places: The folders in it that are named for splits and have images.
+        named: All folders that are named for splits.
     """
-    places = {(parts[:-1], parts[-1]) for picture in images for parts in _named_for_splits(folder, picture)}
-    top = {entry.name for entry in folder.iterdir() if entry.is_dir() and not is_dropping(entry.name)}
-    empty = {((), name) for name in top if split_of(name)} - places
-    named: dict[tuple[tuple[str, ...], str | None], str] = {}
-    for above, name in sorted(places | empty):
-        other = named.setdefault((above, split_of(name)), name)
+    empty = [parts for parts in named if len(parts) == 1 and parts not in places and not _words(parts[0]) & MAP_WORDS]
+    known: dict[tuple[Parts, str], str] = {}
+    for *above, name in sorted({*places, *empty}):
+        split = named[(*above, name)]
+        other = known.setdefault((tuple(above), split), name)
         if other != name:
-            where, split = folder.joinpath(*above), split_of(name)
-            raise UserError(f"{where} has the folders {other} and {name}, which both seem to be {split}; rename one")
-    for _, name in sorted(empty):
+            where = folder.joinpath(*above)
+            raise UserError(
+                f"{where} has the folders {other} and {name}, which both seem to be {split}; rename one, or put both "
+                f"into a folder {split}"
+            )
+    for (name,) in sorted(empty):
         raise UserError(f"{folder / name} has no images ({', '.join(sorted(SUFFIXES))})")
 
 
-def _named_for_splits(folder: Path, picture: Picture) -> list[tuple[str, ...]]:
+def _check_unclear(folder: Path, splits: Mapping[str | None, Sequence[Picture]], sentences: list[str]) -> None:
+    """Raises UserError if images would be mixed with others that are held out; says which folders may be splits."""
+    unclear = {name for picture in splits[None] for name in _above(folder, picture.path) if may_be_split(name)}
+    for name in sorted(filter(is_held_out, unclear)):
+        if "train" not in splits and any(name not in _above(folder, picture.path) for picture in splits[None]):
+            raise UserError(
+                f"{folder}: the images in {name} seem to be held out; rename {name} to val or test and put the others "
+                "into a folder train, or name a folder in it"
+            )
+    if unclear and len(splits) == 1:
+        names = ", ".join(sorted(unclear))
+        sentences.append(f"no splits by folder: if {names} is one, rename it to train, val or test")
+
+
+def _named_for_splits(folder: Path, picture: Picture, named: Mapping[Parts, str]) -> list[Parts]:
     """The folders above a picture that are named for splits, each with the folders above it."""
-    above = Path(picture.path).relative_to(folder).parts[:-1]
-    return [above[: place + 1] for place, part in enumerate(above) if split_of(part)]
+    above = _above(folder, picture.path)
+    return [above[: place + 1] for place in range(len(above)) if above[: place + 1] in named]

@@ -114,9 +114,8 @@ def rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
     return np.asarray(image.convert("RGB"))
 
 
-def kind_of_picture(path: Path) -> Literal["photograph", "drawing", "map"]:
+def kind_of_picture(image: Image.Image) -> Literal["photograph", "drawing", "map"]:
     """What a picture looks like: many colours, few colours, or few values of one channel, as maps have."""
-    image = read_picture(path)
     if image.mode == "1" or image.mode.startswith(("I", "F")):
         return "map"
     if image.getcolors(FEW_VALUES) is None:

@@ -62,6 +62,24 @@ def test_any_coding_of_masks(tmp_path, code):
         assert file.attributes == {"source": "emorl", "files": ["a.h5"], "size": SIZE}
 
 
+@pytest.mark.parametrize("change", [lambda masks: masks.astype(bool), lambda masks: masks, lambda masks: masks[:, 1:2]])
+def test_files_of_others_that_say_their_source_are_converted(tmp_path, change):
+    images, masks, _ = some_arrays(5, 0)
+    source = write(tmp_path / "a.h5", {"train/imgs": images, "train/masks": change(masks)}, source="a simulator")
+    convert(source, tmp_path / "b.h5")
+    with DatasetFile(tmp_path / "b.h5") as file:
+        assert file.attributes["source"] == "a simulator"
+    refused(tmp_path / "b.h5", tmp_path / "c.h5", "already a dataset file", "--size")
+
+
+def test_groups_that_are_no_splits_are_left_out_and_named(tmp_path):
+    images, _, _ = some_arrays(2, 0)
+    source = write(tmp_path / "a.h5", {f"{name}/imgs": images for name in ("images_train", "holdout")})
+    assert convert(source, tmp_path / "b.h5")[0] == "not used: holdout, not named for train, val or test"
+    source = write(tmp_path / "c.h5", {"eval/imgs": images})
+    refused(source, tmp_path / "d.h5", "eval has images: rename a group")
+
+
 def test_splits_as_they_are(tmp_path):
     train, test = some_arrays(7, 0), some_arrays(4, 1)
     factors = np.random.default_rng(0).normal(size=(4, ENTITIES, 3))

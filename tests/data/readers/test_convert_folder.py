@@ -151,6 +151,8 @@ def test_what_is_refused(tmp_path):
         ("training", "validation", "testing"),
         ("TRAIN_images", "dev", "test-set"),
         ("images/train", "images/valid", "images/Test"),
+        ("images_train", "images_val", "images_test"),
+        ("my_train", "my_val", "my_test"),
     ],
 )
 def test_splits_in_any_spelling(tmp_path, names):
@@ -177,6 +179,34 @@ def test_unclear_splits_are_refused(tmp_path):
     save(source / "train" / "0.png", noise(8, 8))
     save(source / "Validation" / "0.png", noise(8, 8))
     refused(source, out, "Validation and val, which both seem to be val")
+
+
+def test_held_out_images_are_not_mixed_with_others(tmp_path):
+    source, out = tmp_path / "in", tmp_path / "a.h5"
+    for index, name in enumerate(("holdout", "pictures", "my_train")):
+        save(source / name / "0.png", noise(8, 8, index))
+    refused(source, out, "holdout seem to be held out", "rename holdout to val or test")
+    (source / "holdout").rename(source / "cats")
+    assert "if my_train is one, rename it to train" in convert(source, out, size=8)[0]
+    (source / "cats").rename(source / "eval")
+    (source / "my_train").rename(source / "train")
+    said = convert(source, tmp_path / "b.h5", size=8)
+    assert said == [
+        "splits by folder: train is train",
+        "left out 1 in eval, 1 in pictures: outside of the folders of the splits",
+    ]
+
+
+def test_maps_of_splits_are_no_images(tmp_path):
+    for split in ("train", "test"):
+        save(tmp_path / "in" / split / "0.png", noise(8, 8))
+        save(tmp_path / "in" / f"{split}_masks" / "0.png", label_map())
+    said = convert(tmp_path / "in", tmp_path / "a.h5", size=8, masks=tmp_path / "in")
+    with DatasetFile(tmp_path / "a.h5") as file:
+        for split in ("train", "test"):
+            np.testing.assert_array_equal(file.images(split)[:], [noise(8, 8)])
+            assert file.masks(split).shape[0] == 1
+    assert said[0] == "splits by folder: test is test, train is train"
 
 
 def test_droppings_are_passed_over_and_links_followed(tmp_path):
