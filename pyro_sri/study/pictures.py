@@ -25,10 +25,13 @@ LONGEST_LABEL = 24  # letters per line
 
 
 def first_jobs(plan: Plan) -> dict[str, Job]:
-    """The run of the first seed of every row that has a checkpoint, by the row's key."""
+    """The run of the first seed of every row that has a checkpoint, by the row's key.
+
+    Runs that diverged are left out: the weights of their last checkpoint may be so large that nothing can be drawn.
+    """
     jobs = {}
     for key, row in plan.study.rows.items():
-        there = [job for job in plan.of_row(row) if job.run.checkpoint().exists()]
+        there = [job for job in plan.of_row(row) if job.run.checkpoint().exists() and job.state().name != "diverged"]
         if there:
             jobs[key] = there[0]
     return jobs

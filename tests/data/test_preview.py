@@ -108,6 +108,7 @@ def test_info(sprites):
         "image_size": 32,
         "background_entities": [0],
         "splits": {},
+        "unused": [],
     }
 
 

@@ -177,7 +177,7 @@ def test_an_image_of_another_shape_is_fitted(tmp_path: Path, capsys: pytest.Capt
         ({"keep_slots": "0,1", "remove_slots": "1"}, "slot 1 cannot be both kept and removed"),
         ({"remove_slots": "0,1,2"}, "removes all slots"),
         ({"keep_slots": "0,2", "slots": 2}, "--slots 2 is too small to keep slot 2; use 3 or more"),
-        ({"condition": "gone.png"}, "gone.png is missing"),
+        ({"condition": "gone.png"}, "no picture gone.png"),
         ({"condition": "gone.h5:1"}, "no file gone.h5"),
         ({"condition": None, "keep_slots": "1"}, "add --condition IMAGE"),
         ({"condition": None, "remove_slots": "1"}, "add --condition IMAGE"),
