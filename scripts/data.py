@@ -221,7 +221,8 @@ def _warnings(look: Look) -> list[str]:
 def _commands(file: Path, size: int, sizes: Sequence[int], split: Sequence[str]) -> list[str]:
     """The commands that train on a file, which is resized first if it must be, and evaluate on a split."""
     name = "".join(letter if letter.isprintable() else "_" for letter in file.stem)  # a run's must be a text
-    commands, run, page = [], unused(Path("runs") / name), unused(Path(f"{name}.html"))
+    commands: list[list[str | Path]] = []
+    run, page = unused(Path("runs") / name), unused(Path(f"{name}.html"))
     if size not in sizes:
         size = min(sizes, key=lambda other: abs(other - size))
         resized = unused(file.with_name(f"{file.stem}-{size}.h5"))

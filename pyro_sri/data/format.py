@@ -327,8 +327,8 @@ def no_splits(file: h5py.File, where: str, question: str) -> UserError:
 def convert_advice(path: Path, size: int | None = None) -> str:
     """Advice on how to make a usable file from this one, in the current folder."""
     name = unused(Path(f"{path.stem}-{size or 'converted'}.h5"))
-    words = ["pyro-sri", "data", "convert", path, "--out", name, *([] if size is None else ["--size", str(size)])]
-    return f"convert it with: {command_line(words)}"
+    resized = [] if size is None else ["--size", str(size)]
+    return f"convert it with: {command_line(['pyro-sri', 'data', 'convert', path, '--out', name, *resized])}"
 
 
 def _is_plain(dtype: np.dtype[Any], kinds: str) -> bool:

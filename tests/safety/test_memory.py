@@ -173,7 +173,7 @@ LIMITS = {"memory_bytes": 4 * 2**30}
         (("bench", "sri-quick", "--batch", HUGE), "batch"),
         (("data", "make", "tetrominoes", "--train", str(10**15), "--out", "new.h5"), "disk"),
         (("data", "make", "tetrominoes", "--train", GIGANTIC, "--out", "new.h5"), "disk"),
-        (("data", "make", "tetrominoes", "--train", "-1", "--out", "new.h5"), "counts"),
+        (("data", "make", "tetrominoes", "--train", "-1", "--out", "new.h5"), "numbers must be 0 or more"),
         (("data", "make", "tetrominoes", "--size", HUGE, "--out", "new.h5"), "size"),
         (("data", "make", "tetrominoes", "--num-pieces", HUGE, "--out", "new.h5"), "num_pieces"),
         (("data", "make", "multi_dsprites", "--max-objects", HUGE, "--out", "new.h5"), "max_objects"),

@@ -144,7 +144,9 @@ def test_shipped_studies_are_what_train_makes_of_their_commands(name: str, tmp_p
 
 def test_towers_has_one_length_of_training() -> None:
     rows = find_study("towers").rows
-    assert {row.config.steps for row in rows.values()} == {9000}
+    others = {key for key, row in rows.items() if row.config.steps != 9000}
+    assert others == {"emorl", "sri_emorl"}  # whose steps cost several times as much
+    assert all("steps" in rows[key].note for key in others)
     assert {row.config.threads for row in rows.values()} == {1}
     assert rows["all"].runs_of == "sri-g"
 

@@ -100,6 +100,7 @@ def test_log_lines_beyond_the_checkpoint_are_cut(tetrominoes: Path, tmp_path: Pa
     assert [line["step"] for line in runs.read_log(log)] == [4, 8, 8, 12, 16, 16, 20, 20]
 
 
+@pytest.mark.slow  # tests/faults kills a run in every fast suite
 def test_killed_and_resumed_equals_uninterrupted(tetrominoes: Path, tmp_path: Path) -> None:
     """40 steps at once equal 20 or so + kill -9 + the rest, through the command."""
     fields = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]

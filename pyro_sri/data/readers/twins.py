@@ -85,8 +85,11 @@ def _pairs_of_series(areas: Mapping[str, str]) -> Iterator[tuple[Series, Series]
     """Pictures that may be maps of each other: they differ in the folder, in one folder above, or in a word."""
     folders = {path: area.split(os.sep) if area else [] for path, area in areas.items()}
     names = {path: _pieces(os.path.splitext(os.path.basename(path))[0]) for path in areas}
-    keys = [{path: ((area,), names[path]) for path, area in areas.items()}, _by_numbers(folders, names)]
-    keys.append(_by_added_words(areas, names))
+    keys: list[dict[str, tuple[Pieces, Pieces]]] = [
+        {path: ((area,), names[path]) for path, area in areas.items()},
+        _by_numbers(folders, names),
+        _by_added_words(areas, names),
+    ]
     for depth in range(max(map(len, folders.values()), default=0)):
         deep = {path: parts for path, parts in folders.items() if len(parts) > depth}
         keys.append({p: ((f[depth],), (*f[:depth], *f[depth + 1 :], *names[p])) for p, f in deep.items()})
