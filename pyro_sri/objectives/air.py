@@ -14,7 +14,16 @@ from torch import Tensor
 from pyro_sri.models.air import GreyImage
 from pyro_sri.objectives.base import Terms, TermsELBO, Traces
 from pyro_sri.objectives.stepping import PerStep
-from pyro_sri.objectives.traces import analytic_kl, log_ratio, other_scores, run_against, scored, weighed
+from pyro_sri.objectives.traces import (
+    analytic_kl,
+    latent_sites,
+    log_ratio,
+    other_scores,
+    run_against,
+    scored,
+    total_kl,
+    weighed,
+)
 from pyro_sri.programs import Guide, Model
 from pyro_sri.system.errors import UserError
 
@@ -139,7 +148,8 @@ class AIR_ELBO(TermsELBO):
 
         `nll`, `kl_pres`, `kl_where` and `kl_what` are computed by Monte Carlo and add up to the negative ELBO.
         `annealing` is what annealing adds to them. `score` is always 0 and carries the gradient of the score function.
-        `baseline` is the squared error of the baselines. There is also `other`, if any.
+        `baseline` is the squared error of the baselines. There is also `other`, if any: additional observations and
+        factors, and the KLs of further latents.
         """
         guide, model = traces
         steps = _steps(guide, model)
@@ -156,7 +166,7 @@ class AIR_ELBO(TermsELBO):
         where = torch.stack([log_ratio(*_pair(traces, f"{WHERE}{t}")) for t in steps], 1)
         what = torch.stack([log_ratio(*_pair(traces, f"{WHAT}{t}")) for t in steps], 1)
         nll = -scored(model.nodes["image"])
-        other = other_scores(nll, model, guide)
+        other = _other(traces, nll)
         costs = (pres + annealing + where + what).detach()
         seen = nll + other.get("other", 0.0)  # what every latent has a part in
         returns = -seen.detach()[:, None] - costs.flip(1).cumsum(1).flip(1)  # R_t, [B, T]
@@ -216,12 +226,13 @@ class EnumeratedAIR_ELBO(TermsELBO):
         Raises:
             ValueError: If an enclosing handler fixes presence bits.
         """
-        with poutine.trace() as recorder, _AllPresent():
+        with poutine.trace() as recorder, _AllPresent() as present:
             guide(images, *args, **kwargs)
         guide_trace = recorder.trace
-        if any(site["is_observed"] for name, site in guide_trace.nodes.items() if name.startswith(PRESENCE)):
+        if any(guide_trace.nodes[name]["value"] is not bit for name, bit in present.bits.items()):
             raise ValueError(
-                "the number of objects is summed out, so presence bits cannot be conditioned on; use AIR_ELBO"
+                "the number of objects is summed out, so presence bits cannot be conditioned on or replayed; "
+                "use AIR_ELBO"
             )
         return Traces(guide_trace, run_against(model, guide_trace, images, *args, **kwargs))
 
@@ -232,17 +243,17 @@ class EnumeratedAIR_ELBO(TermsELBO):
         negative ELBO. `annealing` is what annealing adds to them.
 
         Raises:
-            UserError: If anything other than the image is observed, or there are factors.
+            UserError: If anything other than the image is observed, or there are factors or further latents.
         """
         guide, model = traces
         steps = _steps(guide, model)
         posterior, prior = _presence(guide, steps), _presence(model, steps)
         log_q = posterior.of_counts()
         q = log_q.exp()  # [B, T + 1]
-        if other_scores(q[:, 0], model, guide):
+        if _other(traces, q[:, 0]):
             raise UserError(
-                "additional observations and factors may depend on the number of objects, which is summed out here; "
-                "use AIR_ELBO (estimator='score'), which draws it"
+                "additional observations, latents and factors may depend on the number of objects, which is summed "
+                "out here; use AIR_ELBO (estimator='score'), which draws it"
             )
         scored_q = posterior.weighed(guide, steps).of_counts()
 
@@ -271,11 +282,19 @@ class EnumeratedAIR_ELBO(TermsELBO):
 
 
 class _AllPresent(Messenger):
-    """Makes every object present."""
+    """Makes every object present.
+
+    Attributes:
+        bits: The values of the presence bits by site. An enclosing handler may put others in their place.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bits: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"].startswith(PRESENCE):
-            msg["value"] = torch.ones_like(msg["fn"].probs)
+            msg["value"] = self.bits[msg["name"]] = torch.ones_like(msg["fn"].probs)
             msg["done"] = True
 
 
@@ -314,6 +333,17 @@ def _steps(guide: Trace, model: Trace) -> range:
                 "to condition on it, enclose the call with poutine.condition instead of wrapping the model"
             )
     return steps
+
+
+def _other(traces: Traces, like: Tensor) -> Terms:
+    """The term `other` [B] if there is any: additional observations and factors, and the KLs of further latents."""
+    guide, model = traces
+    terms = other_scores(like, model, guide)
+    further = [name for name in latent_sites(model) if not name.startswith((PRESENCE, WHERE, WHAT))]
+    if not further:
+        return terms
+    kl = total_kl([_pair(traces, name) for name in further], analytic=False)
+    return {"other": terms.get("other", 0.0) + kl}
 
 
 def _pair(traces: Traces, site: str) -> tuple[Any, Any]:

@@ -8,13 +8,15 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, Predictive, TraceGraph_ELBO
+from pyro.distributions import Normal
+from pyro.infer import SVI, Predictive, Trace_ELBO, TraceGraph_ELBO
 
 from pyro_sri.guides.air import AIRGuide
 from pyro_sri.inference import explain, sample_scenes
 from pyro_sri.models.air import AIRModel, GreyImage, as_grey
 from pyro_sri.nn import affine_matrix, inverse_where, place_windows, read_windows, transform
 from pyro_sri.objectives.air import AIR_ELBO, EnumeratedAIR_ELBO, Presence, PresenceAnnealing
+from pyro_sri.system.errors import UserError
 from pyro_sri.viz import infer_beliefs
 
 AIR = tuple[AIRModel, AIRGuide]
@@ -280,6 +282,33 @@ def test_enumeration_refuses_fixed_counts(air: AIR, images: torch.Tensor) -> Non
             EnumeratedAIR_ELBO().terms(*air, images)
     with poutine.condition(data={"z_where_1": torch.ones(4, 3)}):
         EnumeratedAIR_ELBO().terms(*air, images)
+    with poutine.replay(trace=poutine.trace(air[1]).get_trace(images)), pytest.raises(ValueError, match="summed out"):
+        EnumeratedAIR_ELBO().terms(*air, images)
+
+
+def test_further_latents_count(air: AIR, images: torch.Tensor) -> None:
+    """One that all images share, and one for each image."""
+
+    def with_more(program: Any, mean: float) -> Any:
+        def story(images: torch.Tensor) -> Any:
+            pyro.sample("shared", Normal(mean, 1.0))
+            with pyro.plate("styles", len(images)):
+                pyro.sample("style", Normal(mean * torch.ones(len(images)), 1.0))
+            return program(images)
+
+        return story
+
+    pair = with_more(air[0], 0.0), with_more(air[1], 3.0)
+    pyro.set_rng_seed(1)
+    stock = Trace_ELBO().loss(*pair, images) / len(images)
+    elbo = AIR_ELBO().eval()
+    pyro.set_rng_seed(1)
+    terms = elbo.terms(*pair, images)
+    assert terms["other"].mean() > 1
+    assert elbo.negative_elbo(terms).mean().item() == pytest.approx(stock, rel=1e-5)
+    assert elbo.objective(terms).item() == pytest.approx(stock, rel=1e-5)
+    with pytest.raises(UserError, match="additional observations, latents"):
+        EnumeratedAIR_ELBO().terms(*pair, images)
 
 
 def test_estimators_agree_in_expectation(images: torch.Tensor) -> None:
