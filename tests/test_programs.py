@@ -145,7 +145,7 @@ def test_a_segregation_pair_brings_its_own_objective(images: Tensor) -> None:
 def test_what_goes_with_an_own_objective(images: Tensor) -> None:
     model = SceneModel(image_size=32, num_slots=3, slot_size=8, scene_size=4)
     guide = SRIGuide(model, SegregationPair(OwnModel(), OwnGuide(), objective=OwnObjective))
-    with pytest.raises(ValueError, match="no mask KL"):
+    with pytest.raises(ValueError, match="needs a guide with a site 'attention_masks'"):
         SRI_ELBO(mask_kl="decoder").terms(model, guide, images)
     geco = GenesisGECO(target=0.0, image_size=32)
     with pytest.raises(ValueError, match="pass the controller to that"):

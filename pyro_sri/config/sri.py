@@ -125,13 +125,14 @@ class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, Lik
         if self.prior_from:
             self.check_shared("prior_batch_size")
         if self.segregation != "genesis_v2":
-            alone = ["share_decoder", "coordinates"]
-            self.require(alone, lambda value: not value, "left out, because only GENESIS-v2's segregation has it")
+            reason = "left out, because only GENESIS-v2's segregation has it"
+            self.require(["coordinates"], lambda value: not value, reason)
         if self.segregation == "slot_attention":
             reason = "left out, because Slot Attention has no posterior"
             self.require(["posterior_scale_init"], lambda value: not value, reason)
-        if self.segregation == "emorl" and not self.end_to_end:
-            self.require(["mask_kl"], lambda value: value == "none", "none, because EMORL's objective has no mask KL")
+        if self.segregation == "emorl" and self.segregation_decoder != self._scene_decoder:
+            reason = "left out, because the two decoders are of different kinds"
+            self.require(["share_decoder"], lambda value: not value, reason)
         if self._trains_segregation:
             alone = ["segregation_steps", "share_decoder"]
             reason = "left out, because this segregation has no objective of its own"
@@ -234,7 +235,9 @@ class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, Lik
         for module in (model, guide):
             initialise(module, self.init)
         if self.segregation == "genesis_v2":
-            self._start_genesis_v2(model, guide)
+            self.start_colours(guide.segregation.guide)
+        if self.share_decoder and guide.segregation.model is not None:
+            guide.segregation.model.decoder = model.decoder
         if self.posterior_scale_init:
             guide.start_scales_at(self.posterior_scale_init)
         elbo = SRI_ELBO(
@@ -268,8 +271,3 @@ class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, Lik
     def _own_objective(self) -> EMORL_ELBO:
         """EMORL's own objective, with EMORL's GECO, whatever GECO the scene model has."""
         return EMORL_ELBO(geco=self.new_emorl_geco() if self.uses_geco else None, curriculum=self.curriculum())
-
-    def _start_genesis_v2(self, model: SceneModel, guide: SRIGuide) -> None:
-        self.start_colours(guide.segregation.guide)
-        if self.share_decoder and guide.segregation.model is not None:
-            guide.segregation.model.decoder = model.decoder

@@ -183,8 +183,8 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
     ) -> Tensor:
         """Weights NLL and KL by the controller, which records the NLL in training. Without one, returns the sum.
 
-        The mask KL has the same weight as the KL (Engelcke et al. 2021). If it only trains the decoder, its weight is
-        1, because the decoder should follow the attention from the start, when the weight of the KL is small.
+        The mask KL has the same weight as the KL (Engelcke et al. 2021). If it only trains the decoder, it has the
+        weight of the NLL, because the decoder should follow the attention from the start, when the KL weighs little.
 
         Args:
             geco: The controller, or None.
@@ -198,7 +198,9 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         geco = self.active(geco)
         loss = nll + kl if geco is None else geco(nll, kl)
         self.record(geco, nll, seen)
-        return loss + mask_kl if followed else loss
+        if not followed:
+            return loss
+        return loss + (mask_kl if geco is None else geco.nll_weight * mask_kl)
 
     def record(self, geco: GECO | None, nll: Tensor, seen: tuple[Tensor, Tensor] | None = None) -> None:
         """In training, lets a controller record the batch mean of the NLL or, if given, what it sees instead."""

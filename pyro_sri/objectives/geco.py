@@ -68,6 +68,11 @@ class GenesisGECO(PerStep):
         """The weight of the KL, beta. The weight of the NLL is 1."""
         return self.beta
 
+    @property
+    def nll_weight(self) -> float:
+        """The weight of the NLL, 1."""
+        return 1.0
+
     def forward(self, nll: Tensor, kl: Tensor) -> Tensor:
         """Batch means of NLL and KL, in nats per image -> the weighted loss."""
         return nll + self.beta.clone() * kl  # a copy: `update` may change beta before the backward pass needs it
@@ -128,6 +133,11 @@ class EmorlGECO(PerStep):
     def weight(self) -> Tensor:
         """The weight of the NLL: the Lagrange multiplier softplus(beta), at least 1.0055. The weight of the KL is 1."""
         return F.softplus(self.beta)
+
+    @property
+    def nll_weight(self) -> Tensor:
+        """The same."""
+        return self.weight
 
     def forward(self, nll: Tensor, kl: Tensor) -> Tensor:
         """Batch means of NLL and KL, in nats per image -> the weighted loss."""

@@ -277,10 +277,10 @@ class SRI_ELBO(TermsELBO):
         prior_from: Step from which training computes only the KLs of L_SRI, for fixed q(z | x), without decoding.
             From then on, only p(z | s) and q(s | x) are trained, at a fraction of the cost. None means never.
         cross: Whether KL_cross is part of the loss (table 3c leaves it out). It is computed in both cases.
-        mask_kl: Adds KL(`attention_masks` of the guide || `slot_masks` of the segregation's model) to the segregation's
-            KL or, if L_SRI trains the segregation, to the KLs of L_SRI. It is not part of the bound. Its gradient goes
-            to both ("attached"), only to the attention masks ("detached"), or only to the decoder ("decoder", always
-            with weight 1).
+        mask_kl: Adds KL(`attention_masks` of the guide || `slot_masks` of the segregation's model) to L_seg. If L_SRI
+            trains the segregation, or the segregation has its own objective, the masks are those of the scene model,
+            and it is added to L_SRI. It is not part of the bound. Its gradient goes to both ("attached"), only to the
+            attention masks ("detached"), or only to the decoder ("decoder"). See `weigh` for its weight.
 
     Raises:
         ValueError: If the kind of mask KL is unknown, or L_seg has two controllers.
@@ -350,8 +350,6 @@ class SRI_ELBO(TermsELBO):
             make = getattr(pair, "make_objective", None)
             asked = None if make is None or self.segregation is not None else make(geco=self.segregation_geco)
             objective = asked if self.segregation is None else self.segregation
-        if objective is not None and self.mask_kl != "none":
-            raise ValueError(f"mask_kl='{self.mask_kl}': a segregation with its own objective has no mask KL")
         self.asked = (objective,)
         return None if objective is None else self._in_step(objective)
 
@@ -383,16 +381,18 @@ class SRI_ELBO(TermsELBO):
         """`segregation_nll`, `segregation_kl`, `nll`, `kl_scene`, `kl_slots`, `kl_cross`: each [B], in nats.
 
         While only the segregation is trained, there are only the first two. While only the prior is trained, there are
-        only the last three. If requested, there is also `segregation_mask_kl` (`mask_kl` if the segregation has no
-        model of its own), and `other` if any. With GECO, scaled or masked images also have `seen` and
-        `seen_nll`, or the same with the prefix `segregation_`, which are no part of the loss.
+        only the last three. If requested, there is also `segregation_mask_kl` (`mask_kl` if it belongs to L_SRI), and
+        `other` if any. With GECO, scaled or masked images also have `seen` and `seen_nll`, or the same with the prefix
+        `segregation_`, which are no part of the loss.
         """
         terms = read_terms(traces) | self._seen(traces)
-        if self.mask_kl == "none" or not terms.keys() & {"nll", "segregation_nll"}:
+        if self.mask_kl == "none":
             return terms
-        if traces.segregation is not None:
-            return terms | {"segregation_mask_kl": read_mask_kl(self.mask_kl, traces.guide, traces.segregation)}
-        return terms | {"mask_kl": read_mask_kl(self.mask_kl, traces.guide, traces.model)}
+        if traces.segregation is not None and traces.own is None:
+            terms["segregation_mask_kl"] = read_mask_kl(self.mask_kl, traces.guide, traces.segregation)
+        elif "nll" in terms:
+            terms["mask_kl"] = read_mask_kl(self.mask_kl, traces.guide, traces.model)
+        return terms
 
     def _seen(self, traces: SRITraces) -> Terms:
         """What both controllers see. The segregation's own objective reads the second itself."""

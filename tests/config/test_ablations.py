@@ -116,7 +116,8 @@ def test_matching_on_samples_compares_what_was_drawn() -> None:
 @pytest.mark.parametrize(
     ("segregation", "field"),
     [
-        ("emorl", {"share_decoder": True}),
+        ("emorl", {"share_decoder": True, "decoder": "genesis_v2"}),
+        ("slot_attention", {"share_decoder": True}),
         ("slot_attention", {"segregation_steps": 5}),
         ("genesis_v2", {"end_to_end": True, "share_decoder": True}),
     ],

@@ -240,6 +240,19 @@ def test_build_follows_the_fields() -> None:
     assert geco.beta_range[1] == 1.0
 
 
+def test_emorl_in_sri_can_share_its_decoder_and_the_scene_model_follows_its_attention() -> None:
+    fields = {"segregation": "emorl", "share_decoder": True, "mask_kl": "decoder", "segregation_steps": 1}
+    config = SRIConfig(preset="p", dataset="d", image_size=32, num_slots=2, slot_size=8, scene_size=4, **fields)
+    model, guide, objective = config.build()
+    assert guide.segregation.model.decoder is model.decoder
+    images = torch.rand(2, 3, 32, 32)
+    assert "mask_kl" not in objective.terms(model, guide, images)
+    objective.step = 1
+    terms = objective.terms(model, guide, images)
+    losses = [objective.objective(terms | {"mask_kl": torch.full((2,), nats)}) for nats in (0.0, 100.0)]
+    torch.testing.assert_close(losses[1] - losses[0], torch.tensor(100.0), rtol=1e-3, atol=0)
+
+
 def test_fields_that_a_run_was_made_without_have_their_defaults() -> None:
     text = to_yaml(QUICK).replace("attention_layers: 3\n", "")
     assert text != to_yaml(QUICK)

@@ -185,6 +185,18 @@ def test_mask_kl_is_weighed_as_the_kl_of_what_trains_the_segregation(
     torch.testing.assert_close(elbo.objective(terms), without + weight * divergence)
 
 
+def test_a_decoder_follows_the_attention_with_the_weight_of_the_nll(images: torch.Tensor) -> None:
+    model, guide = build_sri(end_to_end=True)
+    guide.segregation.model = None
+    geco = EmorlGECO(target=0.0, image_size=32)
+    geco.beta.fill_(5.0)
+    elbo = SRI_ELBO(geco=geco, mask_kl="decoder").eval()
+    terms = elbo.terms(model, guide, images)
+    without = SRI_ELBO(geco=geco).eval().objective({name: terms[name] for name in TERMS})
+    weighted = torch.nn.functional.softplus(torch.tensor(5.0)) * terms["mask_kl"].mean()
+    torch.testing.assert_close(elbo.objective(terms), without + weighted)
+
+
 def test_mask_kl_compares_the_masks_in_the_order_of_the_slots(images: torch.Tensor) -> None:
     """Attention masks that are the decoder's, in segregated order, are no distance from those of the scene model."""
     model, guide = build_sri(end_to_end=True)
