@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_sri.nn.precision import in_single
+
 HIDDEN_FACTOR = 4  # LSTM units per slot dimension
 UNIT_RAW_SCALE = math.log(math.expm1(1 - 1e-5))  # what `sri_scale` maps to 1
 
@@ -88,4 +90,6 @@ class SlotScales(nn.Module):
         """Scene [B, S] and ordered slot means [B, K, D] -> raw scales [B, K, D]."""
         first = torch.zeros_like(ordered_means[:, 0]) if self.first_input is None else self.first_input(scene)
         inputs = torch.cat([first[:, None], ordered_means[:, :-1]], dim=1)  # [B, K, D]
-        return self.raw_scale(self.lstm(inputs)[0])
+        with torch.autocast(inputs.device.type, enabled=False):  # many CPUs have no LSTM in half precision
+            hidden, _ = self.lstm(in_single(inputs))
+        return self.raw_scale(hidden)

@@ -22,7 +22,7 @@ def parameters(dist: Distribution) -> Iterator[Tensor]:
             yield from parameters(value)
 
 
-@pytest.mark.parametrize("preset", uncovered(()))
+@pytest.mark.parametrize("preset", [*uncovered(()), "sri_emorl-quick"])
 def test_nothing_is_scored_in_half_precision(preset: str) -> None:
     config = PRESETS[preset].config.tiny()
     model, guide, elbo = config.build()
