@@ -19,6 +19,8 @@ from pyro_sri.data.making import Task, _made, draw, make_dataset
 from pyro_sri.system.errors import UserError
 from support.mistakes import one_line
 
+FEW = ("tetrominoes", "stacks")  # of the tests that take seconds for each family
+
 
 def some_scenes(name, num=100, size=None, seed=0, split="train", **options):
     family = GENERATORS[name]
@@ -57,7 +59,9 @@ def test_a_scene_depends_on_seed_split_and_index_alone(name):
         assert differ.all()
 
 
-@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FEW)) for name in GENERATORS]
+)
 def test_one_and_two_workers_write_the_same_arrays(name, tmp_path):
     hashes = []
     for workers in (1, 2):

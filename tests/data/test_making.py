@@ -60,6 +60,7 @@ def test_the_same_command_goes_on_after_kill(tmp_path, expected, workers):
     assert content(out) == expected
 
 
+@pytest.mark.slow
 def test_an_interrupt_says_how_to_go_on(tmp_path, expected):
     out = tmp_path / "rooms.h5"
     command = [sys.executable, "-m", "pyro_sri", "data", "make", "rooms", "--out", str(out), *WORDS]

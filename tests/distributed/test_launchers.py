@@ -140,6 +140,7 @@ def processes_of(out: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_told_and_leaves_no_process(tetrominoes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with socket.socket() as listener:

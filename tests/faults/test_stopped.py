@@ -84,7 +84,7 @@ def send(*numbers: int) -> None:
         signal.raise_signal(number)
 
 
-@pytest.mark.parametrize("system", ["sri", "emorl"])
+@pytest.mark.parametrize("system", ["sri", pytest.param("emorl", marks=pytest.mark.slow)])
 def test_the_log_does_not_tell_where_a_run_was_stopped(
     tetrominoes: Path, tmp_path: Path, system: str, whole: Callable[[str], Path]
 ) -> None:

@@ -157,9 +157,9 @@ def test_every_mutation(case: Case, worker: Worker) -> None:
     ("kind", "command"),
     [
         ("dataset", "data check scenes.h5"),
-        ("TFRecords", "data convert gzip.tfrecords --out {out}.h5"),
+        pytest.param("TFRecords", "data convert gzip.tfrecords --out {out}.h5", marks=pytest.mark.slow),
         ("checkpoint", "sample run --num 1 --out {out}.png"),
-        ("weights", IMPORT.replace("{file}", "zip.pth")),
+        pytest.param("weights", IMPORT.replace("{file}", "zip.pth"), marks=pytest.mark.slow),
     ],
 )
 def test_damaged_files_through_the_command(kind: str, command: str, tmp_path: Path) -> None:

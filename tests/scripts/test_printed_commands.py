@@ -50,7 +50,10 @@ def after(text: str, before: str) -> list[str]:
     return words
 
 
-@pytest.mark.parametrize("preset", ["sri-g-shapestacks", "sri-own", "emorl-tetrominoes --tiny"])
+@pytest.mark.parametrize(
+    "preset",
+    ["sri-g-shapestacks", "sri-own", pytest.param("emorl-tetrominoes --tiny", marks=pytest.mark.slow)],
+)
 def test_the_commands_of_a_report_repeat_all_of_it(
     preset: str, place: Path, tetrominoes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

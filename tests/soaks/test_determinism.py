@@ -29,6 +29,7 @@ def in_another_process(folder: Path, environment: Mapping[str, str], *arguments:
     return json.loads(subprocess.run(command, check=True, capture_output=True, cwd=folder, env=environment).stdout)
 
 
+@pytest.mark.slow
 def test_another_process_repeats_to_the_bit(tmp_path: Path) -> None:
     arguments = ["--presets", *FEW, "--families", *FAMILIES, "--steps", "2"]
     there = in_another_process(tmp_path, {"PYTHONHASHSEED": "1"}, *arguments)

@@ -16,6 +16,7 @@ from support.soaked import HEAVY, OTHERS, PRESETS, SRI
 
 SEEDS = range(5)
 STRESSED = 3  # seeds from here on train at ten times the preset's learning rate
+FEW = ("sri-g-shapestacks", "emorl-tetrominoes")  # one for each kind of controller; the others are slow
 GROWTH_MB = 4  # memory that may come on top once a run has settled: what an allocator does, not what a leak does
 
 
@@ -36,7 +37,9 @@ def check(summary: Summary, config: RunConfig, steps: int) -> None:
             assert config.beta_min < last < config.beta_max  # it still moves
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "preset", [pytest.param(preset, marks=[pytest.mark.slow] * (preset not in FEW)) for preset in PRESETS]
+)
 def test_sixty_steps(preset: str, tetrominoes: Path, tmp_path: Path) -> None:
     """One image at a time; 20 steps for the heaviest."""
     steps = 20 if preset in HEAVY else 60
