@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_sri.nn.precision import in_single
+from pyro_sri.nn.precision import in_single, without_autocast
 
 HIDDEN_FACTOR = 4  # LSTM units per slot dimension
 UNIT_RAW_SCALE = math.log(math.expm1(1 - 1e-5))  # what `sri_scale` maps to 1
@@ -90,6 +90,6 @@ class SlotScales(nn.Module):
         """Scene [B, S] and ordered slot means [B, K, D] -> raw scales [B, K, D]."""
         first = torch.zeros_like(ordered_means[:, 0]) if self.first_input is None else self.first_input(scene)
         inputs = torch.cat([first[:, None], ordered_means[:, :-1]], dim=1)  # [B, K, D]
-        with torch.autocast(inputs.device.type, enabled=False):  # many CPUs have no LSTM in half precision
+        with without_autocast(inputs.device):
             hidden, _ = self.lstm(in_single(inputs))
         return self.raw_scale(hidden)

@@ -229,7 +229,8 @@ class EnumeratedAIR_ELBO(TermsELBO):
         with poutine.trace() as recorder, _AllPresent() as present:
             guide(images, *args, **kwargs)
         guide_trace = recorder.trace
-        if any(guide_trace.nodes[name]["value"] is not bit for name, bit in present.bits.items()):
+        sites = {name: site for name, site in guide_trace.nodes.items() if name in present.bits}
+        if any(site["value"] is not present.bits[name] for name, site in sites.items()):
             raise ValueError(
                 "the number of objects is summed out, so presence bits cannot be conditioned on or replayed; "
                 "use AIR_ELBO"
