@@ -94,7 +94,10 @@ def fill(module: torch.nn.Module, weights: Any, path: Path) -> None:
 
 
 def check_fits(module: torch.nn.Module, weights: Any, path: Path) -> None:
-    """Raises UserError unless weights have the names, shapes and types of the module's own."""
+    """Raises UserError unless weights have the names, shapes and types of the module's own.
+
+    Tensors that are one in the module, under several names, must be equal.
+    """
     ours = module.state_dict()
     try:
         fit = weights.keys() == ours.keys() and all(fits(weights[name], tensor) for name, tensor in ours.items())
@@ -104,3 +107,11 @@ def check_fits(module: torch.nn.Module, weights: Any, path: Path) -> None:
         raise UserError(
             f"{path} does not fit the run's config.yaml: its weights belong to other networks, or a field was edited"
         )
+    first: dict[int, str] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        shared = first.setdefault(id(tensor), name)
+        if shared != name and not torch.equal(weights[shared], weights[name]):
+            raise UserError(
+                f"{path} does not fit: its weights have two networks, {shared} and {name}, where this run has one that "
+                "is shared; leave --share-decoder out"
+            )

@@ -79,7 +79,7 @@ class SegregationFields:
     """Initial standard deviation of the slot posteriors. 0 keeps the networks' default (about 0.9)."""
     mask_kl: MaskKL = "none"
     """Add a KL from attention masks to decoded masks. Its gradient goes to both (attached), to the attention masks only
-    (detached), or to the decoder only (decoder), which keeps the background in one slot."""
+    (detached), or to the decoded masks only (decoder), which keeps the background in one slot."""
 
     def instance_colours(self) -> InstanceColours:
         """How the instance colours start, and their kernel."""

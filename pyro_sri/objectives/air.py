@@ -1,6 +1,7 @@
 """The objectives of AIR (Eslami et al. 2016), with presence bits by score function or summed out."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,14 +22,16 @@ from pyro_sri.objectives.traces import (
     other_scores,
     run_against,
     scored,
-    total_kl,
     weighed,
+    whole_other_scores,
 )
 from pyro_sri.programs import Guide, Model
 from pyro_sri.system.errors import UserError
 
 BOUND = ("nll", "kl_pres", "kl_where", "kl_what")
 PRESENCE, WHERE, WHAT = "z_pres_", "z_where_", "z_what_"
+PRESENCE_BIT = re.compile(rf"{PRESENCE}\d+")
+LATENT = re.compile(rf"({PRESENCE}|{WHERE}|{WHAT})\d+")  # of an object
 
 
 class PresenceAnnealing(PerStep):
@@ -166,9 +169,10 @@ class AIR_ELBO(TermsELBO):
         where = torch.stack([log_ratio(*_pair(traces, f"{WHERE}{t}")) for t in steps], 1)
         what = torch.stack([log_ratio(*_pair(traces, f"{WHAT}{t}")) for t in steps], 1)
         nll = -scored(model.nodes["image"])
-        other = _other(traces, nll)
+        further = _further(model)
+        other = other_scores(nll, model, guide, further)
         costs = (pres + annealing + where + what).detach()
-        seen = nll + other.get("other", 0.0)  # what every latent has a part in
+        seen = nll + whole_other_scores(nll, model, guide, further)  # what every latent has a part in
         returns = -seen.detach()[:, None] - costs.flip(1).cumsum(1).flip(1)  # R_t, [B, T]
         baselines = torch.stack([_baseline(guide, f"{PRESENCE}{t}", nll) for t in steps], 1)
         score = log_q * (returns - baselines.detach())
@@ -181,6 +185,10 @@ class AIR_ELBO(TermsELBO):
             "score": (score.detach() - score).sum(1),
             "baseline": (returns - baselines).square().sum(1),
         } | other
+
+    def has_gradient(self, latent: str) -> bool:
+        """True of the presence bits."""
+        return bool(PRESENCE_BIT.fullmatch(latent))
 
     def weights(self) -> dict[str, float]:
         """`beta`, the weight of the presence bits' KL in training."""
@@ -251,7 +259,7 @@ class EnumeratedAIR_ELBO(TermsELBO):
         posterior, prior = _presence(guide, steps), _presence(model, steps)
         log_q = posterior.of_counts()
         q = log_q.exp()  # [B, T + 1]
-        if _other(traces, q[:, 0]):
+        if other_scores(q[:, 0], model, guide, _further(model)):
             raise UserError(
                 "additional observations, latents and factors may depend on the number of objects, which is summed "
                 "out here; use AIR_ELBO (estimator='score'), which draws it"
@@ -272,6 +280,10 @@ class EnumeratedAIR_ELBO(TermsELBO):
             "kl_what": (present * what).sum(1),
             "annealing": (q * _extra(self, pres, prior, pres_kl)).sum(1),
         }
+
+    def has_gradient(self, latent: str) -> bool:
+        """True of the presence bits."""
+        return bool(PRESENCE_BIT.fullmatch(latent))
 
     def weights(self) -> dict[str, float]:
         """`beta`, the weight of the presence bits' KL in training."""
@@ -294,7 +306,7 @@ class _AllPresent(Messenger):
         self.bits: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"].startswith(PRESENCE):
+        if PRESENCE_BIT.fullmatch(msg["name"]):
             msg["value"] = self.bits[msg["name"]] = torch.ones_like(msg["fn"].probs)
             msg["done"] = True
 
@@ -326,7 +338,7 @@ def _steps(guide: Trace, model: Trace) -> range:
     Raises:
         UserError: If the guide does not infer every latent of the model, or the model fixes one.
     """
-    steps = range(sum(name.startswith(PRESENCE) for name in {**guide.nodes, **model.nodes}))
+    steps = range(sum(map(bool, map(PRESENCE_BIT.fullmatch, {**guide.nodes, **model.nodes}))))
     for site in (f"{kind}{t}" for t in steps for kind in (PRESENCE, WHERE, WHAT)):
         if not (site in guide and site in model and model.nodes[site]["inferred"]):
             raise UserError(
@@ -336,15 +348,9 @@ def _steps(guide: Trace, model: Trace) -> range:
     return steps
 
 
-def _other(traces: Traces, like: Tensor) -> Terms:
-    """The term `other` [B] if there is any: additional observations and factors, and the KLs of further latents."""
-    guide, model = traces
-    terms = other_scores(like, model, guide)
-    further = [name for name in latent_sites(model) if not name.startswith((PRESENCE, WHERE, WHAT))]
-    if not further:
-        return terms
-    kl = total_kl([_pair(traces, name) for name in further], analytic=False)
-    return {"other": terms.get("other", 0.0) + kl}
+def _further(model: Trace) -> list[str]:
+    """Names of the latents that are not of an object."""
+    return [name for name in latent_sites(model) if not LATENT.fullmatch(name)]
 
 
 def _pair(traces: Traces, site: str) -> tuple[Any, Any]:

@@ -22,7 +22,7 @@ from pyro_sri.guides.segregation import Segregation
 from pyro_sri.objectives.geco import GECO
 from pyro_sri.objectives.mask_kl import MaskKL, check_mask_kl
 from pyro_sri.objectives.stepping import PerStep, advance_after_step
-from pyro_sri.objectives.traces import Site, is_plain, log_prob, run_against, weighed
+from pyro_sri.objectives.traces import Site, check_gradients, is_plain, log_prob, run_against, weighed
 from pyro_sri.programs import Guide, Model, adopt, check_range, join
 
 Terms = dict[str, Tensor]
@@ -120,7 +120,16 @@ class TermsELBO(Trace_ELBO, nn.Module, ABC):
         if self.learning:
             self._stepping = True
             advance_after_step(self, model, guide)
-        return self.read(self.trace(model, guide, images, *args, **kwargs))
+        traces = self.trace(model, guide, images, *args, **kwargs)
+        if self.learning:
+            for program in (traces.model, getattr(traces, "segregation", None)):
+                if program is not None:
+                    check_gradients(traces.guide, program, self.has_gradient)
+        return self.read(traces)
+
+    def has_gradient(self, latent: str) -> bool:
+        """Whether the objective has a gradient of its own for a latent that is not reparameterised."""
+        return False
 
     def advance(self) -> None:
         """Updates controllers and schedules with everything recorded since the last update, and counts a step.

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,9 +19,11 @@ from pyro_sri.guides.emorl import EMORLGuide
 from pyro_sri.guides.segregation import Segregation
 from pyro_sri.objectives.base import Terms, TermsELBO, seen_in, seen_terms
 from pyro_sri.objectives.geco import GECO, EmorlGECO
-from pyro_sri.objectives.traces import analytic_kl, other_scores, run_against, scored
+from pyro_sri.objectives.traces import analytic_kl, latent_sites, other_scores, run_against, scored
 from pyro_sri.programs import Guide, Model
 from pyro_sri.system.processes import num_processes
+
+LAYER = re.compile(r"layer_\d+_slots")
 
 
 class Iteration(NamedTuple):
@@ -274,7 +277,9 @@ def _iteration(
 ) -> Iteration:
     """Computes the terms of a posterior."""
     nll = -scored(model.nodes["image"])
-    return Iteration(guide, model, posterior, memory, nll, kl, other_scores(nll, model, guide).get("other"))
+    further = [name for name in latent_sites(model) if not LAYER.fullmatch(name)]
+    other = other_scores(nll, model, guide, further).get("other")
+    return Iteration(guide, model, posterior, memory, nll, kl, other)
 
 
 def _kl(guide: Trace, priors: Trace, layer: int) -> Tensor:

@@ -40,14 +40,15 @@ def mask_divergence(attention_masks: Tensor, slot_masks: Tensor) -> Tensor:
     return (attention * (attention.log() - decoded.log())).sum((1, 2, 3, 4))
 
 
-def read_mask_kl(kind: MaskKL, guide: Trace, model: Trace) -> Tensor:
+def read_mask_kl(kind: MaskKL, guide: Trace, model: Trace, order: Tensor | None = None) -> Tensor:
     """The KL between the guide's `attention_masks`, in the order of the model's slots, and the model's `slot_masks`.
 
     Args:
         kind: Where the gradient goes: to both ("attached"), only to the attention masks ("detached"), or only to the
-            decoder ("decoder").
+            decoded masks ("decoder").
         guide: A run of the guide.
         model: A run of the model against it.
+        order: The attention mask of each of the model's slots [B, K]. None if they are in the same order.
 
     Returns:
         Nats per image [B].
@@ -58,8 +59,8 @@ def read_mask_kl(kind: MaskKL, guide: Trace, model: Trace) -> Tensor:
     if "attention_masks" not in guide:
         raise ValueError(f"mask_kl='{kind}' needs a guide with a site 'attention_masks'")
     attention = guide.nodes["attention_masks"]["value"]
-    if "order" in guide and "segregated_slots" not in model:
-        attention = permute_slots(attention.flatten(2), guide.nodes["order"]["value"]).view_as(attention)
+    if order is not None:
+        attention = permute_slots(attention.flatten(2), order).view_as(attention)
     decoded = model.nodes["slot_masks"]["value"]
     divergence = mask_divergence(
         attention.detach() if kind == "decoder" else attention, decoded.detach() if kind == "detached" else decoded

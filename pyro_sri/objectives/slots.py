@@ -33,7 +33,7 @@ class SlotELBO(TermsELBO):
         geco: Controller. None means a weight of 1 for every term.
         mask_kl: Adds `mask_kl`, KL(`attention_masks` of the guide || `slot_masks` of the model), which is not part of
             the bound. Its gradient goes to both ("attached"), only to the attention masks ("detached"), or only to the
-            decoder ("decoder").
+            decoded masks ("decoder").
         analytic: Use KLs in closed form instead of Monte Carlo. They have the same expectation with less noise, unless
             the prior of a latent depends on what the guide draws from that latent.
 

@@ -280,7 +280,7 @@ class SRI_ELBO(TermsELBO):
         mask_kl: Adds KL(`attention_masks` of the guide || `slot_masks` of the segregation's model) to L_seg. If L_SRI
             trains the segregation, or the segregation has its own objective, the masks are those of the scene model,
             and it is added to L_SRI. It is not part of the bound. Its gradient goes to both ("attached"), only to the
-            attention masks ("detached"), or only to the decoder ("decoder"). See `weigh` for its weight.
+            attention masks ("detached"), or only to the decoded masks ("decoder"). See `weigh` for its weight.
 
     Raises:
         ValueError: If the kind of mask KL is unknown, or L_seg has two controllers.
@@ -391,7 +391,8 @@ class SRI_ELBO(TermsELBO):
         if traces.segregation is not None and traces.own is None:
             terms["segregation_mask_kl"] = read_mask_kl(self.mask_kl, traces.guide, traces.segregation)
         elif "nll" in terms:
-            terms["mask_kl"] = read_mask_kl(self.mask_kl, traces.guide, traces.model)
+            order = traces.guide.nodes["order"]["value"] if "order" in traces.guide else None
+            terms["mask_kl"] = read_mask_kl(self.mask_kl, traces.guide, traces.model, order)
         return terms
 
     def _seen(self, traces: SRITraces) -> Terms:

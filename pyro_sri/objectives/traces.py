@@ -226,7 +226,9 @@ def _weigh_alike(one: Site, other: Site) -> bool:
     return bool(one["scale"] == other["scale"])
 
 
-def other_scores(like: Tensor, model: Trace, guide: Trace | None = None) -> dict[str, Tensor]:
+def other_scores(
+    like: Tensor, model: Trace, guide: Trace | None = None, latents: Sequence[str] = ()
+) -> dict[str, Tensor]:
     """The term `other`, [B] in nats, if there is any: scores that are part of neither `nll` nor a KL.
 
     These are additional observations and factors of the model, and sites that only the guide scores. A score outside
@@ -236,7 +238,23 @@ def other_scores(like: Tensor, model: Trace, guide: Trace | None = None) -> dict
         like: A term [B].
         model: A run of the model.
         guide: The run of the guide that the model was run against. None leaves out the scores of the guide.
+        latents: Names of latents whose KL has no term of its own, and so belongs to `other`.
     """
+    scores = [_per_image(score, site, len(like)) for score, site in _others(model, guide, latents)]
+    return {"other": torch.stack([score + torch.zeros_like(like) for score in scores]).sum(0)} if scores else {}
+
+
+def whole_other_scores(like: Tensor, model: Trace, guide: Trace, latents: Sequence[str] = ()) -> Tensor:
+    """What `other` is to each image, [B] in nats: its own scores, and all of those that the images share."""
+    scores = [
+        _per_image(score, site, len(like)) * (1 if _is_of_images(site, len(like)) else len(like))
+        for score, site in _others(model, guide, latents)
+    ]
+    return torch.stack([torch.zeros_like(like), *scores]).sum(0)
+
+
+def _others(model: Trace, guide: Trace | None, latents: Sequence[str]) -> list[tuple[Tensor, Site]]:
+    """The scores of `other`, and their sites."""
     observed = [
         (-scored(site), site)
         for name, site in model.nodes.items()
@@ -247,8 +265,26 @@ def other_scores(like: Tensor, model: Trace, guide: Trace | None = None) -> dict
         for name, site in ({} if guide is None else guide.nodes).items()
         if _is_scored(site) and not (name in model.nodes and model.nodes[name]["inferred"])
     ]
-    scores = [_per_image(score, site, len(like)) + torch.zeros_like(like) for score, site in observed + beside]
-    return {"other": torch.stack(scores).sum(0)} if scores else {}
+    pairs = [] if guide is None else [(guide.nodes[name], model.nodes[name]) for name in latents]
+    return observed + beside + [(log_ratio(posterior, prior), prior) for posterior, prior in pairs]
+
+
+def check_gradients(guide: Trace, model: Trace, handled: Callable[[str], bool]) -> None:
+    """Raises UserError if the gradient of a latent would be lost: it is learned, but not reparameterised.
+
+    Args:
+        guide: A run of the guide.
+        model: A run of the model against it.
+        handled: Whether the objective has a gradient of its own for a latent of this name.
+    """
+    for name in latent_sites(model):
+        site = guide.nodes[name]
+        if handled(name) or site["is_observed"] or site["fn"].has_rsample or not log_prob(site).requires_grad:
+            continue
+        raise UserError(
+            f"the guide draws '{name}' from a {type(site['fn']).__name__}, which has no reparameterised gradient, so "
+            "it would never learn; choose a continuous distribution, or train with Pyro's TraceGraph_ELBO"
+        )
 
 
 def no_share_of_an_image(num_images: int, model: Trace, guide: Trace) -> str | None:

@@ -10,6 +10,7 @@ from pyro_sri.config import SRIConfig, from_yaml, to_yaml
 from pyro_sri.config.run import STEP_NUMBERS
 from pyro_sri.nn import PositionDecoder, SlotDecoder
 from pyro_sri.objectives import EMORL_ELBO, SRI_ELBO, EmorlGECO, GenesisGECO
+from pyro_sri.objectives.mask_kl import mask_divergence
 from pyro_sri.presets import PRESETS, find_preset
 from pyro_sri.system.errors import UserError
 from pyro_sri.training.schedule import learning_rate
@@ -251,6 +252,16 @@ def test_emorl_in_sri_can_share_its_decoder_and_the_scene_model_follows_its_atte
     terms = objective.terms(model, guide, images)
     losses = [objective.objective(terms | {"mask_kl": torch.full((2,), nats)}) for nats in (0.0, 100.0)]
     torch.testing.assert_close(losses[1] - losses[0], torch.tensor(100.0), rtol=1e-3, atol=0)
+
+
+def test_the_mask_kl_of_emorl_under_a_bound_compares_segregated_slots() -> None:
+    fields = {"segregation": "emorl", "segregation_objective": "bound", "mask_kl": "decoder", "init": "pytorch"}
+    config = SRIConfig(preset="p", dataset="d", image_size=32, num_slots=5, slot_size=8, scene_size=4, **fields)
+    model, guide, objective = config.build()
+    traces = objective.trace(model, guide, torch.rand(3, 3, 32, 32))
+    masks = traces.guide.nodes["attention_masks"]["value"], traces.segregation.nodes["slot_masks"]["value"]
+    torch.testing.assert_close(objective.read(traces)["segregation_mask_kl"], mask_divergence(*masks))
+    assert (traces.guide.nodes["order"]["value"] != torch.arange(5)).any()
 
 
 def test_fields_that_a_run_was_made_without_have_their_defaults() -> None:

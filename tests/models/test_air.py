@@ -1,5 +1,6 @@
 """AIR as Pyro programs: sites, handlers, objectives, training, and what only DAIR can do."""
 
+import contextlib
 import copy
 import itertools
 from typing import Any
@@ -8,7 +9,7 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
-from pyro.distributions import Normal
+from pyro.distributions import Bernoulli, Normal
 from pyro.infer import SVI, Predictive, Trace_ELBO, TraceGraph_ELBO
 
 from pyro_sri.guides.air import AIRGuide
@@ -286,19 +287,21 @@ def test_enumeration_refuses_fixed_counts(air: AIR, images: torch.Tensor) -> Non
         EnumeratedAIR_ELBO().terms(*air, images)
 
 
-def test_further_latents_count(air: AIR, images: torch.Tensor) -> None:
-    """One that all images share, and one for each image."""
+def with_more(program: Any, mean: float, name: str = "style") -> Any:
+    """A program with two further latents: one that all images share, and one for each image."""
 
-    def with_more(program: Any, mean: float) -> Any:
-        def story(images: torch.Tensor) -> Any:
-            pyro.sample("shared", Normal(mean, 1.0))
-            with pyro.plate("styles", len(images)):
-                pyro.sample("style", Normal(mean * torch.ones(len(images)), 1.0))
-            return program(images)
+    def story(images: torch.Tensor) -> Any:
+        pyro.sample("shared", Normal(mean, 1.0))
+        with pyro.plate("styles", len(images)):
+            pyro.sample(name, Normal(mean * torch.ones(len(images)), 1.0))
+        return program(images)
 
-        return story
+    return story
 
-    pair = with_more(air[0], 0.0), with_more(air[1], 3.0)
+
+@pytest.mark.parametrize("name", ["style", "z_what_colour", "z_pres_flag"])
+def test_further_latents_count(name: str, air: AIR, images: torch.Tensor) -> None:
+    pair = with_more(air[0], 0.0, name), with_more(air[1], 3.0, name)
     pyro.set_rng_seed(1)
     stock = Trace_ELBO().loss(*pair, images) / len(images)
     elbo = AIR_ELBO().eval()
@@ -309,6 +312,45 @@ def test_further_latents_count(air: AIR, images: torch.Tensor) -> None:
     assert elbo.objective(terms).item() == pytest.approx(stock, rel=1e-5)
     with pytest.raises(UserError, match="additional observations, latents"):
         EnumeratedAIR_ELBO().terms(*pair, images)
+
+
+def test_a_score_that_images_share_is_whole_to_each_presence_bit(air: AIR, images: torch.Tensor) -> None:
+    """It has the gradient of a score as large for each image."""
+    model, guide = air
+    gradients = []
+    for shared in (False, True):
+
+        def with_factor(images: torch.Tensor, shared: bool = shared) -> None:
+            model(images)
+            with contextlib.nullcontext() if shared else pyro.plate("factors", len(images)):
+                pyro.factor("factor", torch.tensor(1e4) if shared else torch.full((len(images),), 1e4))
+
+        pyro.set_rng_seed(2)
+        loss = AIR_ELBO().differentiable_loss(with_factor, guide, images)
+        gradients.append(torch.autograd.grad(loss, guide.attend.predict[-1].bias)[0])
+    assert gradients[0][0].abs() > 10
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_latent_that_would_not_learn_is_refused(air: AIR, images: torch.Tensor) -> None:
+    logits = torch.zeros(4, requires_grad=True)
+
+    def with_bit(program: Any, logits: torch.Tensor) -> Any:
+        def story(images: torch.Tensor) -> Any:
+            with pyro.plate("bits", len(images)):
+                pyro.sample("bit", Bernoulli(logits=logits))
+            return program(images)
+
+        return story
+
+    pair = with_bit(air[0], torch.zeros(4)), with_bit(air[1], logits)
+    with pytest.raises(UserError, match="draws 'bit' from a Bernoulli"):
+        AIR_ELBO().terms(*pair, images)
+    with torch.no_grad():
+        AIR_ELBO().terms(*pair, images)
+    with poutine.condition(data={"bit": torch.ones(4)}):
+        AIR_ELBO().terms(*pair, images)
+    AIR_ELBO().terms(pair[0], with_bit(air[1], logits.detach()), images)
 
 
 def test_estimators_agree_in_expectation(images: torch.Tensor) -> None:

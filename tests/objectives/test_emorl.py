@@ -9,6 +9,7 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from pyro.distributions import Normal
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
 
@@ -286,6 +287,27 @@ def test_geco(images: torch.Tensor) -> None:
     constraint = elbo.geco.weight * elbo.geco.slack_ema
     kl = 5 / 3 * mean["kl_0"] + 4 / 3 * mean["kl_1"] + mean["kl_slots"]
     torch.testing.assert_close(elbo.objective(terms), 0.5 * kl - 4 * constraint)
+
+
+def test_further_latents_count(images: torch.Tensor) -> None:
+    class Styled(EMORLModel):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            pyro.sample("style", Normal(0.0, 1.0))
+            return super().forward(*args, **kwargs)
+
+    class StyledGuide(EMORLGuide):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            pyro.sample("style", Normal(3.0, 1.0))
+            return super().forward(*args, **kwargs)
+
+    shape = {"image_size": 16, "num_slots": 3, "slot_size": 6, "num_layers": 2, "decoder": "small"}
+    model = Styled(**shape)
+    traces = EMORL_ELBO().trace(model, StyledGuide(model), images, refinement_steps=1)
+    style = traces.guide.nodes["style"]["value"]
+    kl = Normal(3.0, 1.0).log_prob(style) - Normal(0.0, 1.0).log_prob(style)
+    terms = EMORL_ELBO().read(traces)
+    for name in ("other", "other_0"):
+        torch.testing.assert_close(terms[name], (kl / 2).expand(2))
 
 
 def test_an_enclosing_recorder_sees_every_refinement(images: torch.Tensor) -> None:

@@ -375,6 +375,12 @@ def test_start_from_another_run(tetrominoes: Path, tmp_path: Path) -> None:
         train(tiny(tetrominoes, start_from=str(first.path), slot_size=16), tmp_path / "fourth")
 
 
+def test_two_decoders_do_not_start_one(tetrominoes: Path, tmp_path: Path) -> None:
+    first = train(tiny(tetrominoes, steps=1), tmp_path / "first")
+    with pytest.raises(UserError, match="leave --share-decoder out"):
+        train(tiny(tetrominoes, start_from=str(first.path), share_decoder=True), tmp_path / "second")
+
+
 def test_the_segregation_first(tetrominoes: Path, tmp_path: Path) -> None:
     """Its steps alone move nothing else, and resuming works across the boundary."""
     fields = {"segregation_steps": 6, "steps": 12, "share_decoder": True}
