@@ -89,7 +89,8 @@ class EMORL_ELBO(TermsELBO):
     The terms are `nll`, `kl_slots` (of the last iteration), `kl_above`, and `nll_i`, `kl_i` of each previous iteration.
     The first three add up to a bound on -log p(x). `kl_above` is zero except after refinement with the prior "rpp". In
     this case, `kl_slots` is relative to :math:`p(z_0 \mid z_1')`, and the KL of the layers above, which a bound needs,
-    is not part of the loss. Additional observations and factors are part of every L_i: `other`, and `other_i`.
+    is not part of the loss. Additional observations, factors and further latents are part of every L_i: `other`, and
+    `other_i`.
 
     Example::
 
