@@ -31,8 +31,8 @@ from pyro_sri.scripts.preset_options import given_fields, parse_fields, preset_n
 from pyro_sri.scripts.tables import print_table
 from pyro_sri.system.errors import UserError
 from pyro_sri.training import capture
+from pyro_sri.training.devices import pick_device
 from pyro_sri.training.fast import CHOSEN, fastest
-from pyro_sri.training.launching import pick_device
 from pyro_sri.training.step import TrainingStep, new_stepper
 
 PROG = "pyro-sri bench"

@@ -27,7 +27,7 @@ from pyro_sri.scripts.tables import print_table
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import unused
 from pyro_sri.system.shell import command_line
-from pyro_sri.training.launching import pick_device
+from pyro_sri.training.devices import pick_device
 
 MAKE = "pyro-sri data make"
 OWN = "sri-own"  # the preset that follows the data

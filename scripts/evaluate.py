@@ -22,9 +22,8 @@ from pyro_sri.study.specification import Evaluation
 from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import write_atomically, write_numbered
 from pyro_sri.system.seeds import check_seed
-from pyro_sri.training.devices import device_name
+from pyro_sri.training.devices import device_name, pick_device
 from pyro_sri.training.execution import set_precision
-from pyro_sri.training.launching import pick_device
 
 
 def evaluate_runs(

@@ -22,9 +22,9 @@ from pyro_sri.system.errors import UserError
 from pyro_sri.system.files import unused
 from pyro_sri.system.processes import is_first
 from pyro_sri.system.shell import command_line
+from pyro_sri.training.devices import pick_device
 from pyro_sri.training.fast import CHOSEN, fastest
 from pyro_sri.training.goals import goal_warnings
-from pyro_sri.training.launching import pick_device
 from pyro_sri.training.loop import check_same, train
 
 PROG = "pyro-sri train"

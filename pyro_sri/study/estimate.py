@@ -13,7 +13,7 @@ from pyro_sri.config.run import STEP_NUMBERS
 from pyro_sri.data.loading import to_images
 from pyro_sri.objectives.sri import encode_slots
 from pyro_sri.system.seeds import keeping_random_state
-from pyro_sri.training.launching import pick_device
+from pyro_sri.training.devices import pick_device
 from pyro_sri.training.step import Stepper, new_stepper
 
 WARM_UP, TIMED = 1, 2  # steps of a phase

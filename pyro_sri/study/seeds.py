@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyro_sri.evaluation.summary import Summary
-from pyro_sri.study.tables import NOTHING, latex
+from pyro_sri.study.cells import NOTHING, latex
 
 
 def to_csv(summaries: Sequence[Summary], names: Sequence[str] | None = None) -> str:

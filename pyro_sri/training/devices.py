@@ -1,13 +1,17 @@
-"""The device of a run, and how to silence advice on GPUs from libraries."""
+"""The device of a run, and how to silence advice on GPUs from libraries.
+
+Commands that do not train import this file, but not lightning-fabric, which takes seconds.
+"""
 
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from lightning_fabric import Fabric
+
+from pyro_sri.config import Device
+from pyro_sri.system.errors import UserError
 
 # Recommends less exact products on every run. `--precision` decides that.
 ADVICE = "that has Tensor Cores"
@@ -21,6 +25,17 @@ def _is_wanted(record: logging.LogRecord) -> bool:
     return ADVICE not in record.getMessage()
 
 
+def pick_device(device: Device) -> torch.device:
+    """The device that "auto", "cpu" or "cuda" means here.
+
+    Raises:
+        UserError: If a GPU is requested and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("there is no GPU that PyTorch can use: leave out --device cuda or set --device cpu")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 @contextmanager
 def without_advice() -> Iterator[None]:
     """Silences advice on precision from libraries."""
@@ -32,28 +47,6 @@ def without_advice() -> Iterator[None]:
             yield
     finally:
         logger.removeFilter(_is_wanted)
-
-
-def new_fabric(**options: Any) -> Fabric:
-    """Creates and launches the Fabric of one process of a run.
-
-    Raises:
-        ValueError: If a launcher's settings do not fit.
-        RuntimeError: If the other processes cannot be reached.
-    """
-    with without_advice():
-        fabric = Fabric(**options)
-        fabric.launch()
-    if fabric.world_size > 1:
-        _expect_other_streams()
-    return fabric
-
-
-def _expect_other_streams() -> None:
-    """Silences a warning: DistributedDataParallel needs its own stream, and autograd waits for it."""
-    expect = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)  # from PyTorch 2.10 on
-    if expect is not None:
-        expect(False)
 
 
 def device_name(device: torch.device) -> str:

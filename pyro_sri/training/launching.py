@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -14,26 +15,15 @@ from lightning_fabric.plugins.environments import (
 )
 from lightning_fabric.strategies import DDPStrategy
 
-from pyro_sri.config import Device, RunConfig
+from pyro_sri.config import RunConfig
 from pyro_sri.system.children import bound_to_this_process, end_with_parent
 from pyro_sri.system.errors import UserError, one_line
 from pyro_sri.system.signals import waiting
-from pyro_sri.training.devices import new_fabric
+from pyro_sri.training.devices import pick_device, without_advice
 
 BY_HAND = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")  # read by Fabric if there is no launcher
 # Seconds until a message says who is awaited. A person starts machines one by one, a launcher all at once.
 PATIENCE_BY_HAND, PATIENCE = 2.0, 60.0
-
-
-def pick_device(device: Device) -> torch.device:
-    """The device that "auto", "cpu" or "cuda" means here.
-
-    Raises:
-        UserError: If a GPU is requested and there is none.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("there is no GPU that PyTorch can use: leave out --device cuda or set --device cpu")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def launch(config: RunConfig) -> Fabric:
@@ -64,6 +54,28 @@ def launch(config: RunConfig) -> Fabric:
             )
     except (ValueError, RuntimeError) as error:  # a launcher's settings, an address, a port
         raise UserError(f"cannot start or join the {config.num_processes} processes: {_reason(error)}") from error
+
+
+def new_fabric(**options: Any) -> Fabric:
+    """Creates and launches the Fabric of one process of a run.
+
+    Raises:
+        ValueError: If a launcher's settings do not fit.
+        RuntimeError: If the other processes cannot be reached.
+    """
+    with without_advice():
+        fabric = Fabric(**options)
+        fabric.launch()
+    if fabric.world_size > 1:
+        _expect_other_streams()
+    return fabric
+
+
+def _expect_other_streams() -> None:
+    """Silences a warning: DistributedDataParallel needs its own stream, and autograd waits for it."""
+    expect = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)  # from PyTorch 2.10 on
+    if expect is not None:
+        expect(False)
 
 
 @contextlib.contextmanager

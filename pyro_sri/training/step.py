@@ -19,8 +19,8 @@ from pyro_sri.system.processes import total_over_processes
 from pyro_sri.system.seeds import seed_step
 from pyro_sri.training.averaging import WeightAverage
 from pyro_sri.training.capture import Captured, records
-from pyro_sri.training.devices import new_fabric
 from pyro_sri.training.execution import compile_networks, recompute_decoders, set_precision
+from pyro_sri.training.launching import new_fabric
 from pyro_sri.training.optimizers import Muon
 from pyro_sri.training.schedule import learning_rate
 

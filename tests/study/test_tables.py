@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from pyro_sri.evaluation.summary import Spread
+from pyro_sri.study.cells import latex
 from pyro_sri.study.plan import Plan, make_plan
 from pyro_sri.study.results import PUBLISHED, RowResult
 from pyro_sri.study.specification import read_study
-from pyro_sri.study.tables import latex, to_csv, to_latex, to_markdown
+from pyro_sri.study.tables import to_csv, to_latex, to_markdown
 
 TITLE = r"A & B | 100 % of #1 \evil{$x$} ~^<b>`_`"
 STUDY = f"""

@@ -280,12 +280,12 @@ def install() -> None:
 
     from pyro_sri.scripts import bench
     from pyro_sri.study import local
-    from pyro_sri.training import launching, loop, step
+    from pyro_sri.training import devices, loop, step
 
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Backend())
     torch._C._set_only_lift_cpu_tensors(True)
     _keep_identities()
-    pick_device = launching.pick_device
+    pick_device = devices.pick_device
     for module in list(sys.modules.values()):
         if getattr(module, "pick_device", None) is pick_device:
             module.pick_device = lambda device: fake_gpu()  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ import pyro_sri
 from pyro_sri.inference import sample_scenes
 from pyro_sri.models.scene import SceneModel
 from pyro_sri.system.seeds import keeping_random_state
-from pyro_sri.training import capture, devices
+from pyro_sri.training import capture, devices, launching
 from pyro_sri.training.execution import set_precision
 
 ADVICE = "You are using a CUDA device ('H100') that has Tensor Cores. To properly utilize them, you should set .."
@@ -37,9 +37,9 @@ def test_advice_on_precision_is_not_printed(caplog: pytest.LogCaptureFixture, mo
         warnings.warn(NEW_SETTINGS, stacklevel=1)
         return SimpleNamespace(launch=lambda: logger.info(ADVICE), world_size=1)
 
-    monkeypatch.setattr(devices, "Fabric", fabric)
+    monkeypatch.setattr(launching, "Fabric", fabric)
     with caplog.at_level(logging.INFO):
-        devices.new_fabric()
+        launching.new_fabric()
         assert caplog.messages == ["anything else"]
         logger.info(ADVICE)
     assert caplog.messages == ["anything else", ADVICE]  # others may say it
@@ -76,8 +76,8 @@ def test_several_processes_expect_gradients_from_another_stream(monkeypatch: pyt
     monkeypatch.setattr(torch.autograd.graph, name, said.append, raising=False)
     for processes, expected in ((1, []), (2, [False])):
         fabric = SimpleNamespace(launch=lambda: None, world_size=processes)
-        monkeypatch.setattr(devices, "Fabric", lambda fabric=fabric: fabric)
-        devices.new_fabric()
+        monkeypatch.setattr(launching, "Fabric", lambda fabric=fabric: fabric)
+        launching.new_fabric()
         assert said == expected
 
 
