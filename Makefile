@@ -36,7 +36,8 @@ $(BIN)/.dev: $(BIN)/.library
 demo: $(BIN)/.library  ## train SRI on images of flat towers and write demo/report.html (under 10 minutes)
 	$(BIN)/python -m pyro_sri.scripts.demo --out $(DEMO)
 
-test: lint types unit  ## ruff, mypy and pytest
+test: lint  ## ruff, mypy and pytest
+	$(MAKE) -j2 types unit
 
 lint: $(BIN)/.dev
 	@echo "== ruff"

@@ -28,7 +28,7 @@ def some_scenes(name, num=100, size=None, seed=0, split="train", **options):
 
 
 @pytest.mark.parametrize("name", GENERATORS)
-@pytest.mark.parametrize("size", [None, 32, 53, 128])
+@pytest.mark.parametrize("size", [32, *(pytest.param(size, marks=pytest.mark.slow) for size in (None, 53, 128))])
 def test_every_family_keeps_its_promises(name, size):
     family, num = GENERATORS[name], 40
     images, masks, factors = some_scenes(name, num, size)

@@ -19,7 +19,7 @@ from support.worker import RUNS, STOP, long, stop_at, train_comparable
 
 WORKER = ("-m", "support.worker")
 TOLERANCE = 1e-5
-FAST = ["sri", "sri-float32", "sri-phases"]
+FAST = ["sri", "sri-phases"]
 
 
 def log(run: Path) -> list[dict[str, Any]]:
@@ -107,6 +107,13 @@ def assert_close(found: dict[str, float]) -> None:
     assert found[worst] < TOLERANCE, f"{worst}: {found[worst]}"
 
 
+def assert_same(name: str, one: Path, two: Path) -> None:
+    """To rounding, which in float32 is too coarse for the smallest tensors."""
+    assert_close(differences(one / name, two / name))
+    if "float32" not in name:
+        assert_close(differences_by_tensor(one / name, two / name))
+
+
 @pytest.fixture(scope="module")
 def folders(tetrominoes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """What one process (this one) and what two processes trained."""
@@ -143,9 +150,7 @@ def test_two_processes_learn_what_one_does(name: str, folders: tuple[Path, Path]
     lines = [line for line in log(one / name) if "loss" in line]
     assert len(lines) == 6
     assert lines[0]["beta"] != lines[-1]["beta"] or "phases" in name  # GECO moves, or its state would not matter
-    assert_close(differences(one / name, two / name))
-    if "float32" not in name:
-        assert_close(differences_by_tensor(one / name, two / name))
+    assert_same(name, one, two)
 
 
 def test_the_phases_differ(folders: tuple[Path, Path]) -> None:
@@ -207,6 +212,4 @@ def test_both_say_that_it_diverged(step: int, folders: tuple[Path, Path]) -> Non
 @pytest.mark.parametrize("name", [name for name in RUNS if name not in FAST])
 def test_every_system_learns_the_same(name: str, slow_folders: tuple[Path, Path]) -> None:
     """GENESIS too, if one process gives its batch normalisations the shares of two."""
-    one, two = slow_folders
-    assert_close(differences(one / name, two / name))
-    assert_close(differences_by_tensor(one / name, two / name))
+    assert_same(name, *slow_folders)

@@ -24,7 +24,7 @@ from support.fuzz.workers import Worker, damaged_copy
 
 SEED = 2024
 LONG = 110  # drawn cases of each kind
-FEW = 5  # mutations in the fast suite, of the kinds of files below, which have many or slow ones
+FEW = 2  # mutations in the fast suite, of the kinds of files below, which have many or slow ones
 DEAR = ("dataset structure", "EfficientMORL structure", "TFRecords structure", "configuration", "checkpoint")
 DEAR += ("checkpoint values", "weight values", "metrics", "log")
 SECONDS = 900  # for a command

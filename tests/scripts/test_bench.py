@@ -19,7 +19,7 @@ from pyro_sri.scripts.unit import NUM_SLOTS, plain_decoder, unit
 from pyro_sri.system.errors import UserError
 from pyro_sri.training import step as step_module
 from pyro_sri.training.step import Stepper
-from support.systems import each_preset
+from support.systems import each_system
 
 STEP_KEYS = ["best_step_ms", "median_step_ms", "images_per_second", "peak_memory_mb"]
 INFERENCE_KEYS = ["inference_images_per_second", "infer_one_ms"]
@@ -39,7 +39,7 @@ def tiny(preset: str, **fields: Any) -> Any:
     return dataclasses.replace(PRESETS[preset].config.tiny(), **{"steps": 1, "device": "cpu"} | fields)
 
 
-@pytest.mark.parametrize("preset", each_preset())
+@pytest.mark.parametrize("preset", each_system())
 def test_every_preset_can_be_measured(preset: str) -> None:
     result = bench.measure(tiny(preset))
     numbers = {name: result[name] for name in (*STEP_KEYS, *INFERENCE_KEYS, *SAMPLING_KEYS, *LOADER_KEYS)}

@@ -52,7 +52,11 @@ def after(text: str, before: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "preset",
-    ["sri-g-shapestacks", "sri-own", pytest.param("emorl-tetrominoes --tiny", marks=pytest.mark.slow)],
+    [
+        "sri-own",
+        pytest.param("sri-g-shapestacks", marks=pytest.mark.slow),
+        pytest.param("emorl-tetrominoes --tiny", marks=pytest.mark.slow),
+    ],
 )
 def test_the_commands_of_a_report_repeat_all_of_it(
     preset: str, place: Path, tetrominoes: Path, monkeypatch: pytest.MonkeyPatch

@@ -16,7 +16,7 @@ from support.soaked import HEAVY, OTHERS, PRESETS, SRI
 
 SEEDS = range(5)
 STRESSED = 3  # seeds from here on train at ten times the preset's learning rate
-FEW = ("sri-g-shapestacks", "emorl-tetrominoes")  # one for each kind of controller; the others are slow
+FEW = ("sri-g-shapestacks",)  # the others are slow
 GROWTH_MB = 4  # memory that may come on top once a run has settled: what an allocator does, not what a leak does
 
 

@@ -34,6 +34,12 @@ def _kind(config: RunConfig) -> tuple[object, ...]:
     return (config.system, *(getattr(tiny, name, None) for name in BUILT_OF))
 
 
+def each_system() -> list[ParameterSet]:
+    """All presets, as parameters: all but the first of a system are slow tests."""
+    first = uncovered(())
+    return [pytest.param(name, marks=[] if name in first else [pytest.mark.slow]) for name in PRESETS]
+
+
 def each_preset() -> list[ParameterSet]:
     """All presets, as parameters: those built of the same parts as an earlier one are slow tests."""
     kinds: set[tuple[object, ...]] = set()
