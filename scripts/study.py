@@ -181,18 +181,20 @@ def print_plan(plan: Plan, num_places: int) -> None:
     for job in plan.jobs:
         say(f"{job.name}: {_in_words(job.state(), job.config.steps)}")
         print(f"  {job.command()}\n  {job.command('evaluate')}")
-    rows, total = [], 0.0
+    rows: list[list[str]] = []
+    each: list[float] = []  # hours of each run
     for row in plan.study.rows.values():
         if row.runs_of != row.key:
             rows.append([row.key, "", f"those of {row.runs_of}"])
             continue
         left = [job for job in plan.of_row(row) if not job.state().finished]
-        hours = sum(_hours(left))
-        total += hours
-        rows.append([row.key, str(len(left)), f"{hours:.2f}"])
-    rows.append(["all", "", f"{total:.2f}"])
+        hours = list(_hours(left))
+        each += hours
+        rows.append([row.key, str(len(left)), f"{sum(hours):.2f}"])
+    rows.append(["all", str(len(each)), f"{sum(each):.2f}"])
     print_table(["row", "runs left", "hours"], rows, title="Training, estimated from a few steps of each phase here")
-    print(f"{num_places} at a time: about {total / num_places:.2f} hours; data and evaluation take additional time.")
+    together = max([sum(each) / num_places, *each])  # a run is not divided
+    print(f"{num_places} at a time: about {together:.2f} hours; data and evaluation take additional time.")
 
 
 def _hours(jobs: Sequence[Job]) -> Iterator[float]:
