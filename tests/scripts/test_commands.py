@@ -214,6 +214,7 @@ def test_evaluate_several_seeds(pyro_sri: Any, trained: Path, tmp_path: Path) ->
     assert "seed 0 occurs twice" in twice.err
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 def test_evaluate_with_a_file_of_inception(pyro_sri: Any, trained: Path, tmp_path: Path) -> None:
     class Means(torch.nn.Module):

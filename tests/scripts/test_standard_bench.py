@@ -155,6 +155,7 @@ def test_a_part_is_printed_and_not_written(page: Path, made_up: MadeUp, capsys: 
         standard_bench.standard_bench(only="large", rounds=0)
 
 
+@pytest.mark.slow
 def test_a_process_says_what_went_wrong() -> None:
     assert standard_bench._last_line("platform")
     with pytest.raises(UserError, match=r"bench sri-none' failed, so nothing is written: .*no preset 'sri-none'"):

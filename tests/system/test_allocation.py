@@ -55,6 +55,7 @@ def test_freed_memory_is_used_again() -> None:
     assert faults("keep") < 1000 < faults("give back")
 
 
+@pytest.mark.slow
 @only_glibc
 def test_a_process_that_holds_much_gives_back_what_is_free() -> None:
     assert given_back(much=10**12) == 0
