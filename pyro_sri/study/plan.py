@@ -11,6 +11,7 @@ from pyro_sri import checkpoints, runs
 from pyro_sri.config import RunConfig, nearest
 from pyro_sri.data.format import DatasetFile
 from pyro_sri.evaluation import Metrics
+from pyro_sri.evaluation.measures.collapse import LEAST_SCENE
 from pyro_sri.presets import train_options
 from pyro_sri.study.specification import Evaluation, Row, Study
 from pyro_sri.system.errors import UserError
@@ -22,7 +23,8 @@ COMMAND = (sys.executable, "-m", "pyro_sri")  # runs `pyro-sri`, wherever it is 
 MARK = "study.yaml"  # in a study's folder: a copy of the study file
 LOG_TAIL = 65_536  # bytes at the end of a log that are searched for its last line
 
-# A run has collapsed if its slots hold no information about the image, or if all objects share a slot.
+# A run has collapsed if its latents or its scene variable hold no information about the image, or if all objects share
+# a slot.
 LEAST_NATS, LEAST_ARI_FG = 1.0, 0.05
 
 Stage = Literal["train", "evaluate"]
@@ -292,9 +294,11 @@ def _ours(path: Path) -> bool:
 
 def collapse(metrics: Metrics) -> str:
     """Why a run counts as collapsed, or an empty text if it does not."""
-    kl, ari = metrics.get("kl"), metrics.get("ari_fg")
+    kl, scene, ari = (metrics.get(name) for name in ("kl", "kl_scene", "ari_fg"))
     if isinstance(kl, float) and kl < LEAST_NATS:
         return f"the latents hold {kl:.2g} nats"
+    if isinstance(scene, float) and scene < LEAST_SCENE:
+        return f"the scene variable holds {scene:.2g} nats"
     if isinstance(ari, float) and ari < LEAST_ARI_FG:
         return f"objects are not separated (ari_fg {ari:.2g})"
     return ""

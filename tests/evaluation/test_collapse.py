@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from pyro_sri.evaluation.measures import Truth
-from pyro_sri.evaluation.measures.collapse import ALL_IN_ONE, NO_OBJECTS, NOTHING, REGIONS, TRY, Collapse
+from pyro_sri.evaluation.measures.collapse import ALL_IN_ONE, NO_OBJECTS, NO_SCENE, NOTHING, REGIONS, TRY, Collapse
 from pyro_sri.inference import Codes, Explanation
 
 SIZE, SLOTS, NUM = 16, 3, 24
@@ -21,7 +21,7 @@ def scenes(seed=0):
     return torch.tensor(images), slots
 
 
-def explanation(images, slots, means=None):
+def explanation(images, slots, means=None, kl_scene=None):
     """A slot of -1 is the background of a system whose slots hold objects only."""
     masks = torch.tensor(np.stack([slots == slot for slot in range(SLOTS)], axis=1)).double()[:, :, None]
     means = torch.randn(len(images), SLOTS, 4) if means is None else means
@@ -32,7 +32,7 @@ def explanation(images, slots, means=None):
         slot_masks=masks,
         attention_masks=None,
         imagination=None,
-        terms={},
+        terms={} if kl_scene is None else {"kl_scene": kl_scene},
         kl=torch.zeros(len(images)),
         log_normaliser=0.0,
         codes=Codes(means, torch.ones_like(means)),
@@ -102,6 +102,11 @@ def test_no_objects_found():
         assert found(images, few, masks) is None
     assert found(images, none, np.ones_like(truth[:, :1])) is None  # there is nothing to find
     assert found(images, np.ones_like(slots)) == f"{ALL_IN_ONE}; {TRY[ALL_IN_ONE]}"
+
+
+@pytest.mark.parametrize(("nats", "sentence"), [(0.01, f"{NO_SCENE}; {TRY[NO_SCENE]}"), (2.5, None)])
+def test_a_scene_variable_that_holds_nothing(nats, sentence):
+    assert found(*scenes(), kl_scene=torch.full((NUM,), nats)) == sentence
 
 
 def test_a_few_images_say_nothing():

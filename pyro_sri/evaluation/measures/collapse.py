@@ -1,4 +1,4 @@
-"""Detects collapsed slots, and describes the collapse in a sentence."""
+"""Detects collapsed slots or a collapsed scene variable, and describes the collapse in a sentence."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,17 +12,20 @@ MOST_IMAGES = 1000  # whose codes are kept
 EMPTY = 0.001  # of an image's area is at most in slots, in the median image
 ONE_SLOT = 0.99  # of an image's pixels in its largest slot, in the median image
 SOMETHING = 0.02  # of an image's pixels are outside its largest true entity, so there is something to find
+LEAST_SCENE = 0.1  # nats that a scene variable in use has at least; an unused one has about 0
 AS_GOOD = 0.9  # from this ratio on, another image's masks explain an image as well as its own
 
 NOTHING = "the slots hold nothing: no dimension of any slot varies from image to image (posterior collapse)"
 NO_OBJECTS = "the slots are empty: no objects are found in most images"
 ALL_IN_ONE = "one slot takes the whole image: no objects are separated"
 REGIONS = "the masks are regions of the image, not objects: they fit another image as well as their own"
+NO_SCENE = "the scene variable holds nothing, so nothing relates the slots but their order (posterior collapse)"
 TRY = {
     NOTHING: "try a smaller --pixel-std, or a --geco-target that is harder to meet",
     NO_OBJECTS: "try a smaller --pixel-std, a larger --presence-prior, or more --annealing-steps (AIR)",
     ALL_IN_ONE: "try another seed, a smaller --pixel-std, or --colour-start picture (SRI and GENESIS-v2)",
     REGIONS: "try another seed, more --steps, or --colour-start picture with --no-learn-masks (SRI and GENESIS-v2)",
+    NO_SCENE: "try another seed, or more steps before --prior-from (SRI)",
 }
 
 
@@ -33,6 +36,7 @@ class Collapse(Measure):
     - No objects: in the median image, at most 0.001 of the area is in slots (of AIR, which leaves out the background).
     - One slot for everything: in the median image, 0.99 of the pixels are in one slot.
     - Regions: the masks of the image before explain the variance of an image's colours about as well as its own.
+    - Nothing in the scene variable: its KL is less than 0.1 nats in the mean.
 
     No objects or one slot are no collapse if there is nothing else to see: less than 0.02 of the pixels, if there are
     true masks.
@@ -45,6 +49,7 @@ class Collapse(Measure):
         self.largest: list[NDArray[np.floating]] = []
         self.to_find: list[NDArray[np.floating]] = []
         self.used: list[NDArray[np.integer]] = []
+        self.scenes: list[NDArray[np.floating]] = []  # their KLs
         self.left_by_own, self.left_by_others = 0.0, 0.0
         self.labels_before: list[NDArray[np.integer]] = []  # of the last image so far [H, W], if any
 
@@ -52,6 +57,8 @@ class Collapse(Measure):
         """Adds a batch."""
         if explanation.codes is not None and self.num_images < MOST_IMAGES:
             self.means.append(explanation.codes.means.double().cpu().numpy())
+        if "kl_scene" in explanation.terms:
+            self.scenes.append(explanation.terms["kl_scene"].double().cpu().numpy())
         self.num_images += len(explanation.images)
         masks, num_slots = as_arrays(explanation.slot_masks), explanation.slot_masks.shape[1]
         labels = slot_labels(masks)
@@ -95,6 +102,8 @@ class Collapse(Measure):
         several = np.median(np.concatenate(self.used)) > 1
         if several and self.left_by_others > 0 and self.left_by_own >= AS_GOOD * self.left_by_others:
             return REGIONS
+        if self.scenes and np.concatenate(self.scenes).mean() < LEAST_SCENE:
+            return NO_SCENE
         return None
 
 
