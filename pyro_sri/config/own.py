@@ -23,7 +23,7 @@ FLAT_SIGMA, OTHER_SIGMA = 0.27, 0.54
 SIGMAS = (0.03, 0.2)
 LEAST_VARIANCE = 1e-6  # of images in [0, 1]; less cannot be told from none
 # Target for the mean squared error as a share of the variance: that of the quick presets on their data, and one that
-# sri-quick reaches on rooms in a quarter of its steps.
+# sri-quick reaches on rooms in a tenth of its steps.
 FLAT_ERROR, OTHER_ERROR = 1 / 7, 1 / 4
 
 QUICK_STEPS, QUICK_SIZE, QUICK_SLOTS, QUICK_MINUTES = 9_000, 32, 6, 12  # sri-quick on a fast core
