@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 
 import tyro
 from pyro.nn import PyroModule
@@ -56,7 +56,7 @@ NOT_OPTIONS = frozenset({"preset", "dataset", "data_hash"})  # fields that are s
 # Fields that depend on the length of a run: numbers of steps, and the sizes of repeated steps.
 STEP_NUMBERS = (
     *("warmup_steps", "halving_steps", "decay_steps"),
-    *("segregation_steps", "prior_from", "refinement_drop", "annealing_steps", "geco_warm_start"),
+    *("segregation_steps", "prior_from", "prior_warmup_steps", "refinement_drop", "annealing_steps", "geco_warm_start"),
 )
 STEP_SIZES = ("geco_step",)
 
@@ -74,6 +74,14 @@ LARGEST: dict[str, int] = {
     "geco_warm_start": 10**9,
     **dict.fromkeys(("attention_layers", "segregation_layers", "component_layers", "num_layers"), 64),
 }
+
+
+class Cycle(NamedTuple):
+    """A warm-up and a cosine decay of the learning rate, in steps."""
+
+    start: int
+    warmup: int
+    decay: int  # 0 means no decay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,9 +234,9 @@ class RunConfig(ABC):
         """The fields of a stored run, completed with old behaviour where defaults now mean something else."""
         return fields
 
-    def cycle(self, step: int) -> tuple[int, int]:
-        """First step and length of the learning rate's cosine that a step belongs to. Length 0 means no cosine."""
-        return 0, self.decay_steps
+    def cycle(self, step: int) -> Cycle:
+        """The cycle of the learning rate that a step belongs to."""
+        return Cycle(0, self.warmup_steps, self.decay_steps)
 
     @property
     def encoded_from(self) -> int | None:

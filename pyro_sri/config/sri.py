@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pyro.nn import PyroModule
 
-from pyro_sri.config.run import RunConfig
+from pyro_sri.config.run import Cycle, RunConfig
 from pyro_sri.config.shared import (
     LARGE_SIZES,
     SMALL_SIZES,
@@ -102,6 +102,9 @@ class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, Lik
     prior_from: int = 0
     """From this step on, train only the prior and the scene encoder, on the slots of images that are encoded once. This
     costs a fraction of a full step and has its own cosine decay. 0 turns it off."""
+    prior_warmup_steps: int = 0
+    """Steps from --prior-from on over which the learning rate rises linearly from 0 again. Without them, its jump back
+    to the full rate can make the scene variable collapse (docs/results.md)."""
     prior_batch_size: int = 64
     """Images per step from --prior-from on, over all processes. A smaller training set is used as a whole."""
 
@@ -120,6 +123,7 @@ class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, Lik
             "attention_layers",
             "segregation_steps",
             "prior_from",
+            "prior_warmup_steps",
         ]
         self.require(not_negative, lambda value: value >= 0, "0 or more")
         if self.prior_from:
@@ -171,12 +175,12 @@ class SRIConfig(GECOFields, GoalFields, SegregationFields, RefinementFields, Lik
             f"(--segregation-steps {self.segregation_steps})"
         )
 
-    def cycle(self, step: int) -> tuple[int, int]:
-        """The phase in which the prior trains alone has a cosine of its own."""
+    def cycle(self, step: int) -> Cycle:
+        """The phase in which the prior trains alone has a cycle of its own."""
         start = self.encoded_from
-        if self.decay_steps and start is not None and step >= start:
-            return start, self.steps - start
-        return super().cycle(step)
+        if start is None or step < start:
+            return super().cycle(step)
+        return Cycle(start, self.prior_warmup_steps, self.steps - start if self.decay_steps else 0)
 
     @property
     def idle_parameters(self) -> bool:

@@ -13,13 +13,14 @@ def learning_rate(config: RunConfig, step: int) -> float:
     Smooth halving is EMORL's: rate * 0.5^((step - warm-up) / halving steps).
     """
     rate = config.learning_rate
-    if step < config.warmup_steps:
-        rate *= (step + 1) / config.warmup_steps
+    cycle = config.cycle(step)
+    since = step - cycle.start
+    if since < cycle.warmup:
+        rate *= (since + 1) / cycle.warmup
     if config.halving_steps:
         smooth = max(step - config.warmup_steps, 0) / config.halving_steps
         rate *= 0.5 ** (smooth if config.halving == "smooth" else step // config.halving_steps)
-    start, length = config.cycle(step)
-    if length:
-        cosine = 0.5 * (1 + math.cos(math.pi * min((step - start) / length, 1.0)))
+    if cycle.decay:
+        cosine = 0.5 * (1 + math.cos(math.pi * min(since / cycle.decay, 1.0)))
         rate *= FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * cosine
     return rate

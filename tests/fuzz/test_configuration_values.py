@@ -127,7 +127,8 @@ def test_every_size_of_a_network_has_a_limit() -> None:
     """Whole numbers are limited, but for those that are about the run, for batches, which the data limits, and for
     durations, which cost no memory."""
     not_sizes = {field.name for field in dataclasses.fields(RunConfig)}
-    not_sizes |= {"prior_batch_size", "segregation_steps", "prior_from", "annealing_steps", "refinement_drop"}
+    not_sizes |= {"prior_batch_size", "segregation_steps", "prior_from", "prior_warmup_steps"}
+    not_sizes |= {"annealing_steps", "refinement_drop"}
     for config in SYSTEMS.values():
         for field in dataclasses.fields(config):
             assert field.type is not int or field.name in not_sizes | LARGEST.keys(), field.name

@@ -461,6 +461,19 @@ def test_learning_rate_schedule(tetrominoes: Path) -> None:
     assert [learning_rate(smooth, step) for step in (9, 10, 60, 110, 210)] == pytest.approx(expected)
 
 
+def test_a_prior_that_trains_alone_has_a_warm_up_and_a_cosine_of_its_own() -> None:
+    quick = PRESETS["sri-quick"].config
+    fields = {"learning_rate": 1.0, "steps": 300, "warmup_steps": 0, "decay_steps": 100}
+    config = dataclasses.replace(quick, **fields, segregation_steps=50, prior_from=100, prior_warmup_steps=4)
+    plain = dataclasses.replace(config, prior_warmup_steps=0)
+    assert learning_rate(config, 99) == learning_rate(plain, 99) < 0.03
+    shares = [learning_rate(config, step) / learning_rate(plain, step) for step in (100, 101, 103, 104, 200)]
+    assert shares == [0.25, 0.5, 1, 1, 1]
+    assert learning_rate(plain, 200) == pytest.approx(0.51)
+    constant = dataclasses.replace(config, decay_steps=0)
+    assert [learning_rate(constant, step) for step in (99, 100, 104, 299)] == [1, 0.25, 1, 1]
+
+
 def test_log_cadence_and_pictures_do_not_change_the_weights(tetrominoes: Path, tmp_path: Path) -> None:
     train(tiny(tetrominoes), tmp_path / "often")
     train(

@@ -25,7 +25,7 @@ TRY = {
     NO_OBJECTS: "try a smaller --pixel-std, a larger --presence-prior, or more --annealing-steps (AIR)",
     ALL_IN_ONE: "try another seed, a smaller --pixel-std, or --colour-start picture (SRI and GENESIS-v2)",
     REGIONS: "try another seed, more --steps, or --colour-start picture with --no-learn-masks (SRI and GENESIS-v2)",
-    NO_SCENE: "try another seed, or more steps before --prior-from (SRI)",
+    NO_SCENE: "try --prior-warmup-steps 100 (SRI with --prior-from), or another seed",
 }
 
 
